@@ -1,0 +1,25 @@
+//! Sluice, a Kubernetes service proxy.
+//!
+//! Modules in reading order; each layer uses only the ones above it (`docs/architecture.md` has the
+//! table, `integration/layering.rs` enforces it):
+//!
+//! | layer | modules | what it is |
+//! |---|---|---|
+//! | 0 | [`net`] | small network values |
+//! | 1 | [`model`] | what Kubernetes says, cleaned |
+//! | 1 | [`kernel`] | the only system calls: nf_tables, links and addresses |
+//! | 2 | [`plan`] | what this node must do with a packet (pure) |
+//! | 3 | [`backend`] | the plan in one kernel mechanism's words |
+//! | 4 | [`watch`], [`sync`] | the Kubernetes API; the loop |
+//! | 5 | [`config`], [`lab`], [`cli`] | what people touch |
+
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod kernel;
+pub mod lab;
+pub mod model;
+pub mod net;
+pub mod plan;
+pub mod sync;
+pub mod watch;

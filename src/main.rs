@@ -1,0 +1,5 @@
+//! The one binary: arguments in, exit code out.
+
+fn main() -> std::process::ExitCode {
+    sluice::cli::main()
+}

@@ -1,0 +1,112 @@
+//! Everything that the plan may look at, and the changes that arrive at it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use rustc_hash::FxHashMap;
+
+use super::{EndpointSlice, Node, Service, ServiceName, SliceName};
+
+/// One change of the API's state, already converted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A Service was added or changed.
+    Service(Service),
+    /// A Service is gone, or is no longer one that this proxy handles.
+    ServiceGone(ServiceName),
+    /// An EndpointSlice was added or changed.
+    Slice(EndpointSlice),
+    /// An EndpointSlice is gone, or no longer belongs to a Service.
+    SliceGone(SliceName),
+    /// A complete list of Services: what it does not name is gone.
+    Services(Vec<Service>),
+    /// A complete list of EndpointSlices: what it does not name is gone.
+    Slices(Vec<EndpointSlice>),
+    /// The own Node was added, changed, or is gone.
+    Node(Option<Node>),
+    /// All ServiceCIDRs there are.
+    ServiceCidrs(BTreeSet<IpNet>),
+}
+
+/// The state of the API as far as this node needs it.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Every Service with virtual IPs.
+    pub services: FxHashMap<ServiceName, Service>,
+    /// Every EndpointSlice, by the Service it belongs to. A Service may have none, a slice may come
+    /// before its Service.
+    pub slices: FxHashMap<ServiceName, BTreeMap<SliceName, EndpointSlice>>,
+    /// Which Service a slice belongs to: a changed label moves it.
+    owners: FxHashMap<SliceName, ServiceName>,
+    /// The own Node, once it is known.
+    pub node: Option<Node>,
+    /// ServiceCIDRs of both families.
+    pub service_cidrs: BTreeSet<IpNet>,
+}
+
+impl Snapshot {
+    /// Applies a change and adds to `dirty` the Services whose plan it may touch. Changes of the node
+    /// or of the ServiceCIDRs touch no single Service; the caller compares those fields.
+    pub fn apply(&mut self, change: Change, dirty: &mut BTreeSet<ServiceName>) {
+        match change {
+            Change::Service(service) => self.put_service(service, dirty),
+            Change::ServiceGone(name) => {
+                if self.services.remove(&name).is_some() {
+                    dirty.insert(name);
+                }
+            }
+            Change::Slice(slice) => self.put_slice(slice, dirty),
+            Change::SliceGone(name) => self.remove_slice(&name, dirty),
+            Change::Services(list) => {
+                let named: BTreeSet<_> = list.iter().map(|s| s.name.clone()).collect();
+                self.services.retain(|name, _| {
+                    let keep = named.contains(name);
+                    if !keep {
+                        dirty.insert(name.clone());
+                    }
+                    keep
+                });
+                list.into_iter().for_each(|service| self.put_service(service, dirty));
+            }
+            Change::Slices(list) => {
+                let named: BTreeSet<_> = list.iter().map(|s| s.name.clone()).collect();
+                let gone: Vec<_> =
+                    self.owners.keys().filter(|name| !named.contains(*name)).cloned().collect();
+                gone.iter().for_each(|name| self.remove_slice(name, dirty));
+                list.into_iter().for_each(|slice| self.put_slice(slice, dirty));
+            }
+            Change::Node(node) => self.node = node,
+            Change::ServiceCidrs(cidrs) => self.service_cidrs = cidrs,
+        }
+    }
+
+    fn put_service(&mut self, service: Service, dirty: &mut BTreeSet<ServiceName>) {
+        if self.services.get(&service.name) != Some(&service) {
+            dirty.insert(service.name.clone());
+            self.services.insert(service.name.clone(), service);
+        }
+    }
+
+    fn put_slice(&mut self, slice: EndpointSlice, dirty: &mut BTreeSet<ServiceName>) {
+        if self.owners.get(&slice.name).is_some_and(|owner| *owner != slice.service) {
+            self.remove_slice(&slice.name, dirty);
+        }
+        let siblings = self.slices.entry(slice.service.clone()).or_default();
+        if siblings.get(&slice.name) != Some(&slice) {
+            dirty.insert(slice.service.clone());
+            self.owners.insert(slice.name.clone(), slice.service.clone());
+            siblings.insert(slice.name.clone(), slice);
+        }
+    }
+
+    fn remove_slice(&mut self, name: &SliceName, dirty: &mut BTreeSet<ServiceName>) {
+        let Some(owner) = self.owners.remove(name) else { return };
+        if let Some(siblings) = self.slices.get_mut(&owner) {
+            siblings.remove(name);
+            if siblings.is_empty() {
+                self.slices.remove(&owner);
+            }
+        }
+        dirty.insert(owner);
+    }
+}

@@ -1,0 +1,184 @@
+//! Small network values that every layer shares: no project knowledge, no I/O.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+/// An IP family. Code takes it as a value; nothing is written twice for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both families, in the order in which they are always processed.
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family that an address belongs to.
+    pub fn of(ip: IpAddr) -> Family {
+        match ip {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+
+    /// The family that a prefix belongs to.
+    pub fn of_net(net: &IpNet) -> Family {
+        Family::of(net.network())
+    }
+
+    /// The unspecified address, `0.0.0.0` or `::`.
+    pub fn unspecified(self) -> IpAddr {
+        match self {
+            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+
+    /// Length of an address in bytes.
+    pub fn address_len(self) -> usize {
+        match self {
+            Family::V4 => 4,
+            Family::V6 => 16,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
+    }
+}
+
+/// A transport protocol that a Service port can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// Every protocol of the Service API.
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+    /// The IANA protocol number, as in `linux/in.h`.
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// The protocol with this IANA number.
+    pub fn from_number(number: u8) -> Option<Protocol> {
+        Protocol::ALL.into_iter().find(|p| p.number() == number)
+    }
+
+    /// The protocol that the Kubernetes API calls by this name; the API's default for an absent
+    /// name is TCP.
+    pub fn from_api(name: Option<&str>) -> Option<Protocol> {
+        match name {
+            None | Some("" | "TCP") => Some(Protocol::Tcp),
+            Some("UDP") => Some(Protocol::Udp),
+            Some("SCTP") => Some(Protocol::Sctp),
+            Some(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        })
+    }
+}
+
+/// Parses an IP address as tolerantly as the Go kube-proxy does: leading zeros in IPv4 octets are
+/// decimal (`010.0.0.1` is 10.0.0.1) and an IPv4-mapped IPv6 address is the IPv4 address it maps.
+pub fn parse_ip(text: &str) -> Option<IpAddr> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(ip.to_canonical());
+    }
+    // A mapped address may carry the sloppy form too: `::ffff:010.0.0.1`.
+    let lower = text.to_ascii_lowercase();
+    let dotted = lower.strip_prefix("::ffff:").unwrap_or(&lower);
+    let mut octets = [0_u8; 4];
+    let mut parts = dotted.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        if part.is_empty() || part.len() > 3 || !part.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        *octet = part.parse().ok()?;
+    }
+    parts.next().is_none().then(|| IpAddr::from(octets))
+}
+
+/// Parses a prefix as tolerantly as [`parse_ip`], and clears the host bits.
+pub fn parse_cidr(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let ip = parse_ip(address)?;
+    let mut length: u8 = length.parse().ok()?;
+    if ip.is_ipv4() && address.contains(':') {
+        length = length.checked_sub(96)?;
+    }
+    Some(IpNet::new(ip, length).ok()?.trunc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_parsed_as_kube_proxy_parses_them() {
+        let table = [
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("010.000.0.01", Some("10.0.0.1")),
+            ("::ffff:1.2.3.4", Some("1.2.3.4")),
+            ("::FFFF:001.2.3.4", Some("1.2.3.4")),
+            ("fd00::1", Some("fd00::1")),
+            ("10.0.0", None),
+            ("10.0.0.256", None),
+            ("10.0.0.1.2", None),
+            ("10.0.0.0001", None),
+            ("", None),
+            ("host", None),
+        ];
+        for (text, expected) in table {
+            let expected = expected.map(|e| e.parse().expect("table entry is an address"));
+            assert_eq!(parse_ip(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_lose_their_host_bits() {
+        let table = [
+            ("10.1.2.3/8", Some("10.0.0.0/8")),
+            ("010.1.2.3/24", Some("10.1.2.0/24")),
+            ("::ffff:10.0.0.0/104", Some("10.0.0.0/8")),
+            ("fd00::1/64", Some("fd00::/64")),
+            ("10.0.0.0/33", None),
+            ("10.0.0.0", None),
+            ("::ffff:10.0.0.0/64", None),
+        ];
+        for (text, expected) in table {
+            let expected = expected.map(|e| e.parse().expect("table entry is a prefix"));
+            assert_eq!(parse_cidr(text), expected, "{text:?}");
+        }
+    }
+}
