@@ -12,6 +12,9 @@ mod planner;
 mod policy;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 pub use claims::Claims;
 pub use decide::{Decision, Packet, Source as PacketSource, decide};
 pub use endpoints::{Categories, Here, categorize};

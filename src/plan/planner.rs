@@ -65,6 +65,11 @@ impl Planner {
         &self.table
     }
 
+    /// Who holds which address as of the last update.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
     /// Replaces what holds for all Services; the next update plans every Service anew if that
     /// matters to their routes.
     pub fn set_host(&mut self, snapshot: &Snapshot, host: Host) -> Effect {
