@@ -13,6 +13,8 @@ mod policy;
 mod table;
 
 #[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
 mod tests;
 
 pub use claims::Claims;
