@@ -1,0 +1,2 @@
+//! Placeholder until the watch cases follow in the next commit.
+
