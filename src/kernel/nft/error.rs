@@ -38,6 +38,9 @@ pub enum NftError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel would not take the batch as a whole.
+    #[error("nf_tables took none of the transaction: {0}")]
+    Batch(#[source] io::Error),
     /// The answer could not be received.
     #[error("receive from nf_tables: {0}")]
     Receive(#[source] io::Error),

@@ -89,6 +89,32 @@ impl Field {
         }
     }
 
+    /// The parts that a set without `typeof` has, from the datatypes that its type number is made
+    /// of and the length of the whole. Parts of unknown length share what the others leave.
+    pub(super) fn bare(mut datatypes: u32, length: u32) -> Vec<Field> {
+        let length = usize::try_from(length).unwrap_or(0);
+        let mut parts = Vec::new();
+        while datatypes != 0 {
+            parts.insert(0, u8::try_from(datatypes & 0x3f).unwrap_or(0));
+            datatypes >>= 6;
+        }
+        if parts.len() < 2 {
+            parts = vec![parts.first().copied().unwrap_or(0)];
+        }
+        let known: Vec<Option<usize>> = match parts.len() {
+            1 => vec![Some(length)],
+            _ => parts.iter().map(|&part| datatype(part).map(|(length, _)| length)).collect(),
+        };
+        let taken: usize = known.iter().flatten().map(|length| length.next_multiple_of(4)).sum();
+        let sharers = known.iter().filter(|length| length.is_none()).count().max(1);
+        let share = length.saturating_sub(taken) / sharers;
+        let bare = |(datatype, length): (u8, Option<usize>)| Field::Bare {
+            datatype,
+            length: u8::try_from(length.unwrap_or(share)).unwrap_or(u8::MAX),
+        };
+        parts.into_iter().zip(known).map(bare).collect()
+    }
+
     /// Prints a value of this part as `nft` does.
     fn show(self, bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.datatype(), bytes) {
@@ -117,6 +143,29 @@ impl Field {
             }
         }
     }
+}
+
+/// Length in bytes and `enum byteorder` (1 host, 2 network) of those datatypes of nftables'
+/// `src/datatype.c`, `src/meta.c` and `src/ct.c` that have a fixed length.
+fn datatype(number: u8) -> Option<(usize, u32)> {
+    Some(match number {
+        2 => (1, 1),                                // nf_proto
+        7 => (4, 2),                                // ipv4_addr
+        8 => (16, 2),                               // ipv6_addr
+        9 => (6, 1),                                // ether_addr
+        10 => (2, 2),                               // ether_type
+        12 => (1, 2),                               // inet_proto
+        13 => (2, 2),                               // inet_service
+        14 | 29 | 32 | 33 => (1, 2), // icmp_type, icmpv6_type, icmp_code, icmpv6_code
+        19 | 20 | 24 | 25 | 26 | 28 | 38 => (4, 1), // mark, iface_index, uid, gid, ct_state, ct_status, fib_addrtype
+        41 => (16, 1),                              // ifname
+        _ => return None,
+    })
+}
+
+/// The byte order that `nft` gives a part of a bare datatype.
+pub(super) fn bare_byte_order(number: u8) -> u32 {
+    datatype(number).map_or(0, |(_, order)| order)
 }
 
 /// Where each part begins in a concatenation, with its length; the second value is the length of

@@ -8,16 +8,27 @@
 //! The protocol is defined by `include/uapi/linux/netfilter/nf_tables.h`; the user data is defined
 //! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.
 
+mod batch;
+mod decode;
+mod dump;
+mod encode;
 mod error;
 mod events;
 mod expr;
+mod expr_decode;
+mod expr_encode;
+mod expr_wire;
 mod field;
 mod object;
 mod observed;
 mod op;
 mod packed;
 pub mod phrase;
+mod socket;
 mod transaction;
+mod uapi;
+mod userdata;
+mod wire;
 
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{NftEvent, NftEvents};
@@ -28,8 +39,8 @@ pub use expr::{
 };
 pub use field::Field;
 pub use object::{
-    BaseChain, Chain, ChainKind, Element, ElementExtra, Hook, Policy, Rule, Set, SetFlags, SetKind,
-    TableName, Value, Verdict,
+    BaseChain, Chain, ChainKind, Element, ElementExtra, Hook, Last, Policy, Rule, Set, SetFlags,
+    SetKind, TableName, Value, Verdict,
 };
 pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
 pub use op::{Op, OpLine};

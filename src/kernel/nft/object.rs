@@ -5,6 +5,8 @@ use std::ops::BitOr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::expr::Expr;
 use super::field::{Field, Shown};
 use super::packed::{Data, Key};
@@ -286,11 +288,27 @@ impl Element {
         Element { key, value: Value::Verdict(verdict), extra: None }
     }
 
-    /// The same as a range up to and including `last`; for sets with [`SetFlags::INTERVAL`].
+    /// The same as a range up to and including `last`, in a set with [`SetFlags::INTERVAL`] whose
+    /// key has one part. Every element of such a set must be a range, if only from a key to itself:
+    /// to the kernel, one without an end reaches to the next element.
     #[must_use]
     pub fn through(mut self, last: Key) -> Element {
-        self.extra_mut().last = Some(last);
+        self.extra_mut().last = Some(Last::Whole(last));
         self
+    }
+
+    /// The same with a range in each part, up to and including the parts of `last`, in a set with
+    /// [`SetFlags::INTERVAL`] whose key is a concatenation.
+    #[must_use]
+    pub fn through_parts(mut self, last: Key) -> Element {
+        self.extra_mut().last = Some(Last::Parts(last));
+        self
+    }
+
+    /// All addresses of a prefix, in a set with [`SetFlags::INTERVAL`] whose key is an address.
+    pub fn prefix(prefix: IpNet) -> Element {
+        let last = Key::new().address(prefix.broadcast());
+        Element::new(Key::new().address(prefix.network())).through(last)
     }
 
     /// The same with a comment, at most 127 bytes.
@@ -307,17 +325,12 @@ impl Element {
         self
     }
 
-    /// The last key of the range, or the key itself.
-    pub fn last(&self) -> &Key {
-        self.extra.as_ref().and_then(|extra| extra.last.as_ref()).unwrap_or(&self.key)
-    }
-
     /// Prints the key as a set's fields describe it.
     pub(super) fn shown_key<'a>(&'a self, set: Option<&'a Set>) -> Shown<'a> {
         Shown {
             fields: set.map(|set| &set.key[..]),
             first: self.key.as_bytes(),
-            last: self.extra.as_ref().and_then(|extra| extra.last.as_ref()).map(Key::as_bytes),
+            last: self.extra.as_ref().and_then(|extra| extra.last.as_ref()).map(Last::as_bytes),
         }
     }
 
@@ -357,14 +370,32 @@ impl fmt::Display for ShownElement<'_> {
 /// The rare parts of an element.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ElementExtra {
-    /// The last key of a range, inclusive.
-    pub last: Option<Key>,
+    /// The end of a range, inclusive.
+    pub last: Option<Last>,
     /// How long it lives after its last use, if not as long as the set says.
     pub timeout: Option<Duration>,
     /// How long it has still to live; set by the kernel.
     pub expires: Option<Duration>,
     /// What `nft list` shows as its comment.
     pub comment: Option<Arc<str>>,
+}
+
+/// The end of a range, inclusive. The kernel keeps the two kinds of ranges in different structures
+/// and wants them written differently.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Last {
+    /// Of a range of one-part keys.
+    Whole(Key),
+    /// Of ranges in each part of a concatenation.
+    Parts(Key),
+}
+
+impl Last {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Last::Whole(key) | Last::Parts(key) => key.as_bytes(),
+        }
+    }
 }
 
 /// What an element holds beside its key.
