@@ -1,2 +1,1 @@
 //! Placeholder until the watch cases follow in the next commit.
-
