@@ -19,7 +19,7 @@ use self::layout::TABLE;
 use self::observed::Seen;
 use self::programmed::{Programmed, Step};
 use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
-use crate::kernel::nft::{ApplyError, Nft, NftError, NftEvents, Op, Refused, TableName};
+use crate::kernel::nft::{ApplyError, Nft, NftError, NftEvents, Observed, Op, Refused, TableName};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::ForwardingTable;
@@ -30,30 +30,58 @@ const ROUNDS: usize = 8;
 /// How often a sync starts over because the kernel's state turned out to be another.
 const ATTEMPTS: usize = 4;
 
-/// Errno of an operation that rests on a wrong belief about the kernel's state.
-const WRONG_BELIEF: [i32; 3] = [libc::ENOENT, libc::EEXIST, libc::EBUSY];
+/// What this mode needs of nf_tables: the kernel's, or in tests a model of it that fails on demand.
+pub trait Tables: Send {
+    /// Applies all operations in one transaction, or none.
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError>;
+    /// Reads our table.
+    fn dump(&mut self) -> Result<Option<Observed>, NftError>;
+    /// The number of transactions so far, of anybody.
+    fn generation(&mut self) -> Result<u32, NftError>;
+    /// Listens for foreign changes of our table from now on; whether it did so before.
+    fn listen(&mut self) -> Result<Listening, NftError>;
+    /// Whether somebody else changed our table since the last call, as far as was listened.
+    fn drifted(&mut self) -> bool;
+}
 
-/// The nftables mode for one IP family.
+/// Whether foreign changes were listened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listening {
+    /// From now on.
+    Now,
+    /// Since an earlier call.
+    Before,
+}
+
+/// The kernel's nf_tables.
 #[derive(Debug)]
-pub struct Nftables {
+pub struct Live {
     nft: Nft,
     events: Option<NftEvents>,
     table: TableName,
-    /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
-    programmed: Option<Programmed>,
 }
 
-impl Nftables {
-    /// Opens nf_tables of the current network namespace.
-    ///
-    /// # Errors
-    /// If the kernel has no nf_tables, or does not let this process use it.
-    pub fn open(family: Family) -> Result<Nftables, NftError> {
-        let table = TableName::new(family, TABLE);
-        Ok(Nftables { nft: Nft::open()?, events: None, table, programmed: None })
+impl Tables for Live {
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        self.nft.apply(&self.table, ops)
     }
 
-    /// Whether somebody else changed our table since the last call.
+    fn dump(&mut self) -> Result<Option<Observed>, NftError> {
+        self.nft.dump(&self.table)
+    }
+
+    fn generation(&mut self) -> Result<u32, NftError> {
+        self.nft.generation()
+    }
+
+    fn listen(&mut self) -> Result<Listening, NftError> {
+        if self.events.is_some() {
+            return Ok(Listening::Before);
+        }
+        self.events = Some(NftEvents::open(self.nft.port_id(), vec![self.table.clone()])?);
+        Ok(Listening::Now)
+    }
+
     fn drifted(&mut self) -> bool {
         let Some(events) = &mut self.events else { return false };
         let mut drifted = false;
@@ -69,16 +97,36 @@ impl Nftables {
             }
         }
     }
+}
 
+/// The nftables mode for one IP family.
+#[derive(Debug)]
+pub struct Nftables<T = Live> {
+    tables: T,
+    /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
+    programmed: Option<Programmed>,
+}
+
+impl Nftables {
+    /// Opens nf_tables of the current network namespace.
+    ///
+    /// # Errors
+    /// If the kernel has no nf_tables, or does not let this process use it.
+    pub fn open(family: Family) -> Result<Nftables, NftError> {
+        let table = TableName::new(family, TABLE);
+        let tables = Live { nft: Nft::open()?, events: None, table };
+        Ok(Nftables { tables, programmed: None })
+    }
+}
+
+impl<T: Tables> Nftables<T> {
     /// Listens for foreign changes from now on, and tells whether one may have slipped in since the
     /// kernel was read at `generation` and changed by `commits` transactions of ours.
     fn listen(&mut self, generation: u32, commits: u32) -> Result<bool, NftError> {
-        if self.events.is_some() {
-            return Ok(false);
+        match self.tables.listen()? {
+            Listening::Before => Ok(false),
+            Listening::Now => Ok(self.tables.generation()? != generation.wrapping_add(commits)),
         }
-        let own = self.nft.port_id();
-        self.events = Some(NftEvents::open(own, vec![self.table.clone()])?);
-        Ok(self.nft.generation()? != generation.wrapping_add(commits))
     }
 
     /// Finds out what there is to do.
@@ -93,8 +141,8 @@ impl Nftables {
                 (None, 0, Step::from_programmed(programmed, table, &scope.services))
             }
             _ => {
-                let generation = self.nft.generation()?;
-                let seen = Seen::new(table.family, self.nft.dump(&self.table)?);
+                let generation = self.tables.generation()?;
+                let seen = Seen::new(table.family, self.tables.dump()?);
                 let step = Step::from_observed(&seen, table);
                 (Some(seen), generation, step)
             }
@@ -116,7 +164,7 @@ impl Nftables {
             if ops.is_empty() {
                 return Ok(());
             }
-            match self.nft.apply(&self.table, &ops) {
+            match self.tables.apply(&ops) {
                 Ok(()) => {
                     work.report.operations = ops.len();
                     work.report.elements = ops.iter().filter(|op| is_element(op)).count();
@@ -160,7 +208,7 @@ impl Work {
     /// After a fresh look at the kernel, what it refuses it really does not want; without one, our
     /// belief about its state may be wrong.
     fn may_be_drift(&self, refused: &[Refused]) -> bool {
-        self.seen.is_none() && refused.iter().any(|r| WRONG_BELIEF.contains(&r.errno))
+        self.seen.is_none() && refused.iter().any(Refused::contradicts_state)
     }
 }
 
@@ -188,11 +236,11 @@ fn without(table: &ForwardingTable, out: &BTreeSet<ServiceName>) -> ForwardingTa
     table
 }
 
-impl Backend for Nftables {
+impl<T: Tables> Backend for Nftables<T> {
     fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError> {
         let family = table.family;
         let failed = |reason: String| SyncError { backend: "nftables", family, reason };
-        let drifted = self.drifted();
+        let drifted = self.tables.drifted();
         let mut observation = match &self.programmed {
             _ if drifted => Observation::Drift,
             Some(_) if !scope.full => Observation::None,

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::layout::{SetId, TABLE};
-use super::observed::Seen;
-use super::programmed::{Programmed, Step};
+use super::layout::{Place, SetId, frontend_key};
+use super::{Listening, Nftables, Tables};
+use crate::backend::{Backend, Observation, Report, Scope};
 use crate::kernel::nft::{
-    Chain, Element, Expr, Key, Observed, ObservedChain, ObservedRule, ObservedSet, Op, Rule, Set,
-    TableName, Value, Verdict,
+    ApplyError, Chain, Element, Expr, Key, NftError, Observed, ObservedChain, ObservedRule,
+    ObservedSet, Op, Refused, Rule, Set, Value, Verdict,
 };
 use crate::model::{Change, Condition, ServiceName, Snapshot};
 use crate::net::Family;
@@ -27,14 +27,6 @@ struct Model {
 }
 
 impl Model {
-    fn apply(&mut self, ops: &[Op]) {
-        for op in ops {
-            let line = op.line(&TableName::new(Family::V4, TABLE), None).to_string();
-            self.apply_one(op.clone()).unwrap_or_else(|why| panic!("{line}: {why}"));
-        }
-        self.check_references();
-    }
-
     fn apply_one(&mut self, op: Op) -> Result<(), &'static str> {
         match op {
             Op::AddTable { .. } => self.exists = true,
@@ -87,7 +79,7 @@ impl Model {
     }
 
     /// What a process that starts now would read.
-    fn seen(&self) -> Seen {
+    fn observed(&self) -> Option<Observed> {
         let element =
             |(key, value): (&Key, &Value)| Element { key: *key, value: value.clone(), extra: None };
         let sets = self.sets.iter().map(|(name, (set, elements))| {
@@ -101,31 +93,114 @@ impl Model {
         });
         let observed =
             Observed { sets: sets.collect(), chains: chains.collect(), ..Observed::default() };
-        Seen::new(Family::V4, self.exists.then_some(observed))
+        self.exists.then_some(observed)
+    }
+}
+
+/// The kernel of a test: the model, with what it refuses and what others do to it.
+#[derive(Debug, Default, Clone)]
+struct Kernel {
+    model: Model,
+    generation: u32,
+    listening: bool,
+    touched: bool,
+    /// Elements of this key are refused, as if the kernel did not want them.
+    poison: Option<Key>,
+    /// What the last transaction did.
+    last: Vec<Op>,
+}
+
+impl Kernel {
+    /// Somebody else deletes an element.
+    fn foreign_delete(&mut self, set: &str, key: Key) {
+        let (_, elements) = self.model.sets.get_mut(set).expect("the set is there");
+        elements.remove(&key).expect("the element is there");
+        self.generation += 1;
+        self.touched = self.listening;
+    }
+}
+
+impl Tables for Kernel {
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        let refusal = |(op, errno)| Refused {
+            op,
+            errno,
+            detail: "refused".to_owned(),
+            object: format!("{:?}", ops[op]),
+        };
+        let poisoned = |op: &Op| matches!(op, Op::AddElement { element, .. } if Some(element.key) == self.poison);
+        let refused: Vec<Refused> = ops
+            .iter()
+            .enumerate()
+            .filter(|(_, op)| poisoned(op))
+            .map(|(i, _)| refusal((i, 22)))
+            .collect();
+        if !refused.is_empty() {
+            return Err(ApplyError::Refused(refused));
+        }
+        let mut next = self.model.clone();
+        for (index, op) in ops.iter().enumerate() {
+            if next.apply_one(op.clone()).is_err() {
+                return Err(ApplyError::Refused(vec![refusal((index, 2))]));
+            }
+        }
+        next.check_references();
+        self.model = next;
+        self.generation += 1;
+        self.last = ops.to_vec();
+        Ok(())
+    }
+
+    fn dump(&mut self) -> Result<Option<Observed>, NftError> {
+        Ok(self.model.observed())
+    }
+
+    fn generation(&mut self) -> Result<u32, NftError> {
+        Ok(self.generation)
+    }
+
+    fn listen(&mut self) -> Result<Listening, NftError> {
+        let before = std::mem::replace(&mut self.listening, true);
+        Ok(if before { Listening::Before } else { Listening::Now })
+    }
+
+    fn drifted(&mut self) -> bool {
+        std::mem::take(&mut self.touched)
     }
 }
 
 /// A daemon and its kernel.
-#[derive(Default)]
 struct World {
-    model: Model,
-    programmed: Option<Programmed>,
+    mode: Nftables<Kernel>,
 }
 
 impl World {
-    fn sync(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> Vec<Op> {
-        let mut step = match &self.programmed {
-            Some(programmed) => Step::from_programmed(programmed, table, scope),
-            None => Step::from_observed(&self.model.seen(), table),
-        };
-        let ops = step.operations();
-        self.model.apply(&ops);
-        step.commit(&mut self.programmed);
-        ops
+    fn new(kernel: Kernel) -> World {
+        World { mode: Nftables { tables: kernel, programmed: None } }
     }
 
-    fn restart(&mut self) {
-        self.programmed = None;
+    /// Syncs and gives the operations that the kernel carried out.
+    fn sync(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> Vec<Op> {
+        let report = self.report(table, scope);
+        assert_eq!(report.refused, []);
+        std::mem::take(&mut self.mode.tables.last)
+    }
+
+    fn report(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> Report {
+        self.mode.tables.last.clear();
+        let scope = Scope { services: scope.clone(), full: false };
+        let report = self.mode.sync(table, &scope).expect("the model's transport never fails");
+        assert_eq!(report.operations, self.mode.tables.last.len());
+        report
+    }
+
+    fn kernel(&mut self) -> &mut Kernel {
+        &mut self.mode.tables
+    }
+
+    /// The same kernel, seen by a process that starts now.
+    fn restarted(&self) -> World {
+        World::new(Kernel { listening: false, ..self.mode.tables.clone() })
     }
 }
 
@@ -169,7 +244,7 @@ fn an_endpoint_more_in_ten_thousand_services_is_a_handful_of_operations() {
     let mut planner = Planner::new(Family::V4, "node-a", host());
     let every = snapshot.services.keys().cloned().collect();
     planner.update(&snapshot, &every);
-    let mut world = World::default();
+    let mut world = World::new(Kernel::default());
     world.sync(planner.table(), &BTreeSet::new());
 
     let mut change = |pods: &[u8]| {
@@ -213,9 +288,9 @@ fn an_endpoint_more_in_ten_thousand_services_is_a_handful_of_operations() {
 fn the_number_of_rules_does_not_depend_on_the_number_of_services() {
     let count = |snapshot: &Snapshot| {
         let (table, _) = build(Family::V4, "node-a", host(), snapshot);
-        let mut world = World::default();
+        let mut world = World::new(Kernel::default());
         world.sync(&table, &BTreeSet::new());
-        world.model.chains.values().map(|(_, rules)| rules.len()).sum::<usize>()
+        world.kernel().model.chains.values().map(|(_, rules)| rules.len()).sum::<usize>()
     };
     let five = (0..5).map(|e| endpoint(&format!("10.{}.0.1", 100 + e), Condition::Ready, false));
     let one = snapshot(vec![service("a", "10.96.0.1")], vec![slice("a", "1", five.collect())]);
@@ -228,7 +303,7 @@ fn host_facts_change_rules_and_no_service() {
     let mut planner = Planner::new(Family::V4, "node-a", host());
     let every = snapshot.services.keys().cloned().collect();
     planner.update(&snapshot, &every);
-    let mut world = World::default();
+    let mut world = World::new(Kernel::default());
     world.sync(planner.table(), &BTreeSet::new());
     let mut with = |change: &dyn Fn(&mut crate::plan::Host)| {
         let mut changed = host();
@@ -248,6 +323,75 @@ fn host_facts_change_rules_and_no_service() {
     assert_eq!(with(&|host| host.node_ports = NodePortAddresses::AnyLocal), 2, "by fib");
 }
 
+/// Two Services with two endpoints each.
+fn two_services() -> Snapshot {
+    let mut services = vec![service("a", "10.96.0.1"), service("b", "10.96.0.2")];
+    services[1].ports[0].node_port = Some(30081);
+    let endpoints = || {
+        vec![
+            endpoint("10.244.1.1", Condition::Ready, true),
+            endpoint("10.244.2.1", Condition::Ready, false),
+        ]
+    };
+    snapshot(services, vec![slice("a", "1", endpoints()), slice("b", "1", endpoints())])
+}
+
+fn vip_key(table: &ForwardingTable, name: &str) -> Key {
+    let plan = &table.services[&ServiceName::new("default", name)];
+    frontend_key(&plan.ports[0].frontends[0].at)
+}
+
+#[test]
+fn a_foreign_change_is_repaired_by_the_next_sync() {
+    let (table, _) = build(Family::V4, "node-a", host(), &two_services());
+    let mut world = World::new(Kernel::default());
+    world.sync(&table, &BTreeSet::new());
+    let untouched = world.kernel().model.clone();
+    let slot = vip_key(&table, "a").number(1);
+    let endpoints = SetId::Endpoints(Place::Service).name();
+    world.kernel().foreign_delete(&endpoints, slot);
+    let report = world.report(&table, &BTreeSet::new());
+    assert_eq!((report.observed, report.operations), (Observation::Drift, 1));
+    assert_eq!(world.kernel().model, untouched);
+
+    // One that was not heard of shows when an operation contradicts it.
+    world.kernel().foreign_delete(&endpoints, slot);
+    world.kernel().touched = false;
+    let mut without_a = table.clone();
+    let name = ServiceName::new("default", "a");
+    without_a.services.remove(&name);
+    let report = world.report(&without_a, &[name].into());
+    assert_eq!(report.observed, Observation::Drift);
+    assert!(world.restarted().sync(&without_a, &BTreeSet::new()).is_empty());
+}
+
+#[test]
+fn one_refused_object_costs_its_own_service_only() {
+    let (table, _) = build(Family::V4, "node-a", host(), &two_services());
+    let poison = Some(vip_key(&table, "a").number(1));
+    let both: BTreeSet<ServiceName> = table.services.keys().cloned().collect();
+    let mut without_a = table.clone();
+    without_a.services.remove(&ServiceName::new("default", "a"));
+    for known_before in [false, true] {
+        let mut world = World::new(Kernel::default());
+        if known_before {
+            world.sync(&ForwardingTable { services: BTreeMap::new(), ..table.clone() }, &both);
+        }
+        world.kernel().poison = poison;
+        let report = world.report(&table, &both);
+        let refused: Vec<String> = report.refused.iter().map(|r| r.service.to_string()).collect();
+        assert_eq!(refused, ["default/a"]);
+        assert!(report.refused[0].reason.contains("AddElement"), "{:?}", report.refused);
+        let mut expected = World::new(Kernel::default());
+        expected.sync(&without_a, &BTreeSet::new());
+        assert_eq!(without_order(&world.kernel().model), without_order(&expected.kernel().model));
+        world.kernel().poison = None;
+        let report = world.report(&table, &both);
+        assert_eq!(report.refused, [], "it is served as soon as the kernel takes it");
+        assert!(world.restarted().sync(&table, &BTreeSet::new()).is_empty());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
@@ -256,26 +400,25 @@ proptest! {
     ) {
         let mut planner = Planner::new(Family::V4, "node-a", host());
         let mut snapshot = Snapshot::default();
-        let mut world = World::default();
+        let mut world = World::new(Kernel::default());
         for (change, dice) in changes {
             let mut dirty = BTreeSet::new();
             snapshot.apply(change, &mut dirty);
             let effect = planner.update(&snapshot, &dirty);
             if dice == 0 {
-                world.restart();
+                world = world.restarted();
             }
             world.sync(planner.table(), &effect.services);
             let repeated = world.sync(planner.table(), &effect.services);
             prop_assert!(repeated.is_empty(), "a second sync did {repeated:?}");
-            let mut restarted = World { model: world.model.clone(), programmed: None };
-            let after_restart = restarted.sync(planner.table(), &BTreeSet::new());
+            let after_restart = world.restarted().sync(planner.table(), &BTreeSet::new());
             prop_assert!(after_restart.is_empty(), "a restart did {after_restart:?}");
 
-            let mut fresh = World::default();
+            let mut fresh = World::new(Kernel::default());
             fresh.sync(planner.table(), &BTreeSet::new());
-            prop_assert_eq!(without_order(&world.model), without_order(&fresh.model));
-            prop_assert_eq!(&world.model.chains, &fresh.model.chains);
-            for id in world.model.sets.keys() {
+            prop_assert_eq!(without_order(&world.kernel().model), without_order(&fresh.kernel().model));
+            prop_assert_eq!(&world.kernel().model.chains, &fresh.kernel().model.chains);
+            for id in world.kernel().model.sets.keys() {
                 prop_assert!(SetId::from_name(id).is_some(), "{id} is not recognized");
             }
         }
