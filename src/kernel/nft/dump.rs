@@ -1,0 +1,252 @@
+//! Reads a table as a whole.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
+
+use super::decode::{self, Elements};
+use super::error::NftError;
+use super::object::{Set, TableName};
+use super::observed::{Observed, ObservedChain, ObservedSet};
+use super::socket::{Answer, Wait};
+use super::transaction::Nft;
+use super::uapi::{self, msg};
+use super::userdata;
+use super::wire::{Message, Writer, find, find_name, find_u32, messages, nfproto};
+
+/// How often a table is read again that changed meanwhile.
+const ATTEMPTS: u32 = 20;
+
+/// What kind of request it is.
+enum Request {
+    /// For one object.
+    One,
+    /// For all objects of a kind.
+    All,
+}
+
+impl Nft {
+    /// Reads a table; `None` if there is none of this name.
+    ///
+    /// If somebody changes any table meanwhile, it is read again, so that what is returned was
+    /// there at one moment.
+    pub fn dump(&mut self, table: &TableName) -> Result<Option<Observed>, NftError> {
+        for _ in 0..ATTEMPTS {
+            let before = self.generation()?;
+            let read = match self.read_table(table) {
+                Err(NftError::Read { source, .. }) if vanished(&source) => None,
+                other => Some(other?),
+            };
+            if self.generation()? == before
+                && let Some(read) = read
+            {
+                return Ok(read.map(|read| Observed { generation: before, ..read }));
+            }
+        }
+        Err(NftError::Unstable { table: table.clone(), attempts: ATTEMPTS })
+    }
+
+    /// Generation of the rule set: changes with each transaction of anybody.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        let mut generation = None;
+        let fill = |_: &mut Writer| {};
+        let what = "the generation of the rule set";
+        let family = crate::net::Family::V4;
+        let result = self.request(Request::One, msg::GETGEN, family, what, fill, |message| {
+            generation = find_u32(message.body(), uapi::generation::ID);
+        });
+        match result {
+            // nfnetlink answers like this if no module registered for nf_tables.
+            Err(NftError::Read { source, .. })
+                if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) =>
+            {
+                return Err(NftError::Unsupported);
+            }
+            other => other?,
+        }
+        generation.ok_or(NftError::Malformed { what: what.to_owned(), why: "it has no number" })
+    }
+
+    /// Reads the definitions of all sets of a table.
+    pub(super) fn set_definitions(
+        &mut self,
+        table: &TableName,
+    ) -> Result<BTreeMap<Arc<str>, Set>, NftError> {
+        let mut sets = BTreeMap::new();
+        self.all_of(table, msg::GETSET, uapi::set::TABLE, "sets", |message| {
+            if let Some(set) = decode::set(message.body()) {
+                sets.insert(Arc::clone(&set.name), set);
+            }
+        })?;
+        Ok(sets)
+    }
+
+    fn read_table(&mut self, table: &TableName) -> Result<Option<Observed>, NftError> {
+        let mut observed = Observed::default();
+        let fill = |writer: &mut Writer| writer.put_name(uapi::table::NAME, &table.name);
+        let what = format!("table {table}");
+        let result =
+            self.request(Request::One, msg::GETTABLE, table.family, &what, fill, |message| {
+                let user = find(message.body(), uapi::table::USERDATA);
+                observed.comment = user.and_then(userdata::read_comment);
+            });
+        match result {
+            Err(NftError::Read { source, .. }) if is_absent(&source) => return Ok(None),
+            other => other?,
+        }
+        self.read_chains(table, &mut observed)?;
+        self.read_rules(table, &mut observed)?;
+        self.read_sets(table, &mut observed)?;
+        self.read_foreign(table, &mut observed)?;
+        Ok(Some(observed))
+    }
+
+    fn read_chains(&mut self, table: &TableName, into: &mut Observed) -> Result<(), NftError> {
+        self.all_of(table, msg::GETCHAIN, uapi::chain::TABLE, "chains", |message| {
+            match decode::chain(message.body()) {
+                Some(chain) => {
+                    let name = Arc::clone(&chain.name);
+                    into.chains.insert(name, ObservedChain { chain, rules: Vec::new() });
+                }
+                None => into.foreign.push(named("chain", message, uapi::chain::NAME)),
+            }
+        })
+    }
+
+    fn read_rules(&mut self, table: &TableName, into: &mut Observed) -> Result<(), NftError> {
+        self.all_of(table, msg::GETRULE, uapi::rule::TABLE, "rules", |message| {
+            if let Some(rule) = decode::rule(message.body())
+                && let Some(chain) = into.chains.get_mut(&rule.rule.chain)
+            {
+                chain.rules.push(rule);
+            }
+        })
+    }
+
+    fn read_sets(&mut self, table: &TableName, into: &mut Observed) -> Result<(), NftError> {
+        for (name, set) in self.set_definitions(table)? {
+            let mut elements = Elements::default();
+            let what = format!("elements of set {table} {name}");
+            let fill = |writer: &mut Writer| {
+                writer.put_name(uapi::elem::LIST_TABLE, &table.name);
+                writer.put_name(uapi::elem::LIST_SET, &name);
+            };
+            let each = |message: &Message<'_>| elements.read(message.body());
+            self.request(Request::All, msg::GETSETELEM, table.family, &what, fill, each)?;
+            if elements.foreign > 0 {
+                into.foreign.push(format!("{} elements of set {name}", elements.foreign));
+            }
+            let elements = elements.finish(&set);
+            into.sets.insert(name, ObservedSet { set, elements });
+        }
+        Ok(())
+    }
+
+    fn read_foreign(&mut self, table: &TableName, into: &mut Observed) -> Result<(), NftError> {
+        self.all_of(table, msg::GETOBJ, uapi::object::TABLE, "stateful objects", |message| {
+            into.foreign.push(named("stateful object", message, uapi::object::NAME));
+        })?;
+        let kind = uapi::flowtable::TABLE;
+        let result = self.all_of(table, msg::GETFLOWTABLE, kind, "flow tables", |message| {
+            into.foreign.push(named("flow table", message, uapi::flowtable::NAME));
+        });
+        match result {
+            // A kernel without flow tables has none in this table either.
+            Err(NftError::Read { source, .. })
+                if matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Reads all objects of a kind in one table. The kernel may send those of other tables too.
+    fn all_of(
+        &mut self,
+        table: &TableName,
+        kind: u8,
+        table_attribute: u16,
+        objects: &str,
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<(), NftError> {
+        let fill = |writer: &mut Writer| writer.put_name(table_attribute, &table.name);
+        let what = format!("{objects} of table {table}");
+        let family = nfproto(table.family);
+        self.request(Request::All, kind, table.family, &what, fill, |message| {
+            let name = find(message.body(), table_attribute).and_then(super::wire::read_name);
+            if message.nfproto() == Some(family) && name == Some(&*table.name) {
+                each(message);
+            }
+        })
+    }
+
+    /// Sends a request and gives each message of the answer to `each`.
+    fn request(
+        &mut self,
+        request: Request,
+        kind: u8,
+        family: crate::net::Family,
+        what: &str,
+        fill: impl FnOnce(&mut Writer),
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<(), NftError> {
+        let sequence = self.take_sequence(1);
+        let flags = match request {
+            Request::One => 0,
+            Request::All => NLM_F_DUMP,
+        };
+        let mut writer = Writer::default();
+        let message = writer.message(kind, flags, family, sequence);
+        fill(&mut writer);
+        writer.end_message(message);
+        if writer.take_overfull() {
+            return Err(NftError::TooLong { object: what.to_owned(), why: "its name is too long" });
+        }
+        self.socket.send(writer.bytes())?;
+        let mut interrupted = false;
+        loop {
+            let datagram = self.socket.receive(Wait::Patiently)?;
+            let datagram = datagram.ok_or_else(|| refused(what, libc::ENOBUFS))?;
+            for message in messages(datagram).filter(|message| message.sequence == sequence) {
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                let errno = match message.kind {
+                    NLMSG_ERROR | NLMSG_DONE => Answer::read(&message).map(|answer| answer.errno),
+                    _ => None,
+                };
+                match errno {
+                    Some(0) if interrupted => return Err(refused(what, libc::EINTR)),
+                    Some(0) => return Ok(()),
+                    Some(libc::EPERM) => return Err(NftError::NotPermitted),
+                    Some(errno) => return Err(refused(what, errno)),
+                    None => each(&message),
+                }
+                if matches!(request, Request::One) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn refused(what: &str, errno: i32) -> NftError {
+    NftError::Read { what: what.to_owned(), source: io::Error::from_raw_os_error(errno) }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOENT)
+}
+
+/// Whether a reading failed because the table changed meanwhile.
+fn vanished(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::ENOBUFS | libc::EAGAIN))
+}
+
+fn named(kind: &str, message: &Message<'_>, attribute: u16) -> String {
+    format!(
+        "{kind} {}",
+        find_name(message.body(), attribute).as_deref().unwrap_or("without a name")
+    )
+}

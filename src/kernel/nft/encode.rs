@@ -1,0 +1,280 @@
+//! Writes operations as messages.
+
+use std::time::Duration;
+
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+
+use super::expr_encode::{expressions, value, verdict};
+use super::field::{Field, layout};
+use super::object::{
+    Chain, Element, ElementExtra, Last, Policy, Rule, Set, SetFlags, SetKind, TableName, Value,
+};
+use super::op::Op;
+use super::packed::Key;
+use super::uapi::{DATA_TYPE_VERDICT, LIST_ELEM, chain, elem, msg, rule, set, table};
+use super::userdata;
+use super::wire::{Open, Writer};
+
+/// A timeout as nf_tables counts it. One that is too long for the field lasts as long as can be.
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Writes any operation but those on elements, which are packed by [`super::batch`].
+pub(super) fn operation(writer: &mut Writer, table: &TableName, op: &Op, sequence: u32) {
+    let family = table.family;
+    let begin = |writer: &mut Writer, kind, flags| writer.message(kind, flags, family, sequence);
+    let message = match op {
+        Op::AddTable { comment } => {
+            let message = begin(writer, msg::NEWTABLE, NLM_F_CREATE);
+            writer.put_name(table::NAME, &table.name);
+            writer.put_u32(table::FLAGS, 0);
+            put_comment(writer, table::USERDATA, comment.as_deref());
+            message
+        }
+        Op::DeleteTable => {
+            let message = begin(writer, msg::DELTABLE, 0);
+            writer.put_name(table::NAME, &table.name);
+            message
+        }
+        Op::AddChain(chain) => {
+            let message = begin(writer, msg::NEWCHAIN, NLM_F_CREATE);
+            put_chain(writer, table, chain);
+            message
+        }
+        Op::FlushChain(name) => {
+            let message = begin(writer, msg::DELRULE, 0);
+            writer.put_name(rule::TABLE, &table.name);
+            writer.put_name(rule::CHAIN, name);
+            message
+        }
+        Op::DeleteChain(name) => {
+            let message = begin(writer, msg::DELCHAIN, 0);
+            writer.put_name(chain::TABLE, &table.name);
+            writer.put_name(chain::NAME, name);
+            message
+        }
+        Op::AddSet(set) => {
+            let message = begin(writer, msg::NEWSET, NLM_F_CREATE);
+            put_set(writer, table, set, sequence);
+            message
+        }
+        Op::DeleteSet(name) => {
+            let message = begin(writer, msg::DELSET, 0);
+            writer.put_name(set::TABLE, &table.name);
+            writer.put_name(set::NAME, name);
+            message
+        }
+        Op::AddRule(rule) => {
+            let message = begin(writer, msg::NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
+            put_rule(writer, table, rule);
+            message
+        }
+        Op::DeleteRule { chain, handle } => {
+            let message = begin(writer, msg::DELRULE, 0);
+            writer.put_name(rule::TABLE, &table.name);
+            writer.put_name(rule::CHAIN, chain);
+            writer.put_u64(rule::HANDLE, *handle);
+            message
+        }
+        Op::FlushSet(name) => {
+            let message = begin(writer, msg::DELSETELEM, 0);
+            writer.put_name(elem::LIST_TABLE, &table.name);
+            writer.put_name(elem::LIST_SET, name);
+            message
+        }
+        Op::AddElement { set, element } => {
+            let (message, list) = begin_elements(writer, Verb::Add, table, set, sequence);
+            put_element(writer, element, Verb::Add);
+            writer.end(list);
+            message
+        }
+        Op::DeleteElement { set, element } => {
+            let (message, list) = begin_elements(writer, Verb::Delete, table, set, sequence);
+            put_element(writer, element, Verb::Delete);
+            writer.end(list);
+            message
+        }
+    };
+    writer.end_message(message);
+}
+
+/// What is done to elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    /// They are added.
+    Add,
+    /// They are deleted.
+    Delete,
+}
+
+/// Begins a message for elements of one set: the message and its list.
+pub(super) fn begin_elements(
+    writer: &mut Writer,
+    verb: Verb,
+    table: &TableName,
+    set: &str,
+    sequence: u32,
+) -> (Open, Open) {
+    let (kind, flags) = match verb {
+        Verb::Add => (msg::NEWSETELEM, NLM_F_CREATE),
+        Verb::Delete => (msg::DELSETELEM, 0),
+    };
+    let message = writer.message(kind, flags, table.family, sequence);
+    writer.put_name(elem::LIST_TABLE, &table.name);
+    writer.put_name(elem::LIST_SET, set);
+    (message, writer.nest(elem::LIST_ELEMENTS))
+}
+
+/// Writes one element. A range of a one-part key becomes two elements, its first key and the key
+/// after its last, as interval trees have it; a range of a concatenation has both ends in one.
+pub(super) fn put_element(writer: &mut Writer, element: &Element, verb: Verb) {
+    let extra = element.extra.as_deref();
+    let item = writer.nest(LIST_ELEM);
+    value(writer, elem::KEY, element.key.as_bytes());
+    let last = extra.and_then(|extra| extra.last.as_ref());
+    if let Some(Last::Parts(last)) = last {
+        value(writer, elem::KEY_END, last.as_bytes());
+    }
+    if verb == Verb::Add {
+        match &element.value {
+            Value::None => {}
+            Value::Data(data) => value(writer, elem::DATA, data.as_bytes()),
+            Value::Verdict(what) => verdict(writer, elem::DATA, what),
+        }
+        if let Some(extra) = extra {
+            put_extra(writer, extra);
+        }
+    }
+    writer.end(item);
+    if let Some(Last::Whole(last)) = last
+        && let Some(after) = successor(last)
+    {
+        let item = writer.nest(LIST_ELEM);
+        value(writer, elem::KEY, after.as_bytes());
+        writer.put_u32(elem::FLAGS, elem::F_INTERVAL_END);
+        writer.end(item);
+    }
+}
+
+fn put_extra(writer: &mut Writer, extra: &ElementExtra) {
+    if let Some(timeout) = extra.timeout {
+        writer.put_u64(elem::TIMEOUT, milliseconds(timeout));
+    }
+    if let Some(expires) = extra.expires {
+        writer.put_u64(elem::EXPIRATION, milliseconds(expires));
+    }
+    put_comment(writer, elem::USERDATA, extra.comment.as_deref());
+}
+
+/// The next key in byte order, of the same length; `None` after the very last.
+fn successor(key: &Key) -> Option<Key> {
+    let mut bytes = [0; 48];
+    let bytes = bytes.get_mut(..key.as_bytes().len())?;
+    bytes.copy_from_slice(key.as_bytes());
+    for byte in bytes.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte != 0 {
+            return Key::from_bytes(bytes);
+        }
+    }
+    None
+}
+
+fn put_chain(writer: &mut Writer, table: &TableName, chain: &Chain) {
+    writer.put_name(chain::TABLE, &table.name);
+    writer.put_name(chain::NAME, &chain.name);
+    if let Some(base) = &chain.base {
+        let hook = writer.nest(chain::HOOK);
+        writer.put_u32(chain::HOOK_HOOKNUM, base.hook.number());
+        writer.put_u32(chain::HOOK_PRIORITY, base.priority.cast_unsigned());
+        writer.end(hook);
+        writer.put_u32(chain::POLICY, u32::from(base.policy == Policy::Accept));
+        writer.put_name(chain::TYPE, base.kind.name());
+    }
+    put_comment(writer, chain::USERDATA, chain.comment.as_deref());
+}
+
+fn put_rule(writer: &mut Writer, table: &TableName, rule: &Rule) {
+    writer.put_name(rule::TABLE, &table.name);
+    writer.put_name(rule::CHAIN, &rule.chain);
+    expressions(writer, &rule.exprs);
+    put_comment(writer, rule::USERDATA, rule.comment.as_deref());
+}
+
+fn put_set(writer: &mut Writer, table: &TableName, set: &Set, id: u32) {
+    writer.put_name(set::TABLE, &table.name);
+    writer.put_name(set::NAME, &set.name);
+    let by_parts = set.flags.contains(SetFlags::INTERVAL) && set.key.len() > 1;
+    writer.put_u32(set::FLAGS, set_flags(set, by_parts));
+    writer.put_u32(set::KEY_TYPE, datatypes(&set.key));
+    writer.put_u32(set::KEY_LEN, length(&set.key));
+    match &set.kind {
+        SetKind::Set | SetKind::ObjectMap => {}
+        SetKind::Map(data) => {
+            writer.put_u32(set::DATA_TYPE, datatypes(data));
+            writer.put_u32(set::DATA_LEN, length(data));
+        }
+        SetKind::VerdictMap => {
+            writer.put_u32(set::DATA_TYPE, DATA_TYPE_VERDICT);
+            writer.put_u32(set::DATA_LEN, 0);
+        }
+    }
+    writer.put_u32(set::ID, id);
+    if set.size.is_some() || by_parts {
+        put_description(writer, set, by_parts);
+    }
+    if let Some(timeout) = set.timeout {
+        writer.put_u64(set::TIMEOUT, milliseconds(timeout));
+    }
+    match userdata::set(set) {
+        Some(bytes) => writer.put(set::USERDATA, &bytes),
+        None => writer.mark_overfull(),
+    }
+}
+
+/// The flags that the kernel wants to see, including those that follow from the kind and the key.
+fn set_flags(set: &Set, by_parts: bool) -> u32 {
+    let kind = match set.kind {
+        SetKind::Set => 0,
+        SetKind::Map(_) | SetKind::VerdictMap => set::F_MAP,
+        SetKind::ObjectMap => set::F_OBJECT,
+    };
+    set.flags.0 | kind | if by_parts { set::F_CONCAT } else { 0 }
+}
+
+/// Sets whose parts are ranges are searched part by part, so the kernel must know the parts.
+fn put_description(writer: &mut Writer, set: &Set, by_parts: bool) {
+    let description = writer.nest(set::DESC);
+    if let Some(size) = set.size {
+        writer.put_u32(set::DESC_SIZE, size);
+    }
+    if by_parts {
+        let parts = writer.nest(set::DESC_CONCAT);
+        for field in &set.key {
+            let part = writer.nest(LIST_ELEM);
+            writer.put_u32(set::FIELD_LEN, u32::try_from(field.length()).unwrap_or(u32::MAX));
+            writer.end(part);
+        }
+        writer.end(parts);
+    }
+    writer.end(description);
+}
+
+/// Datatypes of the parts, six bits each (`concat_subtype_add` in nftables'
+/// `include/datatype.h`). The kernel only stores it.
+fn datatypes(fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |all, field| all << 6 | u32::from(field.datatype()))
+}
+
+fn length(fields: &[Field]) -> u32 {
+    u32::try_from(layout(fields).1).unwrap_or(u32::MAX)
+}
+
+fn put_comment(writer: &mut Writer, kind: u16, text: Option<&str>) {
+    let Some(text) = text else { return };
+    match userdata::comment(text) {
+        Some(bytes) => writer.put(kind, &bytes),
+        None => writer.mark_overfull(),
+    }
+}

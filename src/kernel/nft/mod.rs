@@ -1,0 +1,48 @@
+//! nf_tables over netlink: our own encoder, decoder and transaction.
+//!
+//! One process-long socket ([`Nft`]) writes atomic batches of [`Op`]s and reads a table back as
+//! [`Observed`]; a second one ([`NftEvents`]) says when somebody else changed it. Values that go in
+//! come out equal, so observed and desired state can be compared with `==`. Sets carry the user
+//! data that lets `nft list ruleset` print them with `typeof`, because people debug with `nft`.
+//!
+//! The protocol is defined by `include/uapi/linux/netfilter/nf_tables.h`; the user data is defined
+//! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.
+
+mod batch;
+mod decode;
+mod dump;
+mod encode;
+mod error;
+mod events;
+mod expr;
+mod expr_decode;
+mod expr_encode;
+mod expr_wire;
+mod field;
+mod object;
+mod observed;
+mod op;
+mod packed;
+pub mod phrase;
+mod socket;
+mod transaction;
+mod uapi;
+mod userdata;
+mod wire;
+
+pub use error::{ApplyError, NftError, Refused};
+pub use events::{NftEvent, NftEvents};
+pub use expr::{
+    ByteorderOp, CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags, FibResult,
+    LimitMatch, LimitUnit, LookupResult, MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase,
+    RangeOp, Register, RegisterRange, Reject, address_type, ct_state, ct_status,
+};
+pub use field::Field;
+pub use object::{
+    BaseChain, Chain, ChainKind, Element, ElementExtra, Hook, Last, Policy, Rule, Set, SetFlags,
+    SetKind, TableName, Value, Verdict,
+};
+pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
+pub use op::{Op, OpLine};
+pub use packed::{Data, Key, Packed};
+pub use transaction::Nft;

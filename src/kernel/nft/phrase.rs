@@ -1,0 +1,364 @@
+//! Phrases: constructors that make rules read like rules.
+//!
+//! Each gives the expressions that `nft` would make of the words in its description, in the same
+//! registers, so that `nft list` can put them back into words. [`Rule::of`](super::Rule::of) joins
+//! them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::expr::{
+    CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags, FibResult, LookupResult,
+    MetaKey, NatFlags, NatKind, PayloadBase, Register, RegisterRange, Reject,
+};
+use super::field::{Field, layout};
+use super::object::Verdict;
+use crate::net::{Family, Protocol};
+
+/// Some expressions of a rule.
+pub type Phrase = Vec<Expr>;
+
+const FIRST: Register = Register::FIRST;
+
+/// Loads a concatenation into consecutive registers from `first` on.
+///
+/// # Panics
+/// If it is longer than the registers that are left, or has a [`Field::Bare`].
+pub fn concat_at(first: Register, fields: &[Field]) -> Phrase {
+    let (places, _) = layout(fields);
+    let load = |(field, (start, _)): (&Field, (usize, usize))| field.load(first.after(start));
+    let loads: Option<Phrase> = fields.iter().zip(places).map(load).collect();
+    loads.expect("rules load only fields that come from packets")
+}
+
+/// `FIELDS @set`: goes on if the set has the key.
+pub fn is_in(fields: &[Field], set: &Arc<str>) -> Phrase {
+    look_up(fields, set, LookupResult::Match)
+}
+
+/// `FIELDS != @set`: goes on if the set lacks the key.
+pub fn is_not_in(fields: &[Field], set: &Arc<str>) -> Phrase {
+    look_up(fields, set, LookupResult::NoMatch)
+}
+
+/// `FIELDS vmap @set`: ends with the key's verdict if the set has one.
+pub fn verdict_of(fields: &[Field], set: &Arc<str>) -> Phrase {
+    look_up(fields, set, LookupResult::Verdict)
+}
+
+/// `FIELDS map @set`: loads the key's data into the first registers.
+pub fn data_of(fields: &[Field], set: &Arc<str>) -> Phrase {
+    look_up(fields, set, LookupResult::Data(FIRST))
+}
+
+/// The same as [`data_of`], with key and data beginning at a register of choice.
+pub fn data_of_at(first: Register, fields: &[Field], set: &Arc<str>) -> Phrase {
+    look_up_at(first, fields, set, LookupResult::Data(first))
+}
+
+fn look_up(fields: &[Field], set: &Arc<str>, result: LookupResult) -> Phrase {
+    look_up_at(FIRST, fields, set, result)
+}
+
+fn look_up_at(first: Register, fields: &[Field], set: &Arc<str>, result: LookupResult) -> Phrase {
+    let mut phrase = concat_at(first, fields);
+    phrase.push(Expr::Lookup { set: Arc::clone(set), sreg: first, result });
+    phrase
+}
+
+/// `FIELD == VALUE`, for a value as packets have it.
+pub fn equals(field: Field, value: &[u8]) -> Phrase {
+    compare(field, CmpOp::Eq, value)
+}
+
+/// `FIELD != VALUE`.
+pub fn differs(field: Field, value: &[u8]) -> Phrase {
+    compare(field, CmpOp::Ne, value)
+}
+
+fn compare(field: Field, op: CmpOp, value: &[u8]) -> Phrase {
+    let mut phrase = concat_at(FIRST, &[field]);
+    phrase.push(Expr::cmp(op, value));
+    phrase
+}
+
+/// `ip daddr PREFIX` (or `saddr`, `ip6`): the address is within a prefix of its family.
+pub fn within(field: Field, prefix: IpNet) -> Phrase {
+    compare_prefix(field, CmpOp::Eq, prefix)
+}
+
+/// `ip daddr != PREFIX`: the address is outside a prefix.
+pub fn outside(field: Field, prefix: IpNet) -> Phrase {
+    compare_prefix(field, CmpOp::Ne, prefix)
+}
+
+/// Prefixes of whole bytes are compared by loading fewer bytes, others through a mask, as `nft`
+/// does (`relational_expr_..prefix` in its `src/netlink_linearize.c`).
+fn compare_prefix(field: Field, op: CmpOp, prefix: IpNet) -> Phrase {
+    let bytes: Vec<u8> = match prefix.trunc().addr() {
+        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let bits = usize::from(prefix.prefix_len());
+    let mut phrase = concat_at(FIRST, &[field]);
+    if bits > 0 && bits.is_multiple_of(8) {
+        if let [Expr::Payload { len, .. }] = phrase.as_mut_slice() {
+            *len = u32::from(prefix.prefix_len() / 8);
+        }
+        phrase.push(Expr::cmp(op, &bytes[..bits / 8]));
+        return phrase;
+    }
+    let mask: Vec<u8> = match prefix.netmask() {
+        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    phrase.push(Expr::bitwise(&mask, &vec![0; mask.len()]));
+    phrase.push(Expr::cmp(op, &bytes));
+    phrase
+}
+
+/// `meta l4proto PROTOCOL`.
+pub fn protocol(protocol: Protocol) -> Phrase {
+    equals(Field::L4Proto, &[protocol.number()])
+}
+
+/// `th dport PORT`; say [`protocol`] first.
+pub fn destination_port(port: u16) -> Phrase {
+    equals(Field::Dport, &port.to_be_bytes())
+}
+
+/// `iifname NAME`; a name that ends in `*` matches all that begin so.
+pub fn input_interface(name: &str) -> Phrase {
+    equals(Field::InputName, &interface_name(name))
+}
+
+/// `iifname != NAME`.
+pub fn not_input_interface(name: &str) -> Phrase {
+    differs(Field::InputName, &interface_name(name))
+}
+
+/// `oifname NAME`.
+pub fn output_interface(name: &str) -> Phrase {
+    equals(Field::OutputName, &interface_name(name))
+}
+
+/// `oifname != NAME`.
+pub fn not_output_interface(name: &str) -> Phrase {
+    differs(Field::OutputName, &interface_name(name))
+}
+
+/// A whole name is compared with its padding, a prefix without. Linux keeps interface names below
+/// `IFNAMSIZ`, so what is longer is cut and matches nothing.
+fn interface_name(name: &str) -> Vec<u8> {
+    if let Some(prefix) = name.strip_suffix('*') {
+        return prefix.bytes().take(15).collect();
+    }
+    let mut bytes: Vec<u8> = name.bytes().take(16).collect();
+    bytes.resize(16, 0);
+    bytes
+}
+
+/// `ct state BITS`: one of these bits of [`super::ct_state`] is set.
+pub fn ct_state(bits: u32) -> Phrase {
+    let load = Expr::Ct { key: CtKey::State, direction: None, dreg: FIRST };
+    vec![load, Expr::mask(bits), Expr::cmp(CmpOp::Ne, &[0; 4])]
+}
+
+/// `ct status BITS`: one of these bits of [`super::ct_status`] is set.
+pub fn ct_status(bits: u32) -> Phrase {
+    let load = Expr::Ct { key: CtKey::Status, direction: None, dreg: FIRST };
+    vec![load, Expr::mask(bits), Expr::cmp(CmpOp::Ne, &[0; 4])]
+}
+
+/// `ct direction original` or `reply`.
+pub fn ct_direction(direction: CtDirection) -> Phrase {
+    let load = Expr::Ct { key: CtKey::Direction, direction: None, dreg: FIRST };
+    let number = if direction == CtDirection::Reply { 1 } else { 0 };
+    vec![load, Expr::cmp(CmpOp::Eq, &[number])]
+}
+
+/// `meta mark & BITS != 0`: one of the bits of the packet's mark is set.
+pub fn mark_has(bits: u32) -> Phrase {
+    vec![LOAD_MARK, Expr::mask(bits), Expr::cmp(CmpOp::Ne, &[0; 4])]
+}
+
+/// `meta mark & BITS == 0`: none of the bits of the packet's mark is set.
+pub fn mark_lacks(bits: u32) -> Phrase {
+    vec![LOAD_MARK, Expr::mask(bits), Expr::cmp(CmpOp::Eq, &[0; 4])]
+}
+
+/// `meta mark set meta mark | BITS`.
+pub fn set_mark_bits(bits: u32) -> Phrase {
+    vec![LOAD_MARK, Expr::bitwise(&(!bits).to_ne_bytes(), &bits.to_ne_bytes()), STORE_MARK]
+}
+
+/// `meta mark set meta mark ^ BITS`.
+pub fn flip_mark_bits(bits: u32) -> Phrase {
+    vec![LOAD_MARK, Expr::bitwise(&[0xff; 4], &bits.to_ne_bytes()), STORE_MARK]
+}
+
+const LOAD_MARK: Expr = Expr::Meta { key: MetaKey::Mark, dreg: FIRST };
+const STORE_MARK: Expr = Expr::MetaSet { key: MetaKey::Mark, sreg: FIRST };
+
+/// `fib daddr type TYPE`: the destination is, for the routing tables, of a type of
+/// [`super::address_type`].
+pub fn destination_type(address_type: u32) -> Phrase {
+    fib_type(FibFlags::DADDR, CmpOp::Eq, address_type)
+}
+
+/// `fib saddr type TYPE`.
+pub fn source_type(address_type: u32) -> Phrase {
+    fib_type(FibFlags::SADDR, CmpOp::Eq, address_type)
+}
+
+/// `fib daddr type != TYPE`.
+pub fn not_destination_type(address_type: u32) -> Phrase {
+    fib_type(FibFlags::DADDR, CmpOp::Ne, address_type)
+}
+
+/// `fib saddr type != TYPE`.
+pub fn not_source_type(address_type: u32) -> Phrase {
+    fib_type(FibFlags::SADDR, CmpOp::Ne, address_type)
+}
+
+fn fib_type(flags: FibFlags, op: CmpOp, address_type: u32) -> Phrase {
+    let load = Expr::Fib { result: FibResult::AddressType, flags, dreg: FIRST };
+    vec![load, Expr::cmp(op, &address_type.to_ne_bytes())]
+}
+
+/// `accept`.
+pub fn accept() -> Phrase {
+    vec![Expr::Verdict(Verdict::Accept)]
+}
+
+/// `drop`.
+pub fn drop() -> Phrase {
+    vec![Expr::Verdict(Verdict::Drop)]
+}
+
+/// `return`.
+pub fn leave() -> Phrase {
+    vec![Expr::Verdict(Verdict::Return)]
+}
+
+/// `jump CHAIN`.
+pub fn jump(chain: &Arc<str>) -> Phrase {
+    vec![Expr::Verdict(Verdict::Jump(Arc::clone(chain)))]
+}
+
+/// `goto CHAIN`.
+pub fn goto(chain: &Arc<str>) -> Phrase {
+    vec![Expr::Verdict(Verdict::Goto(Arc::clone(chain)))]
+}
+
+/// `reject`, with port unreachable.
+pub fn reject(family: Family) -> Phrase {
+    vec![Expr::Reject(Reject::port_unreachable(family))]
+}
+
+/// `counter`.
+pub fn counter() -> Phrase {
+    vec![Expr::Counter]
+}
+
+/// `dnat to FIELDS map @set`: translates the destination to the address and port that a map has
+/// for the key.
+pub fn dnat_to_data_of(family: Family, fields: &[Field], set: &Arc<str>) -> Phrase {
+    let mut phrase = data_of(fields, set);
+    phrase.push(Expr::Nat {
+        kind: NatKind::Dnat,
+        family,
+        address: Some(RegisterRange::from(FIRST)),
+        port: Some(RegisterRange::from(FIRST.after(family.address_len()))),
+        flags: NatFlags::NONE,
+    });
+    phrase
+}
+
+/// `masquerade`, with these flags.
+pub fn masquerade(flags: NatFlags) -> Phrase {
+    vec![Expr::Masquerade { flags, port: None }]
+}
+
+/// `redirect to :PORT` to a port of this host.
+pub fn redirect_to(port: u16) -> Phrase {
+    vec![
+        Expr::Immediate { dreg: FIRST, data: Constant::new().part(&port.to_be_bytes()) },
+        Expr::Redirect { flags: NatFlags::NONE, port: Some(RegisterRange::from(FIRST)) },
+    ]
+}
+
+/// `update @set { KEY timeout T : FIELDS map @from }`: remembers under `key` what `from` has for
+/// `fields`, in a map that rules may write to.
+///
+/// The data is looked up first, behind the place of the key, and the key is loaded last: so an
+/// IPv6 look-up key may use the registers that the key will have.
+///
+/// # Panics
+/// If key and data together are longer than the sixteen registers.
+pub fn remember(
+    set: &Arc<str>,
+    key: &[Field],
+    timeout: Option<Duration>,
+    fields: &[Field],
+    from: &Arc<str>,
+) -> Phrase {
+    let data = FIRST.after(layout(key).1);
+    let mut phrase = concat_at(FIRST, fields);
+    phrase.push(Expr::Lookup {
+        set: Arc::clone(from),
+        sreg: FIRST,
+        result: LookupResult::Data(data),
+    });
+    phrase.extend(concat_at(FIRST, key));
+    phrase.push(Expr::Dynset {
+        op: DynsetOp::Update,
+        set: Arc::clone(set),
+        key: FIRST,
+        data: Some(data),
+        timeout,
+    });
+    phrase
+}
+
+/// `update @set { KEY timeout T }`, or `add`, or `delete`: writes the packet's key to a set.
+pub fn write(op: DynsetOp, set: &Arc<str>, key: &[Field], timeout: Option<Duration>) -> Phrase {
+    let mut phrase = concat_at(FIRST, key);
+    phrase.push(Expr::Dynset { op, set: Arc::clone(set), key: FIRST, data: None, timeout });
+    phrase
+}
+
+impl Expr {
+    /// Loads an address from the IP header: `v4` and `v6` are its offsets there.
+    pub(super) fn address(family: Family, v4: u32, v6: u32, dreg: Register) -> Expr {
+        let (offset, len) = match family {
+            Family::V4 => (v4, 4),
+            Family::V6 => (v6, 16),
+        };
+        Expr::Payload { base: PayloadBase::Network, offset, len, dreg }
+    }
+
+    /// Compares the first register with some bytes.
+    ///
+    /// # Panics
+    /// If they are more than all registers hold.
+    pub fn cmp(op: CmpOp, value: &[u8]) -> Expr {
+        Expr::Cmp { sreg: FIRST, op, data: Constant::new().part(value) }
+    }
+
+    /// Masks and flips the bits of the first register, in place.
+    ///
+    /// # Panics
+    /// If they are more than all registers hold.
+    pub fn bitwise(mask: &[u8], xor: &[u8]) -> Expr {
+        let (mask, xor) = (Constant::new().part(mask), Constant::new().part(xor));
+        Expr::Bitwise { sreg: FIRST, dreg: FIRST, mask, xor }
+    }
+
+    /// Keeps only these bits of the number in the first register.
+    fn mask(bits: u32) -> Expr {
+        Expr::bitwise(&bits.to_ne_bytes(), &[0; 4])
+    }
+}
