@@ -26,7 +26,7 @@ use super::store::{Key, Object};
 use super::table::{self, Header};
 use super::watch::Watcher;
 use super::write::{self, Outcome, Part, Persist, Preconditions, Target};
-use super::{Shared, discovery, openapi, requests, strict};
+use super::{Shared, discovery, openapi, protobuf, requests, strict};
 
 /// Whole or streamed; an error breaks the connection.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -233,9 +233,9 @@ impl Call {
     }
 
     async fn create(self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
-        let value = read_value(request).await?;
+        let mut value = read_value(request).await?;
         let mut warnings = Vec::new();
-        self.check_fields(&value, &mut warnings)?;
+        self.check_fields(&mut value, &mut warnings)?;
         let namespace = Some(self.place.namespace.as_str()).filter(|n| !n.is_empty());
         let resource = self.place.resource;
         let object = self
@@ -246,9 +246,9 @@ impl Call {
     }
 
     async fn update(self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
-        let value = read_value(request).await?;
+        let mut value = read_value(request).await?;
         let mut warnings = Vec::new();
-        self.check_fields(&value, &mut warnings)?;
+        self.check_fields(&mut value, &mut warnings)?;
         let target = self.target();
         let (object, outcome) = self
             .shared
@@ -281,7 +281,7 @@ impl Call {
         let target = self.target();
         let mut warnings = Vec::new();
         let (object, outcome) = self.shared.store.write(|state| {
-            let check = |value: &Value| self.check_fields(value, &mut warnings);
+            let check = |value: &mut Value| self.check_fields(value, &mut warnings);
             write::patch(state, &target, &patch, self.persist(), check)
         })?;
         Ok(warned(self.written(&object, outcome), &warnings))
@@ -296,8 +296,8 @@ impl Call {
     }
 
     /// Treats fields that the kind does not have as the `fieldValidation` parameter says.
-    fn check_fields(&self, value: &Value, warnings: &mut Vec<String>) -> Result<(), ApiError> {
-        let unknown = strict::unknown_fields(self.place.resource, value)?;
+    fn check_fields(&self, value: &mut Value, warnings: &mut Vec<String>) -> Result<(), ApiError> {
+        let unknown = strict::drop_unknown(self.place.resource, value)?;
         let unknown: Vec<String> =
             unknown.into_iter().map(|path| format!("unknown field {path:?}")).collect();
         match self.query.text("fieldValidation") {
@@ -352,12 +352,14 @@ fn media_type(request: &Request<Incoming>) -> String {
     text.split(';').next().unwrap_or_default().trim().to_owned()
 }
 
-/// Reads a body of JSON or YAML; an empty one is null.
+/// Reads a body of JSON, YAML or protobuf; an empty one is null.
 async fn read_value(request: Request<Incoming>) -> Result<Value, ApiError> {
     let media = media_type(&request);
     let is_yaml = media.ends_with("yaml");
-    if !is_yaml && !media.is_empty() && !media.ends_with("json") {
-        return Err(ApiError::UnsupportedMediaType("application/json, application/yaml"));
+    let is_protobuf = media == protobuf::MEDIA_TYPE;
+    let accepted = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    if !is_yaml && !is_protobuf && !media.is_empty() && !media.ends_with("json") {
+        return Err(ApiError::UnsupportedMediaType(accepted));
     }
     let body = Limited::new(request.into_body(), BODY_LIMIT).collect().await;
     let body = body
@@ -365,6 +367,9 @@ async fn read_value(request: Request<Incoming>) -> Result<Value, ApiError> {
         .to_bytes();
     if body.is_empty() {
         return Ok(Value::Null);
+    }
+    if is_protobuf {
+        return protobuf::decode(&body).ok_or(ApiError::UnsupportedMediaType(accepted));
     }
     let error = match serde_json::from_slice(&body) {
         Ok(value) => return Ok(value),

@@ -9,7 +9,7 @@
 //! - nothing is stored on disk, and no controller runs (the lab has its own);
 //! - server-side apply does not track who owns a field, so there are no conflicts;
 //! - objects other than Services are hardly validated beyond the types of their fields;
-//! - bodies are JSON or YAML, never protobuf.
+//! - answers are JSON, never protobuf or CBOR (all clients accept that).
 //!
 //! The same store has an API of Rust calls, for tests and for making large clusters fast.
 //!
@@ -40,6 +40,7 @@ mod list;
 mod openapi;
 mod options;
 mod patch;
+mod protobuf;
 mod query;
 mod requests;
 mod resources;

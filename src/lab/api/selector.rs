@@ -228,12 +228,7 @@ fn field(resource: Resource, part: &str) -> Result<FieldTerm, ApiError> {
         return Err(ApiError::BadRequest(message));
     };
     let Some(field) = selectable(resource).iter().copied().find(|f| *f == name) else {
-        let version = resource.api_version();
-        let kind = resource.info().kind;
-        let message = format!(
-            "Unable to find {:?} that match label selector \"\", field selector {part:?}: field label not supported: {name} ({version}, Kind={kind})",
-            resource.qualified()
-        );
+        let message = format!("field label not supported: {name}");
         return Err(ApiError::BadRequest(message));
     };
     Ok(FieldTerm { field, value: value.to_owned(), wanted })

@@ -12,8 +12,9 @@ use serde_json::Value;
 use super::resources::Resource;
 use super::status::ApiError;
 
-/// The fields of an object that its kind does not have. A field of a wrong type is an error.
-pub(super) fn unknown_fields(resource: Resource, value: &Value) -> Result<Vec<String>, ApiError> {
+/// Removes the fields from an object that its kind does not have, and returns their paths. A field
+/// of a wrong type is an error.
+pub(super) fn drop_unknown(resource: Resource, value: &mut Value) -> Result<Vec<String>, ApiError> {
     let decoded = match resource {
         Resource::Namespaces => round_trip::<core::Namespace>(value),
         Resource::Nodes => round_trip::<core::Node>(value),
@@ -29,7 +30,7 @@ pub(super) fn unknown_fields(resource: Resource, value: &Value) -> Result<Vec<St
         ApiError::BadRequest(format!("{kind} in version \"v1\" cannot be handled as a {kind}: {e}"))
     })?;
     let mut unknown = Vec::new();
-    missing(value, &decoded, &mut String::new(), &mut unknown);
+    drop_missing(value, &decoded, &mut String::new(), &mut unknown);
     Ok(unknown)
 }
 
@@ -37,27 +38,29 @@ fn round_trip<T: DeserializeOwned + Serialize>(value: &Value) -> serde_json::Res
     serde_json::to_value(T::deserialize(value)?)
 }
 
-/// Collects the paths that are in `given` and not in `known`.
-fn missing(given: &Value, known: &Value, path: &mut String, unknown: &mut Vec<String>) {
+/// Removes what is in `given` and not in `known`, and collects the paths.
+fn drop_missing(given: &mut Value, known: &Value, path: &mut String, dropped: &mut Vec<String>) {
     let length = path.len();
     match (given, known) {
-        (Value::Object(given), Value::Object(known)) => {
-            for (name, value) in given.iter().filter(|(_, v)| !v.is_null()) {
-                if !path.is_empty() {
-                    path.push('.');
-                }
-                path.push_str(name);
-                match known.get(name) {
-                    Some(known) => missing(value, known, path, unknown),
-                    None => unknown.push(path.clone()),
-                }
-                path.truncate(length);
+        (Value::Object(given), Value::Object(known)) => given.retain(|name, value| {
+            if value.is_null() {
+                return true;
             }
-        }
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(name);
+            match known.get(name) {
+                Some(known) => drop_missing(value, known, path, dropped),
+                None => dropped.push(path.clone()),
+            }
+            path.truncate(length);
+            known.contains_key(name)
+        }),
         (Value::Array(given), Value::Array(known)) => {
-            for (index, (value, known)) in given.iter().zip(known).enumerate() {
+            for (index, (value, known)) in given.iter_mut().zip(known).enumerate() {
                 path.push_str(&format!("[{index}]"));
-                missing(value, known, path, unknown);
+                drop_missing(value, known, path, dropped);
                 path.truncate(length);
             }
         }
@@ -73,18 +76,19 @@ mod tests {
 
     #[test]
     fn a_misspelt_field_is_found_and_a_wrong_type_is_refused() {
-        let service = json!({
+        let mut service = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "x", "creationTimestamp": null, "labels": {"a": "b"}},
             "spec": {"ports": [{"port": 80, "targetport": 1}], "clusterIp": "None",
                      "selector": {}, "externalIPs": []},
             "status": {"loadBalancer": {}},
         });
-        let unknown = unknown_fields(Resource::Services, &service).expect("types are right");
+        let unknown = drop_unknown(Resource::Services, &mut service).expect("types are right");
         assert_eq!(unknown, ["spec.clusterIp", "spec.ports[0].targetport"]);
+        assert_eq!(service["spec"]["ports"], json!([{"port": 80}]));
         let mut wrong = service;
         wrong["spec"]["ports"][0]["port"] = json!("80");
-        let error = unknown_fields(Resource::Services, &wrong).expect_err("port is a number");
+        let error = drop_unknown(Resource::Services, &mut wrong).expect_err("port is a number");
         assert_eq!(error.code_and_reason(), (400, "BadRequest"));
     }
 }

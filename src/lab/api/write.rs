@@ -162,13 +162,13 @@ fn keep_other_part(resource: Resource, part: Part, new: &mut Value, old: &Value)
     }
 }
 
-/// Changes an object, or creates it by apply; `check` looks at what comes out.
+/// Changes an object, or creates it by apply; `check` may refuse or correct what comes out.
 pub(super) fn patch(
     state: &mut State,
     target: &Target,
     patch: &Patch,
     persist: Persist,
-    check: impl FnOnce(&Value) -> Result<(), ApiError>,
+    check: impl FnOnce(&mut Value) -> Result<(), ApiError>,
 ) -> Result<(Arc<Object>, Outcome), ApiError> {
     let Target { resource, key, .. } = target;
     let memory = match patch {
@@ -179,16 +179,17 @@ pub(super) fn patch(
     };
     let result = match (state.get(*resource, key).map(|o| o.value()), patch) {
         (Ok(old), _) => {
-            let last = memory.as_ref().and_then(|m| state.applied.get(m));
+            let remembered = memory.as_ref().and_then(|m| state.applied.get(m)).cloned();
+            let last = remembered.or_else(|| applied_by_client(&old, patch));
             let shown = to_shown(*resource, &old);
-            let new = patch.apply_to(&shown, resource.info().kind, last)?;
-            check(&new)?;
+            let mut new = patch.apply_to(&shown, resource.info().kind, last.as_ref())?;
+            check(&mut new)?;
             update(state, target, new, persist)
         }
         (Err(_), Patch::Apply { fields, .. }) if target.part == Part::Whole => {
             let mut new = fields.clone();
             new["metadata"]["name"] = json!(key.name);
-            check(&new)?;
+            check(&mut new)?;
             let namespace = resource.is_namespaced().then_some(key.namespace.as_str());
             create(state, *resource, namespace, new, persist).map(|o| (o, Outcome::Created))
         }
@@ -198,6 +199,18 @@ pub(super) fn patch(
         state.applied.insert(memory, fields.clone());
     }
     Ok(result)
+}
+
+/// What `kubectl apply` applied before it was told `--server-side`: the same manager, so that the
+/// fields that it leaves out now are removed.
+fn applied_by_client(old: &Value, patch: &Patch) -> Option<Value> {
+    let annotation = "kubectl.kubernetes.io/last-applied-configuration";
+    match patch {
+        Patch::Apply { manager, .. } if manager == "kubectl" => {
+            serde_json::from_str(old["metadata"]["annotations"][annotation].as_str()?).ok()
+        }
+        _ => None,
+    }
 }
 
 fn is_finished(value: &Value) -> bool {
