@@ -11,13 +11,13 @@ use tempfile::TempDir;
 use super::eventually;
 
 /// A daemon that is running, in the network namespace of the thread that started it.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     folder: TempDir,
 }
 
 /// The configuration of a node called `node-a`; `more` are further lines of YAML.
-pub fn config(more: &str) -> String {
+pub(crate) fn config(more: &str) -> String {
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
          kind: KubeProxyConfiguration\n\
@@ -31,7 +31,7 @@ pub fn config(more: &str) -> String {
 
 impl Daemon {
     /// Starts it against the API server at `url`.
-    pub fn start(url: &str, config: &str) -> Daemon {
+    pub(crate) fn start(url: &str, config: &str) -> Daemon {
         let folder = TempDir::new().expect("a temporary folder");
         fs::write(folder.path().join("config.yaml"), config).expect("the folder is writable");
         let log = fs::File::create(folder.path().join("log")).expect("the folder is writable");
@@ -52,24 +52,24 @@ impl Daemon {
     }
 
     /// The whole log.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
     /// Lines of the log that contain `words`.
-    pub fn lines_with(&self, words: &str) -> Vec<String> {
+    pub(crate) fn lines_with(&self, words: &str) -> Vec<String> {
         self.log().lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
     }
 
     /// Waits for a line that contains `words`.
     #[track_caller]
-    pub fn wait_for(&self, words: &str) -> String {
+    pub(crate) fn wait_for(&self, words: &str) -> String {
         self.wait_for_nth(words, 0)
     }
 
     /// Waits for one more line with `words` than `before`.
     #[track_caller]
-    pub fn wait_for_nth(&self, words: &str, before: usize) -> String {
+    pub(crate) fn wait_for_nth(&self, words: &str, before: usize) -> String {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         loop {
             if let Some(line) = self.lines_with(words).into_iter().nth(before) {
@@ -83,31 +83,31 @@ impl Daemon {
 
     /// Waits for the first sync of a family to be done, and gives its line.
     #[track_caller]
-    pub fn wait_for_first_sync(&self, family: &str) -> String {
+    pub(crate) fn wait_for_first_sync(&self, family: &str) -> String {
         self.wait_for(&format!("first sync done family={family}"))
     }
 
     /// The process.
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a process number"))
     }
 
     /// Ends it as Kubernetes does.
     #[track_caller]
-    pub fn terminate(&mut self) -> ExitStatus {
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
         kill(self.pid(), Signal::SIGTERM).expect("the daemon is running");
         self.wait_for_exit()
     }
 
     /// Ends it as a crash does.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         kill(self.pid(), Signal::SIGKILL).expect("the daemon is running");
         self.wait_for_exit();
     }
 
     /// Waits until it has ended by itself.
     #[track_caller]
-    pub fn wait_for_exit(&mut self) -> ExitStatus {
+    pub(crate) fn wait_for_exit(&mut self) -> ExitStatus {
         eventually("the daemon ends", || self.child.try_wait().expect("it is our child"))
     }
 }
@@ -124,7 +124,7 @@ impl Drop for Daemon {
 
 /// A number `name=N` in a line of the log.
 #[track_caller]
-pub fn number(line: &str, name: &str) -> usize {
+pub(crate) fn number(line: &str, name: &str) -> usize {
     let rest = line.split(&format!("{name}=")).nth(1);
     let rest = rest.unwrap_or_else(|| panic!("no {name} in {line:?}"));
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();

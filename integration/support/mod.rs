@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // every test program uses its own part
 
-pub mod daemon;
+pub(crate) mod daemon;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 
 /// Why a test failed; any error will do.
-pub type Outcome = Result<(), libtest_mimic::Failed>;
+pub(crate) type Outcome = Result<(), libtest_mimic::Failed>;
 
 /// A named test that runs in a network namespace of its own, with loopback up.
-pub fn trial(name: &str, run: fn() -> Outcome) -> libtest_mimic::Trial {
+pub(crate) fn trial(name: &str, run: fn() -> Outcome) -> libtest_mimic::Trial {
     libtest_mimic::Trial::test(name, move || in_own_network(run))
 }
 
 /// Runs `body` on a thread in a network namespace that nobody else sees; processes that it starts
 /// are in it too.
-pub fn in_own_network<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn in_own_network<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
@@ -35,7 +35,7 @@ pub fn in_own_network<T: Send>(body: impl FnOnce() -> T + Send) -> T {
 
 /// Runs a program, which must succeed, and gives what it printed.
 #[track_caller]
-pub fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -45,7 +45,7 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 
 /// Waits until `probe` gives something, for at most ten seconds.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         if let Some(found) = probe() {

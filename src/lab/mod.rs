@@ -35,12 +35,15 @@
 pub mod address;
 pub mod api;
 pub mod claim;
+pub mod cluster;
+mod endpoints;
 pub mod host;
 mod link;
 pub mod load;
 pub mod netns;
 pub mod pod;
 pub mod privilege;
+pub mod proxy;
 pub mod sctp;
 mod sctp_socket;
 mod sysctl;
@@ -48,9 +51,11 @@ pub mod topology;
 pub mod traffic;
 mod wiring;
 
+pub use cluster::{Cluster, ClusterSpec};
 pub use host::{Host, Node, Pod};
 pub use load::{Connection, Load, LoadKind, LoadSpec};
 pub use netns::Namespace;
 pub use privilege::{Isolation, Privilege, prepare};
+pub use proxy::Proxy;
 pub use topology::{Error, Lab, LabSpec};
 pub use traffic::{Answer, Probe, Tally};

@@ -140,6 +140,12 @@ impl Lab {
         self.hosts().client.clone()
     }
 
+    /// The host in the middle of the wire: the first address of the lab's prefix, outside of every
+    /// node.
+    pub fn fabric(&self) -> Host {
+        self.hosts().fabric.clone()
+    }
+
     /// A node by name.
     pub fn node(&self, name: &str) -> Result<Node, Error> {
         self.hosts().node(name).cloned()
