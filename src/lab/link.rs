@@ -97,7 +97,8 @@ pub enum Error {
     },
 }
 
-/// A veth pair: one end here, the other, always switched on, in another namespace.
+/// A veth pair: one end here, switched on, the other in another namespace, still switched off (the
+/// kernel makes it first, and then there is nothing yet that it could be connected to).
 pub(super) struct VethPair<'a> {
     /// The name of the end that is here.
     pub(super) name: &'a str,
@@ -140,6 +141,8 @@ pub(super) enum Hop {
     Router(IpAddr, u32),
     /// Nowhere: the sender is told that the destination is unreachable.
     Unreachable,
+    /// Nowhere, and nobody is told.
+    Nowhere,
 }
 
 impl fmt::Display for Route {
@@ -150,6 +153,7 @@ impl fmt::Display for Route {
                 write!(f, "{} via {router} dev #{index}", self.destination)
             }
             Hop::Unreachable => write!(f, "unreachable {}", self.destination),
+            Hop::Nowhere => write!(f, "blackhole {}", self.destination),
         }
     }
 }
@@ -177,12 +181,11 @@ impl Wire {
         self.index(name).await
     }
 
-    /// Adds a veth pair, switched on, and gives the index of the end that is here.
+    /// Adds a veth pair and gives the index of the end that is here.
     pub(super) async fn add_veth(&self, pair: VethPair<'_>) -> Result<u32, Error> {
         let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
             .name(pair.peer)
-            .setns_by_fd(pair.peer_namespace.as_raw_fd())
-            .up();
+            .setns_by_fd(pair.peer_namespace.as_raw_fd());
         if let Some(address) = pair.peer_ethernet {
             peer = peer.address(address.to_vec());
         }
@@ -225,13 +228,15 @@ impl Wire {
         changed.map_err(|e| Error::SetUp { name: name.to_owned(), source: kernel(e) })
     }
 
-    /// Waits until a link carries packets: the kernel gets a link going in the background after it
-    /// was switched on, and drops what is sent before.
-    pub(super) async fn wait_until_up(&self, name: &str) -> Result<(), Error> {
+    /// Waits until a link carries packets in both families. The kernel gets a link going in the
+    /// background: it drops what is sent before the link is up, and asks for no IPv6 neighbour
+    /// before there is a link-local address to ask from. Either would cost a probe a second.
+    pub(super) async fn wait_until_ready(&self, name: &str) -> Result<(), Error> {
         let deadline = Instant::now() + LINK_UP_DEADLINE;
         loop {
             let link = self.find(name).await?;
-            if link.attributes.contains(&LinkAttribute::OperState(State::Up)) {
+            let up = link.attributes.contains(&LinkAttribute::OperState(State::Up));
+            if up && self.has_usable_addresses(name, link.header.index).await? {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -239,6 +244,27 @@ impl Wire {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// Whether a link has a link-local address, and no address that is still being set up.
+    async fn has_usable_addresses(&self, name: &str, index: u32) -> Result<bool, Error> {
+        let failed = |e| Error::FindLink { name: name.to_owned(), source: kernel(e) };
+        let mut addresses = self.0.address().get().set_link_index_filter(index).execute();
+        let mut link_local = false;
+        while let Some(address) = addresses.try_next().await.map_err(failed)? {
+            for attribute in &address.attributes {
+                match attribute {
+                    AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Tentative) => {
+                        return Ok(false);
+                    }
+                    AddressAttribute::Address(IpAddr::V6(ip)) => {
+                        link_local |= ip.is_unicast_link_local();
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(link_local)
     }
 
     /// Removes a link, and with one end of a veth pair the other.
@@ -258,9 +284,6 @@ impl Wire {
     ) -> Result<(), Error> {
         let mut request = self.0.address().add(index, address.addr(), address.prefix_len());
         let message = request.message_mut();
-        if address.addr().is_ipv6() {
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        }
         if let Reach::Link = reach {
             message.header.scope = AddressScope::Link;
         }
@@ -305,6 +328,7 @@ fn message_of(route: Route) -> RouteMessage {
             message.attributes.push(RouteAttribute::Oif(index));
         }
         Hop::Unreachable => message.header.kind = RouteType::Unreachable,
+        Hop::Nowhere => message.header.kind = RouteType::BlackHole,
     }
     if let Some(source) = route.source {
         message.attributes.push(RouteAttribute::PrefSource(source.into()));

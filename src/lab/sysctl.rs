@@ -30,9 +30,22 @@ pub(super) const EVERYWHERE: &[(&str, &str)] = &[
     // Replies may come back by another way than the request went.
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
+    // Neighbours are asked for from a link-local address.
+    ("ipv6/conf/default/addr_gen_mode", "0"),
     // Each refused probe shall hear of it: no limit on the rate of ICMP errors.
     ("ipv4/icmp_ratemask", "0"),
     ("ipv6/icmp/ratelimit", "0"),
+];
+
+/// In every namespace, where the kernel has it as a setting of the namespace; elsewhere it belongs
+/// to the machine, and is not ours to change.
+pub(super) const EVERYWHERE_IF_THERE: &[(&str, &str)] = &[
+    // The limit on ICMP errors of all destinations together, which IPv6 shares (since Linux 6.13).
+    ("ipv4/icmp_msgs_per_sec", "1000000"),
+    ("ipv4/icmp_msgs_burst", "1000000"),
+    // The fabric is a wire: no rules for what it carries.
+    ("bridge/bridge-nf-call-iptables", "0"),
+    ("bridge/bridge-nf-call-ip6tables", "0"),
 ];
 
 /// On nodes, which are routers.
@@ -50,6 +63,18 @@ pub(super) fn write(settings: &[(&str, &'static str)]) -> Result<(), Error> {
     for &(name, value) in settings {
         let path = format!("/proc/sys/net/{name}");
         fs::write(&path, value).map_err(|source| Error { path, value, source })?;
+    }
+    Ok(())
+}
+
+/// Like [`write`], and leaves out what is not there.
+pub(super) fn write_if_there(settings: &[(&str, &'static str)]) -> Result<(), Error> {
+    for &(name, value) in settings {
+        let written = write(&[(name, value)]);
+        match written {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 
 use super::address::{self, CLIENT, FIRST_POD, GATEWAY, LAST_POD, MAX_NODES};
-use super::claim::{self, Claim};
+use super::claim::{self, Claim, LabId};
 use super::host::{Host, Node, Pod, interface_name};
 use super::wiring::{
     attach_pod, connect, create_host, default_routes, in_host, lay_fabric, port_name,
@@ -134,6 +134,11 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Identifies the lab; the names of its namespaces start with it.
+    pub fn id(&self) -> LabId {
+        self.claim.id()
+    }
+
     /// The host outside the cluster. Its default route is through a node, `node-a` at first, so
     /// that it reaches service addresses; pods it reaches through their own nodes.
     pub fn client(&self) -> Host {
@@ -223,9 +228,12 @@ impl Lab {
         hosts.check_name(name)?;
         let number = hosts.free_pod_number(&node)?;
         let host = create_host(&self.claim, name, address::pod(node.number(), number), &[])?;
-        attach_pod(&node, &host, &interface_name(name, number))?;
-        pod::start(&host, ports)
-            .map_err(|source| Error::Responders { pod: name.to_owned(), source })?;
+        let interface = interface_name(name, number);
+        attach_pod(&node, &host, &interface)?;
+        if let Err(source) = pod::start(&host, ports) {
+            in_host(&node, |wire| async move { wire.remove_link(&interface).await })?;
+            return Err(Error::Responders { pod: name.to_owned(), source });
+        }
         let pod = Pod::new(host, &node, number, ports);
         hosts.last_pod.insert(node.number(), number);
         hosts.pods.insert(name.to_owned(), pod.clone());

@@ -127,10 +127,10 @@ pub enum Answer {
     /// "protocol unreachable".
     Refused,
     /// Somebody, or the host's own routes, said that there is no way. The error number is what
-    /// the kernel made of it, e.g. `EHOSTUNREACH`.
+    /// the kernel made of it: for a pod address that no pod has it is `EHOSTUNREACH` in IPv4 and
+    /// `ENETUNREACH` in IPv6.
     Unreachable(Errno),
-    /// Nothing came back in time; or the host's own rules dropped the probe, which the kernel
-    /// tells by `EPERM` where it can.
+    /// Nothing came back in time.
     Silent,
     /// A TCP connection came about, and was closed before a pod answered.
     Closed,
@@ -168,7 +168,7 @@ impl Answer {
             // EPROTO is what becomes of ICMPv6 "unrecognized next header", the counterpart of
             // ICMP "protocol unreachable" (icmpv6_err_convert in net/ipv6/icmp.c).
             Errno::ECONNREFUSED | Errno::ENOPROTOOPT | Errno::EPROTO => Answer::Refused,
-            Errno::EPERM | Errno::ETIMEDOUT => Answer::Silent,
+            Errno::ETIMEDOUT => Answer::Silent,
             errno => Answer::Unreachable(errno),
         }
     }
@@ -274,8 +274,11 @@ pub(super) async fn dial(host: &Host, probe: &Probe) -> Result<Result<Dialled, A
     };
     let socket = bound(host, probe, |at| {
         let socket = open().map_err(|source| not_open(probe, source))?;
-        let bind = socket.set_zero_linger().and_then(|()| socket.set_reuseaddr(true));
-        Ok(bind.and_then(|()| socket.bind(at)).map(|()| socket))
+        let ready = report_icmp_errors(&socket, family)
+            .and_then(|()| socket.set_zero_linger())
+            .and_then(|()| socket.set_reuseaddr(true));
+        ready.map_err(|source| not_open(probe, source))?;
+        Ok(socket.bind(at).map(|()| socket))
     })?;
     let talk = async {
         let stream = socket.connect(probe.destination).await.map_err(|e| Answer::from_error(&e))?;
@@ -308,7 +311,7 @@ async fn ask_udp(host: &Host, probe: &Probe) -> Result<Answer, Error> {
     };
     let mut bytes = [0; LONGEST];
     let talk = async {
-        socket.send(b"who are you?\n").await?;
+        unless_dropped(socket.send(b"who are you?\n").await.map(drop))?;
         socket.async_io(NEWS, || (&*SockRef::from(&socket)).read(&mut bytes)).await
     };
     Ok(match tokio::time::timeout(probe.timeout, talk).await {
@@ -319,10 +322,11 @@ async fn ask_udp(host: &Host, probe: &Probe) -> Result<Answer, Error> {
 }
 
 async fn ask_sctp(host: &Host, probe: &Probe) -> Result<Answer, Error> {
-    let socket = match SctpSocket::connect(probe.source, probe.destination.ip()) {
+    let port = probe.source_port.unwrap_or_else(|| host.next_port());
+    let socket = match SctpSocket::connect(probe.source, port, probe.destination.ip()) {
         Ok(socket) => socket,
         Err(source) if matches!(source.raw_os_error(), Some(libc::EADDRNOTAVAIL)) => {
-            let address = SocketAddr::new(probe.source.unwrap_or(probe.destination.ip()), 0);
+            let address = SocketAddr::new(probe.source.unwrap_or(probe.destination.ip()), port);
             return Err(Error::Bind { address, source });
         }
         Err(source) if matches!(source.raw_os_error(), Some(libc::EPERM | libc::EMFILE)) => {
@@ -330,7 +334,6 @@ async fn ask_sctp(host: &Host, probe: &Probe) -> Result<Answer, Error> {
         }
         Err(error) => return Ok(Answer::from_error(&error)),
     };
-    let port = probe.source_port.unwrap_or_else(|| host.next_port());
     let talk = set_up_association(&socket, port, probe.destination.port());
     Ok(tokio::time::timeout(probe.timeout, talk).await.unwrap_or(Answer::Silent))
 }
@@ -339,7 +342,7 @@ async fn ask_sctp(host: &Host, probe: &Probe) -> Result<Answer, Error> {
 async fn set_up_association(socket: &SctpSocket, source: u16, destination: u16) -> Answer {
     let tag = new_tag();
     let packet = |tag, chunk| Packet { source, destination, tag, chunk };
-    if let Err(error) = socket.send(&packet(0, Chunk::Init { tag })).await {
+    if let Err(error) = unless_dropped(socket.send(&packet(0, Chunk::Init { tag })).await) {
         return Answer::from_error(&error);
     }
     let mut agreed = None;
@@ -351,8 +354,8 @@ async fn set_up_association(socket: &SctpSocket, source: u16, destination: u16) 
                 None => continue,
             },
         };
-        // Other probes of this host to the same peer have their own ports and tags.
-        if (reply.source, reply.destination, reply.tag) != (destination, source, tag) {
+        // A late answer to an earlier probe from this port has that one's tag.
+        if (reply.source, reply.tag) != (destination, tag) {
             continue;
         }
         let next = match (reply.chunk, &agreed) {
@@ -371,9 +374,18 @@ async fn set_up_association(socket: &SctpSocket, source: u16, destination: u16) 
             }
             _ => continue,
         };
-        if let Err(error) = socket.send(&next).await {
+        if let Err(error) = unless_dropped(socket.send(&next).await) {
             return Answer::from_error(&error);
         }
+    }
+}
+
+/// Passes over the error that the kernel gives where a rule of this very host drops what is sent: a
+/// rule that rejects gives it, too, and more will then be heard.
+fn unless_dropped(sent: io::Result<()>) -> io::Result<()> {
+    match sent {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        other => other,
     }
 }
 

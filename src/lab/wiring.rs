@@ -32,6 +32,7 @@ pub(super) fn create_host(
     let host = Host::new(name, addresses, Namespace::create(&claim.id().namespace_name(name))?);
     let set = host.namespace().block_on(async move {
         sysctl::write(sysctl::EVERYWHERE)?;
+        sysctl::write_if_there(sysctl::EVERYWHERE_IF_THERE)?;
         sysctl::write(settings)
     })?;
     set.map_err(|source| Error::Setting { host: name.to_owned(), source })?;
@@ -46,6 +47,11 @@ pub(super) fn lay_fabric(fabric: &Host) -> Result<u32, Error> {
         let bridge = wire.add_bridge(BRIDGE).await?;
         wire.set_up(BRIDGE).await?;
         add_addresses(&wire, bridge, BRIDGE, addresses, fabric_prefix_len).await?;
+        for family in Family::BOTH {
+            // Without a route at all, IPv6 (unlike IPv4) would tell the sender so.
+            let destination = everything(family);
+            wire.set_route(Route { destination, hop: Hop::Nowhere, source: None }).await?;
+        }
         Ok(bridge)
     })
 }
@@ -72,12 +78,13 @@ pub(super) fn connect(fabric: &Host, bridge: u32, host: &Host) -> Result<(), Err
     })?;
     in_host(host, move |wire| async move {
         let index = wire.index(INTERFACE).await?;
+        wire.set_up(INTERFACE).await?;
         add_addresses(&wire, index, INTERFACE, addresses, fabric_prefix_len).await?;
-        wire.wait_until_up(INTERFACE).await
+        wire.wait_until_ready(INTERFACE).await
     })?;
     in_host(fabric, |wire| async move {
-        wire.wait_until_up(&port).await?;
-        wire.wait_until_up(BRIDGE).await
+        wire.wait_until_ready(&port).await?;
+        wire.wait_until_ready(BRIDGE).await
     })
 }
 
@@ -108,16 +115,17 @@ pub(super) fn attach_pod(node: &Node, pod: &Host, interface: &str) -> Result<(),
     })?;
     in_host(pod, move |wire| async move {
         let index = wire.index(INTERFACE).await?;
+        wire.set_up(INTERFACE).await?;
         add_addresses(&wire, index, INTERFACE, pod_at, full_prefix_len).await?;
         for (gateway, _) in pod_gateways() {
             let destination = everything(Family::of(gateway));
             let hop = Hop::Router(gateway, index);
             wire.set_route(Route { destination, hop, source: None }).await?;
         }
-        wire.wait_until_up(INTERFACE).await
+        wire.wait_until_ready(INTERFACE).await
     })?;
     let name = interface.to_owned();
-    in_host(node, |wire| async move { wire.wait_until_up(&name).await })
+    in_host(node, |wire| async move { wire.wait_until_ready(&name).await })
 }
 
 /// The default routes to a router on the fabric.
