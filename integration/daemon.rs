@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice::lab::api::{ApiServer, Options, Outage, Resource};
+use sluice::lab::{Isolation, prepare};
 
 use support::daemon::{Daemon, config, number};
 use support::{Outcome, eventually, run, trial};
 
 fn main() -> ExitCode {
+    // Before any thread exists: without root, everything happens in a user namespace.
+    prepare(Isolation::Private).expect("namespaces of our own");
     let arguments = libtest_mimic::Arguments::from_args();
     let trials = vec![
         trial("ten_thousand_services_load_and_a_restart_does_nothing", ten_thousand),
@@ -121,7 +124,7 @@ fn ten_thousand() -> Outcome {
     assert_eq!(number(&line, "services"), 10_000);
     // 50,000 endpoints, 10,000 cluster IPs, 10,000 entries in slots, 10,000 local ones' hairpins.
     assert!(number(&line, "elements") >= 80_000, "{line}");
-    assert!(daemon.terminate().success());
+    daemon.stop();
     assert!(table("ip").contains("10.100.39.15"), "rules outlive the daemon");
 
     let daemon = Daemon::start(&api.url(), &config(""));
@@ -279,7 +282,7 @@ fn api_server_away() -> Outcome {
     let mut daemon = Daemon::start(&api.url(), &config(""));
     daemon.wait_for_first_sync("IPv4");
     eventually("ServiceCIDRs are in force", || table("ip").contains("/16 drop").then_some(()));
-    assert!(daemon.terminate().success());
+    daemon.stop();
     let before = sorted_elements(&table("ip"));
 
     api.faults().set_outage(Outage::Disconnected);
@@ -377,7 +380,7 @@ fn bad_configuration() -> Outcome {
         "http://127.0.0.1:1",
         &config("nodePortAddresses: [nonsense]\nnftables: {masqueradeBit: 77}"),
     );
-    assert_eq!(daemon.wait_for_exit().code(), Some(1));
+    assert_eq!(daemon.exit_code(), Some(1));
     for problem in ["nodePortAddresses", "masqueradeBit"] {
         assert!(daemon.log().contains(problem), "{}", daemon.log());
     }

@@ -1,20 +1,15 @@
-//! The real daemon as a process, with a configuration file and a log that can be waited for.
+//! The real daemon in the network namespace of a test.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tempfile::TempDir;
+use sluice::lab::proxy::{Place, Proxy};
 
-use super::eventually;
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A daemon that is running, in the network namespace of the thread that started it.
-pub(crate) struct Daemon {
-    child: Child,
-    folder: TempDir,
-}
+/// A daemon that shows its log when a test fails.
+pub(crate) struct Daemon(Proxy);
 
 /// The configuration of a node called `node-a`; `more` are further lines of YAML.
 pub(crate) fn config(more: &str) -> String {
@@ -29,39 +24,19 @@ pub(crate) fn config(more: &str) -> String {
     )
 }
 
+/// The daemon's program.
+pub(crate) fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_sluice"))
+}
+
 impl Daemon {
     /// Starts it against the API server at `url`.
+    #[track_caller]
     pub(crate) fn start(url: &str, config: &str) -> Daemon {
-        let folder = TempDir::new().expect("a temporary folder");
-        fs::write(folder.path().join("config.yaml"), config).expect("the folder is writable");
-        let log = fs::File::create(folder.path().join("log")).expect("the folder is writable");
-        let child = Command::new(env!("CARGO_BIN_EXE_sluice"))
-            .arg("--config")
-            .arg(folder.path().join("config.yaml"))
-            .args(["--master", url, "-v", "4"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the daemon starts");
-        Daemon { child, folder }
+        Daemon(Proxy::start(program(), Place::Here, url, config).expect("the daemon starts"))
     }
 
-    fn log_file(&self) -> PathBuf {
-        self.folder.path().join("log")
-    }
-
-    /// The whole log.
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.log_file()).unwrap_or_default()
-    }
-
-    /// Lines of the log that contain `words`.
-    pub(crate) fn lines_with(&self, words: &str) -> Vec<String> {
-        self.log().lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
-    }
-
-    /// Waits for a line that contains `words`.
+    /// Waits for a line of the log that contains `words`.
     #[track_caller]
     pub(crate) fn wait_for(&self, words: &str) -> String {
         self.wait_for_nth(words, 0)
@@ -70,15 +45,7 @@ impl Daemon {
     /// Waits for one more line with `words` than `before`.
     #[track_caller]
     pub(crate) fn wait_for_nth(&self, words: &str, before: usize) -> String {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        loop {
-            if let Some(line) = self.lines_with(words).into_iter().nth(before) {
-                return line;
-            }
-            let late = std::time::Instant::now() > deadline;
-            assert!(!late, "no line with {words:?} in the log:\n{}", self.log());
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        self.0.wait_for(words, before, PATIENCE).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Waits for the first sync of a family to be done, and gives its line.
@@ -87,37 +54,38 @@ impl Daemon {
         self.wait_for(&format!("first sync done family={family}"))
     }
 
-    /// The process.
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).expect("a process number"))
-    }
-
-    /// Ends it as Kubernetes does.
+    /// Ends it as Kubernetes does; it must end well.
     #[track_caller]
-    pub(crate) fn terminate(&mut self) -> ExitStatus {
-        kill(self.pid(), Signal::SIGTERM).expect("the daemon is running");
-        self.wait_for_exit()
+    pub(crate) fn stop(&mut self) {
+        let status = self.0.terminate(PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+        assert!(status.success(), "{status}");
     }
 
-    /// Ends it as a crash does.
-    pub(crate) fn crash(&mut self) {
-        kill(self.pid(), Signal::SIGKILL).expect("the daemon is running");
-        self.wait_for_exit();
-    }
-
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended by itself, and gives its exit code.
     #[track_caller]
-    pub(crate) fn wait_for_exit(&mut self) -> ExitStatus {
-        eventually("the daemon ends", || self.child.try_wait().expect("it is our child"))
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.0.wait_for_exit(PATIENCE).unwrap_or_else(|error| panic!("{error}")).code()
+    }
+}
+
+impl Deref for Daemon {
+    type Target = Proxy;
+
+    fn deref(&self) -> &Proxy {
+        &self.0
+    }
+}
+
+impl DerefMut for Daemon {
+    fn deref_mut(&mut self) -> &mut Proxy {
+        &mut self.0
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the daemon's log:\n{}", self.log());
+            eprintln!("the daemon's log:\n{}", self.0.log());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What several test programs need: a network of their own, the real daemon, and its log.
 
 #![allow(dead_code)] // every test program uses its own part
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test may end where it is
 
 pub(crate) mod daemon;
 
