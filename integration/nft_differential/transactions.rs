@@ -156,6 +156,9 @@ pub(crate) fn absent_table() {
     let other = TableName::new(Family::V4, "other");
     let refused = refusals(nft.apply(&other, &ops));
     assert_eq!((refused[0].op, refused[0].errno), (0, libc::ENOENT));
+    assert!((1000..20_000).contains(&refused.len()), "{} are named one by one", refused.len());
+    let last = &refused[refused.len() - 1];
+    assert!(last.detail.ends_with("elements)"), "{last}");
     assert_eq!(
         refused[0].object,
         "add element ip other endpoints { 0x0a60000006000000\
