@@ -1,1 +1,75 @@
-//! (being written)
+//! Backends: a forwarding table in the words of one kernel mechanism.
+//!
+//! No decision about traffic is made here; if a backend lacks a fact, the table is missing a field.
+
+pub mod nftables;
+
+use std::collections::BTreeSet;
+
+use crate::model::ServiceName;
+use crate::plan::ForwardingTable;
+
+/// Makes the kernel match forwarding tables of one IP family.
+pub trait Backend: Send {
+    /// Brings the kernel in line with `table`, at the cost of what `scope` names. What somebody else
+    /// did to our objects since the last call is undone as well.
+    ///
+    /// # Errors
+    /// If nothing could be applied. The kernel is as it was before; the next call repairs all.
+    fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError>;
+}
+
+/// What may differ from the last successful sync.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scope {
+    /// Services whose plan may have changed; every one that ever was refused is among them.
+    pub services: BTreeSet<ServiceName>,
+    /// Whether to read the kernel and compare everything, whatever is believed of it.
+    pub full: bool,
+}
+
+/// What a sync did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// How many operations the kernel carried out; 0 if all was well already.
+    pub operations: usize,
+    /// How many of them were on elements of sets.
+    pub elements: usize,
+    /// Whether the kernel's state was read and compared.
+    pub observed: Observation,
+    /// Services whose change the kernel refused; everything else was applied.
+    pub refused: Vec<RefusedService>,
+}
+
+/// Whether a sync read the kernel's state, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Observation {
+    /// What is known of it was relied on.
+    #[default]
+    None,
+    /// It was read, at the start or on request.
+    Asked,
+    /// It was read because somebody else had changed our objects.
+    Drift,
+}
+
+/// A Service that the kernel does not serve as planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedService {
+    /// Its name.
+    pub service: ServiceName,
+    /// The object that was refused and what the kernel said.
+    pub reason: String,
+}
+
+/// Nothing could be applied.
+#[derive(Debug, thiserror::Error)]
+#[error("{backend} {family}: {reason}")]
+pub struct SyncError {
+    /// The backend's name.
+    pub backend: &'static str,
+    /// The family of the table.
+    pub family: crate::net::Family,
+    /// The object and what the kernel said about it.
+    pub reason: String,
+}

@@ -1,6 +1,70 @@
-//! The command line.
+//! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
+
+mod demo;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Sluice, a Kubernetes service proxy.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunFlags,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows what a Service does, in a lab of network namespaces.
+    Demo,
+}
+
+/// Flags of the daemon, named as the Go kube-proxy names them.
+#[derive(Debug, Args)]
+struct RunFlags {
+    /// A KubeProxyConfiguration file; other flags but --hostname-override and -v are ignored with it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A kubeconfig file that says where the API server is.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The URL of the API server, in place of the kubeconfig's.
+    #[arg(long, value_name = "URL")]
+    master: Option<String>,
+    /// The name of the Node object, if it is not this host's name.
+    #[arg(long, value_name = "NAME")]
+    hostname_override: Option<String>,
+    /// The proxy mode.
+    #[arg(long, value_name = "MODE")]
+    proxy_mode: Option<String>,
+    /// How much is logged: 0 for operators, 4 and more for developers.
+    #[arg(short = 'v', long = "v", value_name = "LEVEL")]
+    verbosity: Option<u32>,
+}
 
 /// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        None => run::run(arguments.run),
+        Some(Command::Demo) => demo::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The one sentence that says why the program ended.
+#[allow(clippy::print_stderr)] // the log may be what could not be set up
+fn complain(error: &anyhow::Error) {
+    eprintln!("sluice: {error:#}");
 }

@@ -3,4 +3,28 @@
 //! [`nft`] speaks nf_tables over netlink; the other modules speak of links, addresses and
 //! connections. Nothing here knows of Services.
 
+pub mod addresses;
 pub mod nft;
+
+use std::path::Path;
+
+use crate::net::Family;
+
+/// This host's name.
+///
+/// # Errors
+/// If the kernel does not tell, or the name is not text.
+pub fn host_name() -> std::io::Result<String> {
+    let name = nix::unistd::gethostname()?;
+    name.into_string().map_err(|name| {
+        std::io::Error::other(format!("the host name {} is not UTF-8", name.display()))
+    })
+}
+
+/// Whether this kernel speaks an IP family: IPv6 may be missing (`ipv6.disable=1`).
+pub fn has_family(family: Family) -> bool {
+    match family {
+        Family::V4 => true,
+        Family::V6 => Path::new("/proc/net/if_inet6").exists(),
+    }
+}

@@ -1,1 +1,272 @@
-//! (being written)
+//! The loop: changes come in, forwarding tables follow, backends make the kernel match.
+//!
+//! Nothing is written before Services, EndpointSlices, ServiceCIDRs and the own Node have been listed
+//! once, because a table built from half of them would take working rules away. After that the last known state
+//! stays in force whatever happens to the API server.
+
+mod host;
+mod pacer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::pacer::{Pacer, Reason};
+use crate::backend::{Backend, Observation, Report, Scope};
+use crate::config::Config;
+use crate::model::{Change, ServiceName, Snapshot};
+use crate::net::Family;
+use crate::plan::{Effect, Planner};
+use crate::watch::{ConnectionState, Resource, Update};
+
+/// How long the first sync waits for the own Node and the ServiceCIDRs once all else is known (upstream:
+/// `cmd/kube-proxy/app/server.go`, getNodeIPs).
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// The most changes that are taken in before the kernel is brought up to date.
+const BATCH: usize = 100_000;
+
+/// Where changes come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// From the Kubernetes API.
+    pub updates: mpsc::Receiver<Update>,
+    /// The addresses of this node's interfaces.
+    pub addresses: watch::Receiver<BTreeSet<IpAddr>>,
+}
+
+/// One IP family: its table, and the backend that carries it out.
+struct Plane {
+    planner: Planner,
+    backend: Box<dyn Backend>,
+    /// Services that the backend has not been told about, or refused.
+    pending: BTreeSet<ServiceName>,
+    refused: BTreeMap<ServiceName, String>,
+    /// No sync has succeeded yet.
+    fresh: bool,
+}
+
+/// The loop's state.
+struct Loop {
+    config: Config,
+    snapshot: Snapshot,
+    listed: BTreeSet<Resource>,
+    /// When all was known but the Node or the ServiceCIDRs.
+    waiting_since: Option<Instant>,
+    dirty: BTreeSet<ServiceName>,
+    host_changed: bool,
+    planes: Vec<Plane>,
+    addresses: BTreeSet<IpAddr>,
+    lost: BTreeSet<Resource>,
+}
+
+/// Runs until `stop` is cancelled or every source of changes is gone. The kernel keeps what it has.
+pub async fn run(
+    config: Config,
+    node_name: &str,
+    backends: Vec<(Family, Box<dyn Backend>)>,
+    mut sources: Sources,
+    stop: CancellationToken,
+) {
+    let addresses = sources.addresses.borrow_and_update().clone();
+    let mut state = Loop::new(config, node_name, backends, addresses);
+    let mut pacer = Pacer::new(state.config.sync);
+    let mut inbox = Vec::new();
+    loop {
+        let now = Instant::now();
+        let (at, reason) = pacer.next(now);
+        if state.ready(now) && at <= now {
+            let succeeded = tokio::task::block_in_place(|| state.sync(reason));
+            pacer.ran(Instant::now(), reason, succeeded);
+            continue;
+        }
+        let wake = if state.ready(now) { at } else { now + Duration::from_secs(1) };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            count = sources.updates.recv_many(&mut inbox, BATCH) => {
+                if count == 0 {
+                    return;
+                }
+                if inbox.drain(..).fold(false, |changed, update| state.take(update) | changed) {
+                    pacer.request();
+                }
+            }
+            Ok(()) = sources.addresses.changed() => {
+                state.addresses.clone_from(&sources.addresses.borrow_and_update());
+                state.host_changed = true;
+                pacer.request();
+            }
+            () = tokio::time::sleep_until(wake.into()) => {}
+        }
+    }
+}
+
+impl Loop {
+    fn new(
+        config: Config,
+        node_name: &str,
+        backends: Vec<(Family, Box<dyn Backend>)>,
+        addresses: BTreeSet<IpAddr>,
+    ) -> Loop {
+        let plane = |(family, backend)| Plane {
+            planner: Planner::new(family, node_name, host::host(family, &config, None, &addresses)),
+            backend,
+            pending: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            fresh: true,
+        };
+        let planes = backends.into_iter().map(plane).collect();
+        Loop {
+            config,
+            snapshot: Snapshot::default(),
+            listed: BTreeSet::new(),
+            waiting_since: None,
+            dirty: BTreeSet::new(),
+            host_changed: true,
+            planes,
+            addresses,
+            lost: BTreeSet::new(),
+        }
+    }
+
+    /// Takes one update in and says whether it asks for a sync.
+    fn take(&mut self, update: Update) -> bool {
+        match update {
+            Update::Change(change) => {
+                match &change {
+                    Change::Services(_) => self.listed.insert(Resource::Services),
+                    Change::Slices(_) => self.listed.insert(Resource::EndpointSlices),
+                    Change::Node(_) => self.listed.insert(Resource::Node),
+                    Change::ServiceCidrs(_) => self.listed.insert(Resource::ServiceCidrs),
+                    _ => false,
+                };
+                let for_all = matches!(change, Change::Node(_) | Change::ServiceCidrs(_));
+                self.host_changed |= for_all;
+                self.snapshot.apply(change, &mut self.dirty);
+                for_all || !self.dirty.is_empty()
+            }
+            Update::Warnings(warnings) => {
+                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                false
+            }
+            Update::Connection { resource, state } => {
+                self.connection(resource, state);
+                false
+            }
+        }
+    }
+
+    /// Says once what became of the connection as a whole, not once per resource.
+    fn connection(&mut self, resource: Resource, state: ConnectionState) {
+        let before = self.lost.is_empty();
+        match state {
+            ConnectionState::Connected => self.lost.remove(&resource),
+            ConnectionState::Lost(_) => self.lost.insert(resource),
+        };
+        if before && !self.lost.is_empty() {
+            tracing::debug!(%resource, "no changes arrive; the rules in force stay");
+        } else if !before && self.lost.is_empty() {
+            tracing::debug!("changes arrive again");
+        }
+    }
+
+    fn ready(&mut self, now: Instant) -> bool {
+        let known = |resource| self.listed.contains(&resource);
+        if !known(Resource::Services) || !known(Resource::EndpointSlices) {
+            return false;
+        }
+        if known(Resource::Node) && known(Resource::ServiceCidrs) {
+            return true;
+        }
+        let since = *self.waiting_since.get_or_insert(now);
+        now.duration_since(since) >= LONGEST_WAIT
+    }
+
+    /// Brings every family up to date; whether all of it worked.
+    fn sync(&mut self, reason: Reason) -> bool {
+        let dirty = std::mem::take(&mut self.dirty);
+        let host_changed = std::mem::take(&mut self.host_changed);
+        let mut succeeded = true;
+        for plane in &mut self.planes {
+            if host_changed {
+                let family = plane.planner.table().family;
+                let node = self.snapshot.node.as_ref();
+                let host = host::host(family, &self.config, node, &self.addresses);
+                let effect = plane.planner.set_host(&self.snapshot, host);
+                plane.note(effect);
+            }
+            let effect = plane.planner.update(&self.snapshot, &dirty);
+            plane.note(effect);
+            succeeded &= plane.sync(reason);
+        }
+        succeeded
+    }
+}
+
+impl Plane {
+    fn note(&mut self, effect: Effect) {
+        effect.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        self.pending.extend(effect.services);
+    }
+
+    fn sync(&mut self, reason: Reason) -> bool {
+        let scope =
+            Scope { services: std::mem::take(&mut self.pending), full: reason == Reason::Full };
+        let started = Instant::now();
+        let table = self.planner.table();
+        match self.backend.sync(table, &scope) {
+            Ok(report) => {
+                self.report(&scope, report, started.elapsed());
+                self.refused.is_empty()
+            }
+            Err(error) => {
+                tracing::error!("{error}; trying again, the rules in force stay");
+                self.pending = scope.services;
+                false
+            }
+        }
+    }
+
+    fn report(&mut self, scope: &Scope, report: Report, elapsed: Duration) {
+        let family = self.planner.table().family;
+        if report.observed == Observation::Drift {
+            tracing::warn!(
+                %family,
+                operations = report.operations,
+                "somebody else changed our table; repaired"
+            );
+        }
+        if std::mem::replace(&mut self.fresh, false) {
+            tracing::info!(
+                %family,
+                services = self.planner.table().services.len(),
+                operations = report.operations,
+                elements = report.elements,
+                ?elapsed,
+                "first sync done"
+            );
+        } else if report.operations > 0 {
+            tracing::info!(
+                %family,
+                services = scope.services.len(),
+                operations = report.operations,
+                elements = report.elements,
+                ?elapsed,
+                "synced"
+            );
+        }
+        let refused: BTreeMap<ServiceName, String> =
+            report.refused.into_iter().map(|r| (r.service, r.reason)).collect();
+        for (service, reason) in &refused {
+            if self.refused.get(service) != Some(reason) {
+                tracing::error!(%family, %service, "the kernel refuses this Service; all others are served: {reason}");
+            }
+        }
+        self.pending.extend(refused.keys().cloned());
+        self.refused = refused;
+    }
+}

@@ -118,6 +118,14 @@ pub struct Refused {
     pub object: String,
 }
 
+impl Refused {
+    /// Whether the kernel's state is not what the operation took for granted: something is missing,
+    /// is there already, or is in use.
+    pub fn contradicts_state(&self) -> bool {
+        matches!(self.errno, libc::ENOENT | libc::EEXIST | libc::EBUSY)
+    }
+}
+
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.object, self.detail)

@@ -1,0 +1,194 @@
+//! The real client over real connections to the lab's API server, in a network namespace of its own.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use rtnetlink::LinkUnspec;
+use serde_json::Value;
+use sluice::lab::api::{
+    Access, ApiServer as LabServer, Identity, Options, Outage, Resource as LabResource,
+    StreamingLists, Token, Verb, WatchEnd,
+};
+use sluice::model::Change;
+use sluice::watch::{ApiServer, ClientError, ClientOptions, ConnectionState, Resource, Update};
+
+use super::{Watching, service, slice, watch_server};
+
+/// Runs the future on a thread that has a network namespace with a loopback interface.
+fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("network namespaces can be made (run as root)");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime starts").block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().expect("netlink opens");
+            let connection = tokio::spawn(connection);
+            let up = LinkUnspec::new_with_index(1).up().build();
+            handle.link().change(up).execute().await.expect("lo comes up");
+            connection.abort();
+            let within = Duration::from_secs(60);
+            tokio::time::timeout(within, test).await.expect("the test ends within a minute");
+        });
+    });
+    thread.join().expect("the test passes");
+}
+
+/// A server that gives the bearer of `secret` the rights of kube-proxy and no more.
+fn lab_server() -> LabServer {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    let token = Token { secret: "secret".to_owned(), identity: Identity::NodeProxier };
+    let options = Options { access: Access::Tokens(vec![token]), ..Options::default() };
+    LabServer::start(listener, options).expect("the server starts")
+}
+
+fn lab_object(kind: &str, mut object: Value) -> Value {
+    object["kind"] = kind.into();
+    object["apiVersion"] = match kind {
+        "EndpointSlice" => "discovery.k8s.io/v1".into(),
+        _ => "v1".into(),
+    };
+    object
+}
+
+fn put(lab: &LabServer, kind: &str, object: Value) {
+    lab.write_unchecked(&lab_object(kind, object)).expect("it is an object");
+}
+
+async fn watch_lab(lab: &LabServer) -> Watching {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("kubeconfig");
+    std::fs::write(&path, kubeconfig(lab.address().port())).expect("a file");
+    let options = ClientOptions { kubeconfig: Some(path), master: None };
+    watch_server(&ApiServer::new(&options).await.expect("plain HTTP needs no certificates"))
+}
+
+async fn until_lost(watching: &mut Watching) {
+    while !matches!(watching.connection(Resource::Services).await, ConnectionState::Lost(_)) {}
+}
+
+fn kubeconfig(port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n\
+         clusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]\n\
+         users: [{{name: u, user: {{token: secret}}}}]\n"
+    )
+}
+
+#[test]
+fn the_rights_of_kube_proxy_are_enough() {
+    in_namespace(async {
+        let lab = lab_server();
+        put(&lab, "Service", service("a", "10.96.0.10"));
+        put(&lab, "EndpointSlice", slice("a-1", "a", "10.1.0.1"));
+        for streaming in [StreamingLists::Served, StreamingLists::Forbidden] {
+            lab.faults().set_streaming_lists(streaming);
+            let mut watching = watch_lab(&lab).await;
+            let mut connected = BTreeSet::new();
+            while connected.len() < Resource::ALL.len() {
+                let state = watching.until(|update| match update {
+                    Update::Connection { resource, state } => Some((*resource, state.clone())),
+                    _ => None,
+                });
+                let (resource, state) = state.await;
+                assert_eq!(state, ConnectionState::Connected, "{streaming:?} {resource}");
+                connected.insert(resource);
+            }
+        }
+        for request in lab.requests().log() {
+            assert!(matches!(request.verb, Verb::List | Verb::Watch), "{request:?}");
+            assert_eq!(request.user_agent, format!("sluice/{}", env!("CARGO_PKG_VERSION")));
+        }
+    });
+}
+
+#[test]
+fn a_broken_connection_costs_no_list() {
+    in_namespace(async {
+        let lab = lab_server();
+        put(&lab, "Service", service("a", "10.96.0.10"));
+        let mut watching = watch_lab(&lab).await;
+        assert_eq!(watching.services().await, ["a"]);
+        let ends = [(WatchEnd::Broken, "10.96.0.11"), (WatchEnd::Clean, "10.96.0.12")];
+        for (end, ip) in ends {
+            lab.requests().reset();
+            lab.faults().end_watches(None, end);
+            put(&lab, "Service", service("b", ip));
+            assert!(matches!(watching.service_change().await, Change::Service(_)), "{end:?}");
+            assert_eq!(lab.requests().count(Verb::List, LabResource::Services), 0, "{end:?}");
+        }
+    });
+}
+
+#[test]
+fn an_outage_is_survived() {
+    in_namespace(async {
+        let lab = lab_server();
+        put(&lab, "Service", service("a", "10.96.0.10"));
+        let mut watching = watch_lab(&lab).await;
+        assert_eq!(watching.services().await, ["a"]);
+        lab.faults().set_outage(Outage::Disconnected);
+        until_lost(&mut watching).await;
+        put(&lab, "Service", service("b", "10.96.0.11"));
+        lab.faults().set_outage(Outage::None);
+        assert!(matches!(watching.service_change().await, Change::Service(_)));
+        assert_eq!(watching.connection(Resource::Services).await, ConnectionState::Connected);
+    });
+}
+
+async fn error_of(options: ClientOptions) -> ClientError {
+    match ApiServer::new(&options).await {
+        Ok(_) => panic!("{options:?} should not lead to a server"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn errors_name_the_file_the_field_and_the_way_out() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let good = kubeconfig(1);
+    let missing_ca = "{server: 'https://h', certificate-authority: missing.crt}";
+    let server = "{server: 'http://127.0.0.1:1'}";
+    let table = [
+        (": [".to_owned(), "cannot read the kubeconfig"),
+        (good.replace("current-context: c\n", ""), "current-context is not set"),
+        (good.replace("current-context: c", "current-context: x"), "current-context names \"x\""),
+        (good.replace("cluster: k,", "cluster: y,"), "names cluster \"y\""),
+        (good.replace(server, "{}"), "has no server"),
+        (good.replace(server, missing_ca), "certificate-authority of the cluster"),
+        (
+            good.replace(server, "{server: 'https://h', certificate-authority-data: '!'}"),
+            "certificate-authority of the cluster",
+        ),
+    ];
+    for (i, (text, expected)) in table.into_iter().enumerate() {
+        let path = directory.path().join(i.to_string());
+        std::fs::write(&path, &text).expect("a file");
+        let options = ClientOptions { kubeconfig: Some(path.clone()), master: None };
+        let error = error_of(options).await.to_string();
+        assert!(error.contains(expected), "{error}\n{text}");
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
+
+    let missing = Path::new("/nonexistent/kubeconfig").to_owned();
+    let error =
+        error_of(ClientOptions { kubeconfig: Some(missing), master: None }).await.to_string();
+    assert!(error.contains("/nonexistent/kubeconfig") && error.contains("--kubeconfig"), "{error}");
+
+    let master = Some("localhost:6443".to_owned());
+    let error = error_of(ClientOptions { kubeconfig: None, master }).await.to_string();
+    assert!(error.contains("https://host:6443"), "{error}");
+}
+
+#[tokio::test]
+async fn the_master_address_overrides_the_kubeconfig() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("kubeconfig");
+    std::fs::write(&path, kubeconfig(1)).expect("a file");
+    let options =
+        ClientOptions { kubeconfig: Some(path), master: Some("http://192.0.2.7:8080/".to_owned()) };
+    let server = ApiServer::new(&options).await.expect("both are usable");
+    assert_eq!(server.url, "http://192.0.2.7:8080");
+}

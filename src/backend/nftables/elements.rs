@@ -1,0 +1,108 @@
+//! The elements that say what the forwarding table says about one Service.
+
+use super::layout::{Place, SetId, frontend_key, slots_for};
+use crate::kernel::nft::{Data, Element, Key};
+use crate::plan::{
+    Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route, ServicePlan,
+    SourceClass, Verdict,
+};
+
+/// What some traffic to a frontend finds.
+enum Found<'a> {
+    Pool(&'a [PoolEndpoint]),
+    Reject,
+    Drop,
+}
+
+/// Elements that belong to one Service alone.
+pub(super) fn own_elements(plan: &ServicePlan) -> Vec<(SetId, Element)> {
+    let mut elements = Vec::new();
+    for port in &plan.ports {
+        for frontend in &port.frontends {
+            frontend_elements(port, frontend, &mut elements);
+        }
+    }
+    elements
+}
+
+/// Elements that several Services may need at once: they exist while anybody needs them.
+pub(super) fn shared_elements(plan: &ServicePlan) -> Vec<(SetId, Element)> {
+    let mut elements = Vec::new();
+    if let Some(ip) = plan.cluster_ip {
+        elements.push((SetId::ClusterIps, Element::new(Key::new().address(ip))));
+    }
+    for port in &plan.ports {
+        let here = port.cluster.iter().chain(&port.local).filter(|endpoint| endpoint.local);
+        elements.extend(here.map(|endpoint| {
+            let to_itself = Key::new().address(endpoint.ip).address(endpoint.ip);
+            let key = to_itself.protocol(port.protocol).port(endpoint.port);
+            (SetId::Hairpin, Element::new(key))
+        }));
+    }
+    elements.sort_unstable();
+    elements.dedup();
+    elements
+}
+
+/// Which pool traffic to this frontend finds in which place; used to read slots back.
+pub(super) fn pools_of(frontend: &Frontend) -> impl Iterator<Item = (Place, PoolKind)> {
+    let place = Place::of(&frontend.at);
+    let pool = |route: &Route| match route.verdict {
+        Verdict::Forward(kind) => Some(kind),
+        Verdict::Reject | Verdict::Drop => None,
+    };
+    let split = is_split(frontend);
+    let first = frontend.routes.first().and_then(pool).map(|kind| (place, kind));
+    let rest = frontend.routes.last().filter(|_| split).and_then(pool);
+    first.into_iter().chain(rest.map(|kind| (place.local(), kind)))
+}
+
+fn frontend_elements(port: &PortPlan, frontend: &Frontend, out: &mut Vec<(SetId, Element)>) {
+    let place = Place::of(&frontend.at);
+    let key = frontend_key(&frontend.at);
+    let found = |route: &Route| match route.verdict {
+        Verdict::Forward(kind) => Found::Pool(port.pool(kind)),
+        Verdict::Reject => Found::Reject,
+        Verdict::Drop => Found::Drop,
+    };
+    let anyone = frontend.routes.for_anyone();
+    if is_split(frontend) {
+        out.push((SetId::Split(place), Element::new(key)));
+        if let Some(privileged) = frontend.routes.first() {
+            found_elements(place, place, &key, found(privileged), out);
+        }
+        found_elements(place, place.local(), &key, found(&anyone), out);
+    } else {
+        found_elements(place, place, &key, found(&anyone), out);
+        // Cluster IPs are masqueraded by who asks, which one rule decides for all of them.
+        if anyone.masquerade == Masquerade::Yes && frontend.kind != FrontendKind::ClusterIp {
+            out.push((SetId::Masquerade(place), Element::new(key)));
+        }
+    }
+}
+
+/// Whether pods or this node itself find another pool than anyone else.
+fn is_split(frontend: &Frontend) -> bool {
+    frontend.routes.iter().any(|route| route.from == SourceClass::ThisNode)
+}
+
+fn found_elements(
+    address: Place,
+    place: Place,
+    key: &Key,
+    found: Found<'_>,
+    out: &mut Vec<(SetId, Element)>,
+) {
+    match found {
+        Found::Reject => out.push((SetId::Reject(address), Element::new(*key))),
+        Found::Drop => out.push((SetId::Drop(address), Element::new(*key))),
+        Found::Pool(pool) if pool.is_empty() => {}
+        Found::Pool(pool) => {
+            out.push((SetId::Slots(place, slots_for(pool.len())), Element::new(*key)));
+            for (slot, endpoint) in (0..).zip(pool) {
+                let data = Data::new().address(endpoint.ip).port(endpoint.port);
+                out.push((SetId::Endpoints(place), Element::data(key.number(slot), data)));
+            }
+        }
+    }
+}

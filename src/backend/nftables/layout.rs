@@ -1,0 +1,210 @@
+//! The names and shapes of what varies: sets and maps, and which element of them says what.
+//!
+//! A frontend with n endpoints holds the slots 0 to n-1 of a map `…-endpoints`, keyed by its address
+//! and the slot. Which set `…-slots-N` it is in says how large a number to draw: N is n rounded up to
+//! a power of two, so that N changes rarely and there are few sets. A draw that hits no slot is
+//! repeated (see `rules`). There is no verdict map: the kernel walks through all elements of one
+//! whenever an element that jumps is added, so the cost of a change would grow with the cluster.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::kernel::nft::{Field, Key, Set};
+use crate::net::Family;
+use crate::plan::Address;
+
+/// The name of our table, the one that the Go kube-proxy uses too: starting one over the other takes
+/// the node over in one transaction.
+pub(super) const TABLE: &str = "kube-proxy";
+
+/// Where frontends are looked up.
+///
+/// Most frontends use one pool for all traffic. One whose external policy is Local has a second pool,
+/// for traffic that comes from elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// Virtual IPs.
+    Service,
+    /// Virtual IPs, for traffic from elsewhere.
+    ServiceLocal,
+    /// Node ports.
+    NodePort,
+    /// Node ports, for traffic from elsewhere.
+    NodePortLocal,
+}
+
+impl Place {
+    pub(super) const ALL: [Place; 4] =
+        [Place::Service, Place::ServiceLocal, Place::NodePort, Place::NodePortLocal];
+
+    /// The place of an address.
+    pub(super) fn of(address: &Address) -> Place {
+        match address {
+            Address::Vip { .. } => Place::Service,
+            Address::NodePort { .. } => Place::NodePort,
+        }
+    }
+
+    /// The place of the same address for traffic from elsewhere.
+    pub(super) fn local(self) -> Place {
+        match self {
+            Place::Service | Place::ServiceLocal => Place::ServiceLocal,
+            Place::NodePort | Place::NodePortLocal => Place::NodePortLocal,
+        }
+    }
+
+    /// What frontends are found by.
+    pub(super) fn key(self, family: Family) -> Vec<Field> {
+        match self {
+            Place::Service | Place::ServiceLocal => {
+                vec![Field::Daddr(family), Field::L4Proto, Field::Dport]
+            }
+            Place::NodePort | Place::NodePortLocal => vec![Field::L4Proto, Field::Dport],
+        }
+    }
+
+    /// What endpoints are found by: the frontend and a slot drawn from `size`.
+    pub(super) fn slot_key(self, family: Family, size: u32) -> Vec<Field> {
+        let mut key = self.key(family);
+        key.push(Field::Random { modulus: size });
+        key
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Place::Service => "service",
+            Place::ServiceLocal => "service-local",
+            Place::NodePort => "nodeport",
+            Place::NodePortLocal => "nodeport-local",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.prefix())
+    }
+}
+
+/// A set or map of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum SetId {
+    /// Cluster IPs in use.
+    ClusterIps,
+    /// Addresses of this node that accept node ports.
+    NodePortIps,
+    /// Connections from an endpoint of this node to itself.
+    Hairpin,
+    /// Frontends without endpoints.
+    Reject(Place),
+    /// Frontends whose endpoints are all elsewhere, for traffic that may only use local ones.
+    Drop(Place),
+    /// Frontends whose traffic is always masqueraded.
+    Masquerade(Place),
+    /// Frontends with a second pool for traffic from elsewhere, or none for it.
+    Split(Place),
+    /// Frontends that draw from so many slots.
+    Slots(Place, u32),
+    /// Endpoints by frontend and slot.
+    Endpoints(Place),
+}
+
+/// The largest number of slots that `typeof` announces; of no consequence to the kernel.
+const SLOTS_SHOWN: u32 = 65536;
+
+impl SetId {
+    /// The sets that are always there.
+    pub(super) fn permanent() -> impl Iterator<Item = SetId> {
+        let per_address = [Place::Service, Place::NodePort].into_iter().flat_map(|place| {
+            [
+                SetId::Reject(place),
+                SetId::Drop(place),
+                SetId::Masquerade(place),
+                SetId::Split(place),
+            ]
+        });
+        [SetId::ClusterIps, SetId::NodePortIps, SetId::Hairpin]
+            .into_iter()
+            .chain(per_address)
+            .chain(Place::ALL.map(SetId::Endpoints))
+    }
+
+    /// Its name in the kernel.
+    pub(super) fn name(self) -> Arc<str> {
+        match self {
+            SetId::ClusterIps => "cluster-ips".into(),
+            SetId::NodePortIps => "nodeport-ips".into(),
+            SetId::Hairpin => "hairpin-connections".into(),
+            SetId::Reject(place) => format!("{place}-reject").into(),
+            SetId::Drop(place) => format!("{place}-drop").into(),
+            SetId::Masquerade(place) => format!("{place}-masquerade").into(),
+            SetId::Split(place) => format!("{place}-split").into(),
+            SetId::Slots(place, size) => format!("{place}-slots-{size}").into(),
+            SetId::Endpoints(place) => format!("{place}-endpoints").into(),
+        }
+    }
+
+    /// The set of ours that has this name.
+    pub(super) fn from_name(name: &str) -> Option<SetId> {
+        if let Some((place, size)) = name.rsplit_once("-slots-") {
+            let place = Place::ALL.into_iter().find(|p| p.prefix() == place)?;
+            return Some(SetId::Slots(place, size.parse().ok()?));
+        }
+        SetId::permanent().find(|id| *id.name() == *name)
+    }
+
+    /// Its definition.
+    pub(super) fn definition(self, family: Family) -> Set {
+        let (daddr, saddr) = (Field::Daddr(family), Field::Saddr(family));
+        let (protocol, port) = (Field::L4Proto, Field::Dport);
+        let name = self.name();
+        let (mut set, comment) = match self {
+            SetId::ClusterIps => {
+                (Set::set(name, vec![daddr]), "cluster IPs: other ports of them are rejected")
+            }
+            SetId::NodePortIps => {
+                (Set::set(name, vec![daddr]), "addresses of this node that accept node ports")
+            }
+            SetId::Hairpin => (
+                Set::set(name, vec![saddr, daddr, protocol, port]),
+                "an endpoint that reaches itself must see another source",
+            ),
+            SetId::Reject(place) => {
+                (Set::set(name, place.key(family)), "no endpoint anywhere: rejected")
+            }
+            SetId::Drop(place) => {
+                (Set::set(name, place.key(family)), "policy Local, no endpoint here: dropped")
+            }
+            SetId::Masquerade(place) => {
+                (Set::set(name, place.key(family)), "source becomes this node's address")
+            }
+            SetId::Split(place) => (
+                Set::set(name, place.key(family)),
+                "policy Local: pods and this node itself may use any endpoint, others local ones",
+            ),
+            SetId::Slots(place, _) => {
+                (Set::set(name, place.key(family)), "frontends by the number of slots to draw from")
+            }
+            SetId::Endpoints(place) => (
+                Set::map(name, place.slot_key(family, SLOTS_SHOWN), vec![daddr, port]),
+                "the endpoint in each slot of a frontend",
+            ),
+        };
+        set.comment = Some(comment.into());
+        set
+    }
+}
+
+/// The part of a key that names a frontend.
+pub(super) fn frontend_key(address: &Address) -> Key {
+    match *address {
+        Address::Vip { ip, protocol, port } => Key::new().address(ip).protocol(protocol).port(port),
+        Address::NodePort { protocol, port } => Key::new().protocol(protocol).port(port),
+    }
+}
+
+/// How many slots `endpoints` (at least one) are drawn from: the next power of two, so that a draw
+/// hits with a probability of more than one half.
+pub(super) fn slots_for(endpoints: usize) -> u32 {
+    u32::try_from(endpoints.next_power_of_two()).unwrap_or(1 << 31)
+}

@@ -1,0 +1,368 @@
+//! What the kernel has, and the operations that bring it to what a forwarding table wants.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::elements::{own_elements, shared_elements};
+use super::layout::{Place, SetId};
+use super::observed::Seen;
+use super::rules::{Schema, schema};
+use super::slots::arrange;
+use crate::kernel::nft::{Chain, Element, Key, Op, Rule, Value};
+use crate::model::ServiceName;
+use crate::plan::{ForwardingTable, NodePortAddresses, PoolKind, PortPlan, ServicePlan};
+
+/// What the kernel has, as far as we wrote or read it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Programmed {
+    schema: Schema,
+    /// Host-wide elements.
+    host: BTreeSet<(SetId, Key)>,
+    /// Plans whose pools are in slot order.
+    services: FxHashMap<ServiceName, ServicePlan>,
+    /// How many Services need a shared element.
+    shared: FxHashMap<(SetId, Key), u32>,
+    /// How many frontends draw from a number of slots.
+    sizes: BTreeMap<(Place, u32), u32>,
+}
+
+/// An operation on an element, with the index of the Service that asks for it.
+#[derive(Debug)]
+struct ElementChange {
+    set: SetId,
+    element: Element,
+    owner: Option<u32>,
+}
+
+/// Operations of one transaction, and what is true once they are applied.
+#[derive(Debug, Default)]
+pub(super) struct Step {
+    /// Make room: a table to build on, new sets and chains.
+    prepare: Vec<Op>,
+    deletes: Vec<ElementChange>,
+    adds: Vec<ElementChange>,
+    /// Rules, then chains and sets that nothing needs any more.
+    finish: Vec<Op>,
+    owners: Vec<ServiceName>,
+    outcome: Outcome,
+}
+
+/// What is true after a step.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// Replaces everything that was known, or adds to it.
+    fresh: bool,
+    schema: Option<Schema>,
+    host: BTreeSet<(SetId, Key)>,
+    services: Vec<(ServiceName, Option<ServicePlan>)>,
+    shared: FxHashMap<(SetId, Key), Delta>,
+    sizes: BTreeMap<(Place, u32), i64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Delta {
+    count: i64,
+    owner: u32,
+}
+
+impl Step {
+    /// The operations for a change of some Services, given what is programmed.
+    pub(super) fn from_programmed(
+        programmed: &Programmed,
+        table: &ForwardingTable,
+        scope: &BTreeSet<ServiceName>,
+    ) -> Step {
+        let mut step = Step::default();
+        for name in scope {
+            let old = programmed.services.get(name);
+            let new = table.services.get(name).map(|plan| {
+                arranged(plan, |port, kind| {
+                    let ports = old.into_iter().flat_map(|plan| &plan.ports);
+                    let twin = ports.into_iter().find(|p| same_port(p, port));
+                    twin.map(|twin| addresses(twin.pool(kind))).unwrap_or_default()
+                })
+            });
+            if old != new.as_ref() {
+                step.service(name, old, new);
+            }
+        }
+        step.shared(programmed);
+        step.host(&programmed.host, host_elements(table));
+        step.schema(programmed, table);
+        step
+    }
+
+    /// The operations that make a table in the kernel right, whatever it looks like.
+    pub(super) fn from_observed(seen: &Seen, table: &ForwardingTable) -> Step {
+        let mut step = Step::from_nothing(seen, table);
+        match seen.usable(step.outcome.schema.as_ref()) {
+            Some(existing) => {
+                let wanted = step.outcome.schema.clone().unwrap_or_default();
+                (step.prepare, step.finish) = migrate(&existing, &wanted);
+                step.keep_what_is_right(seen);
+            }
+            None if seen.exists() => step.prepare.insert(0, Op::DeleteTable),
+            None => {}
+        }
+        step
+    }
+
+    /// The operations that build the whole table.
+    fn from_nothing(seen: &Seen, table: &ForwardingTable) -> Step {
+        let mut step = Step::default();
+        for (name, plan) in &table.services {
+            let plan = arranged(plan, |port, kind| seen.slots_of(port, kind));
+            step.service(name, None, Some(plan));
+        }
+        let nothing = Programmed::default();
+        step.shared(&nothing);
+        step.host(&nothing.host, host_elements(table));
+        step.schema(&nothing, table);
+        let comment = Some("rules for kube-proxy".into());
+        step.prepare.insert(0, Op::AddTable { comment });
+        step.outcome.fresh = true;
+        step
+    }
+
+    /// Takes elements that are there as wanted out of the operations, and deletes the others.
+    fn keep_what_is_right(&mut self, seen: &Seen) {
+        let mut wanted: FxHashMap<(SetId, Key), (Value, Option<u32>)> = self
+            .adds
+            .drain(..)
+            .map(|add| ((add.set, add.element.key), (add.element.value, add.owner)))
+            .collect();
+        for (set, element) in seen.elements() {
+            match wanted.get(&(set, element.key)) {
+                Some((value, _)) if *value == element.value && element.extra.is_none() => {
+                    wanted.remove(&(set, element.key));
+                }
+                _ => {
+                    let element = element.clone();
+                    self.deletes.push(ElementChange { set, element, owner: None });
+                }
+            }
+        }
+        self.adds.extend(wanted.into_iter().map(|((set, key), (value, owner))| ElementChange {
+            set,
+            element: Element { key, value, extra: None },
+            owner,
+        }));
+    }
+
+    fn service(&mut self, name: &ServiceName, old: Option<&ServicePlan>, new: Option<ServicePlan>) {
+        let owner = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
+        self.owners.push(name.clone());
+        let sorted = |plan: Option<&ServicePlan>| {
+            let mut elements = plan.map(own_elements).unwrap_or_default();
+            elements.sort_unstable();
+            elements
+        };
+        let (before, after) = (sorted(old), sorted(new.as_ref()));
+        self.count_sizes(&before, -1);
+        self.count_sizes(&after, 1);
+        let change = |(set, element)| ElementChange { set, element, owner: Some(owner) };
+        let (gone, came) = difference(before, after);
+        self.deletes.extend(gone.into_iter().map(change));
+        self.adds.extend(came.into_iter().map(change));
+
+        let shared = |plan: Option<&ServicePlan>| plan.map(shared_elements).unwrap_or_default();
+        let (gone, came) = difference(shared(old), shared(new.as_ref()));
+        for (list, sign) in [(gone, -1), (came, 1)] {
+            for (set, element) in list {
+                let delta = self.outcome.shared.entry((set, element.key)).or_default();
+                *delta = Delta { count: delta.count + sign, owner };
+            }
+        }
+        self.outcome.services.push((name.clone(), new));
+    }
+
+    fn count_sizes(&mut self, elements: &[(SetId, Element)], sign: i64) {
+        for (set, _) in elements {
+            if let SetId::Slots(place, size) = *set {
+                *self.outcome.sizes.entry((place, size)).or_default() += sign;
+            }
+        }
+    }
+
+    /// A shared element comes with the first Service that needs it and goes with the last.
+    fn shared(&mut self, programmed: &Programmed) {
+        for (&(set, key), delta) in &self.outcome.shared {
+            let before = i64::from(programmed.shared.get(&(set, key)).copied().unwrap_or(0));
+            let after = before + delta.count;
+            let change =
+                || ElementChange { set, element: Element::new(key), owner: Some(delta.owner) };
+            if before == 0 && after > 0 {
+                self.adds.push(change());
+            } else if before > 0 && after == 0 {
+                self.deletes.push(change());
+            }
+        }
+    }
+
+    fn host(&mut self, before: &BTreeSet<(SetId, Key)>, after: BTreeSet<(SetId, Key)>) {
+        let change = |&(set, key): &(SetId, Key)| ElementChange {
+            set,
+            element: Element::new(key),
+            owner: None,
+        };
+        self.deletes.extend(before.difference(&after).map(change));
+        self.adds.extend(after.difference(before).map(change));
+        self.outcome.host = after;
+    }
+
+    /// Chains and rules change with what holds for the whole host, and with the pool sizes in use.
+    fn schema(&mut self, programmed: &Programmed, table: &ForwardingTable) {
+        let mut sizes = programmed.sizes.clone();
+        add_counts(&mut sizes, &self.outcome.sizes);
+        let wanted = schema(table, &sizes.into_keys().collect());
+        if wanted != programmed.schema {
+            (self.prepare, self.finish) = migrate(&programmed.schema, &wanted);
+            self.outcome.schema = Some(wanted);
+        }
+    }
+
+    /// All operations in an order in which each finds what it refers to.
+    pub(super) fn operations(&mut self) -> Vec<Op> {
+        // Elements of one set side by side travel in one message.
+        self.deletes.sort_by_key(|change| change.set);
+        self.adds.sort_by_key(|change| change.set);
+        let mut names: FxHashMap<SetId, Arc<str>> = FxHashMap::default();
+        let mut name = |set: SetId| Arc::clone(names.entry(set).or_insert_with(|| set.name()));
+        let total = self.prepare.len() + self.deletes.len() + self.adds.len() + self.finish.len();
+        let mut ops = Vec::with_capacity(total);
+        ops.extend(self.prepare.iter().cloned());
+        ops.extend(self.deletes.iter().map(|change| Op::DeleteElement {
+            set: name(change.set),
+            element: change.element.clone(),
+        }));
+        ops.extend(self.adds.iter().map(|change| Op::AddElement {
+            set: name(change.set),
+            element: change.element.clone(),
+        }));
+        ops.extend(self.finish.iter().cloned());
+        ops
+    }
+
+    /// The Service that asked for the operation at an index of [`Step::operations`].
+    pub(super) fn owner(&self, index: usize) -> Option<&ServiceName> {
+        let index = index.checked_sub(self.prepare.len())?;
+        let change = self.deletes.iter().chain(&self.adds).nth(index)?;
+        self.owners.get(usize::try_from(change.owner?).ok()?)
+    }
+
+    /// Makes what was applied what is known.
+    pub(super) fn commit(self, programmed: &mut Option<Programmed>) {
+        if self.outcome.fresh {
+            *programmed = None;
+        }
+        let known = programmed.get_or_insert_default();
+        known.host = self.outcome.host;
+        if let Some(schema) = self.outcome.schema {
+            known.schema = schema;
+        }
+        for (name, plan) in self.outcome.services {
+            match plan {
+                Some(plan) => known.services.insert(name, plan),
+                None => known.services.remove(&name),
+            };
+        }
+        for (key, delta) in self.outcome.shared {
+            let count = known.shared.entry(key).or_default();
+            *count = u32::try_from(i64::from(*count) + delta.count).unwrap_or(0);
+            if *count == 0 {
+                known.shared.remove(&key);
+            }
+        }
+        add_counts(&mut known.sizes, &self.outcome.sizes);
+    }
+}
+
+fn add_counts(counts: &mut BTreeMap<(Place, u32), u32>, deltas: &BTreeMap<(Place, u32), i64>) {
+    for (key, delta) in deltas {
+        let count = counts.entry(*key).or_default();
+        *count = u32::try_from(i64::from(*count) + delta).unwrap_or(0);
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+/// What two sorted lists do not have in common: only the first's, only the second's.
+fn difference<T: Ord>(before: Vec<T>, after: Vec<T>) -> (Vec<T>, Vec<T>) {
+    let (mut gone, mut came) = (Vec::new(), Vec::new());
+    let (mut before, mut after) = (before.into_iter().peekable(), after.into_iter().peekable());
+    loop {
+        match (before.peek(), after.peek()) {
+            (Some(old), Some(new)) if old == new => {
+                before.next();
+                after.next();
+            }
+            (Some(old), Some(new)) if old < new => gone.extend(before.next()),
+            (Some(_), None) => gone.extend(before.next()),
+            (_, Some(_)) => came.extend(after.next()),
+            (None, None) => return (gone, came),
+        }
+    }
+}
+
+/// Operations between two schemas with compatible definitions: what comes before the elements, and
+/// what comes after them.
+fn migrate(old: &Schema, new: &Schema) -> (Vec<Op>, Vec<Op>) {
+    let new_sets = new.sets.iter().filter(|(name, _)| !old.sets.contains_key(*name));
+    let new_chains = new.chains.iter().filter(|(name, _)| !old.chains.contains_key(*name));
+    let mut prepare: Vec<Op> = new_sets.map(|(_, set)| Op::AddSet(set.clone())).collect();
+    prepare.extend(new_chains.map(|(_, (chain, _))| Op::AddChain(chain.clone())));
+
+    let mut finish = Vec::new();
+    let rules_of = |schema: &Schema, name: &str| -> Option<Vec<Rule>> {
+        schema.chains.get(name).map(|(_, rules)| rules.clone())
+    };
+    let changed: Vec<(&Arc<str>, &(Chain, Vec<Rule>))> = new
+        .chains
+        .iter()
+        .filter(|(name, (_, rules))| rules_of(old, name).as_ref() != Some(rules))
+        .collect();
+    let gone: Vec<&Arc<str>> =
+        old.chains.keys().filter(|name| !new.chains.contains_key(*name)).collect();
+    let existing = changed.iter().map(|(name, _)| *name).filter(|n| old.chains.contains_key(*n));
+    finish.extend(existing.chain(gone.iter().copied()).map(|n| Op::FlushChain(Arc::clone(n))));
+    for (_, (_, rules)) in changed {
+        finish.extend(rules.iter().cloned().map(Op::AddRule));
+    }
+    finish.extend(gone.into_iter().map(|name| Op::DeleteChain(Arc::clone(name))));
+    let gone_sets = old.sets.keys().filter(|name| !new.sets.contains_key(*name));
+    finish.extend(gone_sets.map(|name| Op::DeleteSet(Arc::clone(name))));
+    (prepare, finish)
+}
+
+fn host_elements(table: &ForwardingTable) -> BTreeSet<(SetId, Key)> {
+    match &table.host.node_ports {
+        NodePortAddresses::AnyLocal => BTreeSet::new(),
+        NodePortAddresses::Only(ips) => {
+            ips.iter().map(|ip| (SetId::NodePortIps, Key::new().address(*ip))).collect()
+        }
+    }
+}
+
+/// What was in the slots of a pool.
+type Slots = Vec<Option<(std::net::IpAddr, u16)>>;
+
+fn addresses(pool: &[crate::plan::PoolEndpoint]) -> Slots {
+    pool.iter().map(|endpoint| Some((endpoint.ip, endpoint.port))).collect()
+}
+
+fn same_port(a: &PortPlan, b: &PortPlan) -> bool {
+    a.name == b.name && a.protocol == b.protocol
+}
+
+/// The plan with its pools in slot order, given what was in the slots before.
+fn arranged(plan: &ServicePlan, before: impl Fn(&PortPlan, PoolKind) -> Slots) -> ServicePlan {
+    let mut plan = plan.clone();
+    for port in &mut plan.ports {
+        port.cluster = arrange(before(port, PoolKind::Cluster), &port.cluster);
+        port.local = arrange(before(port, PoolKind::Local), &port.local);
+    }
+    plan
+}

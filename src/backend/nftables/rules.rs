@@ -1,0 +1,268 @@
+//! The chains and rules: a constant number of them, whatever the number of Services.
+//!
+//! ```text
+//!             nat-prerouting, nat-output ──▶ services ──▶ service-pools ──▶ service-draw-N ──▶ dnat
+//!                                               │  └────▶ nodeports ──▶ nodeport-pools ──▶ …
+//!                                               └───────▶ service-split ──▶ service-local-pools ──▶ …
+//! filter-input, filter-forward, filter-output ──▶ service-check, nodeport-check, cluster-ips-check
+//!                              nat-postrouting ──▶ masquerading
+//! ```
+//!
+//! Base chains have the names, hooks and priorities of the Go kube-proxy's (upstream:
+//! `pkg/proxy/nftables/proxier.go`, nftablesBaseChains), and checks happen in the same hooks: reject
+//! and drop after address translation, where only traffic that found no endpoint still has a service
+//! address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::layout::{Place, SetId};
+use crate::kernel::nft::{
+    Chain, ChainKind, Field, Hook, NatFlags, Rule, Set, address_type, ct_state, ct_status,
+    phrase::{self, Phrase},
+};
+use crate::net::Family;
+use crate::plan::{ForwardingTable, NodePortAddresses, PodDetector};
+
+/// `NF_IP_PRI_*` of `linux/netfilter_ipv4.h`.
+const FILTER: i32 = 0;
+const DSTNAT: i32 = -100;
+const SRCNAT: i32 = 100;
+
+/// How often a draw that hit no slot is repeated, in two factors. Each draw misses with a probability
+/// below one half, so all of them miss less often than the last bit of the kernel's random number is
+/// wrong; then slot 0, which always exists, is taken.
+const DRAWS_PER_CHAIN: usize = 4;
+const CHAINS_OF_DRAWS: usize = 8;
+
+/// All sets, chains and rules, as values; elements are in `elements`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Schema {
+    pub(super) sets: BTreeMap<Arc<str>, Set>,
+    /// Chains with their rules.
+    pub(super) chains: BTreeMap<Arc<str>, (Chain, Vec<Rule>)>,
+}
+
+/// The schema for a forwarding table whose frontends draw from these numbers of slots.
+pub(super) fn schema(table: &ForwardingTable, sizes: &BTreeSet<(Place, u32)>) -> Schema {
+    let mut writer = Writer { family: table.family, schema: Schema::default() };
+    let varying = sizes.iter().map(|&(place, size)| SetId::Slots(place, size));
+    for set in SetId::permanent().chain(varying) {
+        writer.schema.sets.insert(set.name(), set.definition(table.family));
+    }
+    writer.hooks();
+    writer.services(table);
+    writer.node_ports(table);
+    for place in Place::ALL {
+        writer.pools(place, sizes);
+    }
+    writer.checks(table);
+    writer.masquerading(table);
+    writer.schema
+}
+
+struct Writer {
+    family: Family,
+    schema: Schema,
+}
+
+fn all(phrases: impl IntoIterator<Item = Phrase>) -> Phrase {
+    phrases.into_iter().flatten().collect()
+}
+
+impl Writer {
+    fn chain(&mut self, chain: Chain) {
+        self.schema.chains.insert(Arc::clone(&chain.name), (chain, Vec::new()));
+    }
+
+    fn rule(&mut self, chain: &str, phrases: impl IntoIterator<Item = Phrase>) {
+        let (chain, rules) = self
+            .schema
+            .chains
+            .entry(chain.into())
+            .or_insert_with(|| (Chain::regular(chain), Vec::new()));
+        rules.push(Rule::new(Arc::clone(&chain.name), all(phrases)));
+    }
+
+    /// `FRONTEND @set` of the packet.
+    fn frontend_in(&self, set: SetId, place: Place) -> Phrase {
+        phrase::is_in(&place.key(self.family), &set.name())
+    }
+
+    fn hooks(&mut self) {
+        use ChainKind::{Filter, Nat};
+        use Hook::{Forward, Input, Output, Postrouting, Prerouting};
+        let new = || phrase::ct_state(ct_state::NEW);
+        let hooks: [(&str, ChainKind, Hook, i32, &[&str]); 6] = [
+            ("filter-input", Filter, Input, FILTER, &["nodeport-check", "service-check"]),
+            ("filter-forward", Filter, Forward, FILTER, &["service-check", "cluster-ips-check"]),
+            ("filter-output", Filter, Output, FILTER, &["service-check", "cluster-ips-check"]),
+            ("nat-prerouting", Nat, Prerouting, DSTNAT, &["services"]),
+            ("nat-output", Nat, Output, DSTNAT, &["services"]),
+            ("nat-postrouting", Nat, Postrouting, SRCNAT, &["masquerading"]),
+        ];
+        for (name, kind, hook, priority, targets) in hooks {
+            self.chain(Chain::base(name, kind, hook, priority));
+            for target in targets {
+                let condition = if kind == Filter { new() } else { Phrase::new() };
+                self.rule(name, [condition, phrase::jump(&(*target).into())]);
+            }
+        }
+    }
+
+    fn services(&mut self, table: &ForwardingTable) {
+        let host = &table.host;
+        let mark = || phrase::set_mark_bits(host.masquerade_mark);
+        let to_cluster_ip = phrase::is_in(&[Field::Daddr(self.family)], &SetId::ClusterIps.name());
+        if host.masquerade_all {
+            self.rule("services", [to_cluster_ip, mark()]);
+        } else if host.pods != PodDetector::None {
+            self.rule("services", [to_cluster_ip, self.not_from_pod(&host.pods), mark()]);
+        }
+        let masquerade = self.frontend_in(SetId::Masquerade(Place::Service), Place::Service);
+        self.rule("services", [masquerade, mark()]);
+        let split = self.frontend_in(SetId::Split(Place::Service), Place::Service);
+        self.rule("services", [split, phrase::goto(&"service-split".into())]);
+        self.split("service-split", Place::Service, table);
+        self.rule("services", [phrase::jump(&pools(Place::Service))]);
+        let node_ports = phrase::jump(&"nodeports".into());
+        self.rule("services", [self.to_node_port_address(&host.node_ports), node_ports]);
+    }
+
+    fn node_ports(&mut self, table: &ForwardingTable) {
+        let place = Place::NodePort;
+        let masquerade = self.frontend_in(SetId::Masquerade(place), place);
+        let mark = phrase::set_mark_bits(table.host.masquerade_mark);
+        self.rule("nodeports", [masquerade, mark]);
+        let split = self.frontend_in(SetId::Split(place), place);
+        self.rule("nodeports", [split, phrase::goto(&"nodeport-split".into())]);
+        self.split("nodeport-split", place, table);
+        self.rule("nodeports", [phrase::goto(&pools(place))]);
+    }
+
+    /// Policy Local: pods and this node are sent on as if through the load balancer and back.
+    fn split(&mut self, chain: &str, place: Place, table: &ForwardingTable) {
+        for from_pod in self.from_pod(&table.host.pods) {
+            self.rule(chain, [from_pod, phrase::goto(&pools(place))]);
+        }
+        let from_node = || phrase::source_type(address_type::LOCAL);
+        self.rule(chain, [from_node(), phrase::set_mark_bits(table.host.masquerade_mark)]);
+        self.rule(chain, [from_node(), phrase::goto(&pools(place))]);
+        self.rule(chain, [phrase::goto(&pools(place.local()))]);
+    }
+
+    /// Finds the number of slots that a frontend draws from, and draws.
+    fn pools(&mut self, place: Place, sizes: &BTreeSet<(Place, u32)>) {
+        self.chain(Chain::regular(pools(place)));
+        for &(_, size) in sizes.iter().filter(|(p, _)| *p == place) {
+            let member = self.frontend_in(SetId::Slots(place, size), place);
+            let draw: Arc<str> = format!("{place}-draw-{size}").into();
+            self.rule(&pools(place), [member, phrase::goto(&draw)]);
+            if size > 2 {
+                let again: Arc<str> = format!("{place}-draw-{size}-again").into();
+                for _ in 0..CHAINS_OF_DRAWS {
+                    self.rule(&draw, [phrase::jump(&again)]);
+                }
+                for _ in 0..DRAWS_PER_CHAIN {
+                    self.rule(&again, [self.dnat(place, size)]);
+                }
+                self.rule(&draw, [self.dnat(place, 1)]);
+            } else {
+                self.rule(&draw, [self.dnat(place, size)]);
+            }
+        }
+    }
+
+    fn dnat(&self, place: Place, size: u32) -> Phrase {
+        let key = place.slot_key(self.family, size);
+        phrase::dnat_to_data_of(self.family, &key, &SetId::Endpoints(place).name())
+    }
+
+    fn checks(&mut self, table: &ForwardingTable) {
+        let place = Place::Service;
+        let reject = phrase::reject(self.family);
+        let without = self.frontend_in(SetId::Reject(place), place);
+        self.rule("service-check", [without, reject.clone()]);
+        let elsewhere = self.frontend_in(SetId::Drop(place), place);
+        self.rule("service-check", [elsewhere, phrase::drop()]);
+
+        let place = Place::NodePort;
+        let address = || self.to_node_port_address(&table.host.node_ports);
+        let without = all([address(), self.frontend_in(SetId::Reject(place), place)]);
+        let elsewhere = all([address(), self.frontend_in(SetId::Drop(place), place)]);
+        self.rule("nodeport-check", [without, reject.clone()]);
+        self.rule("nodeport-check", [elsewhere, phrase::drop()]);
+
+        let daddr = Field::Daddr(self.family);
+        let unknown_port = phrase::is_in(&[daddr], &SetId::ClusterIps.name());
+        self.rule("cluster-ips-check", [unknown_port, reject]);
+        for cidr in &table.service_cidrs {
+            self.rule("cluster-ips-check", [phrase::within(daddr, *cidr), phrase::drop()]);
+        }
+    }
+
+    fn masquerading(&mut self, table: &ForwardingTable) {
+        let bit = table.host.masquerade_mark;
+        let masquerade = || phrase::masquerade(NatFlags::FULLY_RANDOM);
+        self.rule(
+            "masquerading",
+            [phrase::mark_has(bit), phrase::flip_mark_bits(bit), masquerade()],
+        );
+        let hairpin = SetId::Hairpin.definition(self.family);
+        let hairpin = phrase::is_in(&hairpin.key, &hairpin.name);
+        self.rule("masquerading", [phrase::ct_status(ct_status::DNAT), hairpin, masquerade()]);
+    }
+
+    fn to_node_port_address(&self, addresses: &NodePortAddresses) -> Phrase {
+        let daddr = Field::Daddr(self.family);
+        match addresses {
+            NodePortAddresses::Only(_) => phrase::is_in(&[daddr], &SetId::NodePortIps.name()),
+            NodePortAddresses::AnyLocal => {
+                let loopback = match self.family {
+                    Family::V4 => IpNet::V4(ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8)),
+                    Family::V6 => IpNet::from(std::net::IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])),
+                };
+                all([
+                    phrase::destination_type(address_type::LOCAL),
+                    phrase::outside(daddr, loopback),
+                ])
+            }
+        }
+    }
+
+    /// Matches traffic that no pod sent.
+    fn not_from_pod(&self, detector: &PodDetector) -> Phrase {
+        match detector {
+            PodDetector::None => Phrase::new(),
+            PodDetector::Cidrs(nets) => {
+                let saddr = Field::Saddr(self.family);
+                all(nets.iter().map(|net| phrase::outside(saddr, *net)))
+            }
+            PodDetector::BridgeInterface(name) => phrase::not_input_interface(name),
+            PodDetector::InterfacePrefix(prefix) => {
+                phrase::not_input_interface(&format!("{prefix}*"))
+            }
+        }
+    }
+
+    /// Each of these matches traffic that some pods sent.
+    fn from_pod(&self, detector: &PodDetector) -> Vec<Phrase> {
+        match detector {
+            PodDetector::None => Vec::new(),
+            PodDetector::Cidrs(nets) => {
+                let saddr = Field::Saddr(self.family);
+                nets.iter().map(|net| phrase::within(saddr, *net)).collect()
+            }
+            PodDetector::BridgeInterface(name) => vec![phrase::input_interface(name)],
+            PodDetector::InterfacePrefix(prefix) => {
+                vec![phrase::input_interface(&format!("{prefix}*"))]
+            }
+        }
+    }
+}
+
+fn pools(place: Place) -> Arc<str> {
+    format!("{place}-pools").into()
+}

@@ -1,0 +1,148 @@
+//! The daemon: from flags and file to a running loop.
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::RunFlags;
+use crate::backend::Backend;
+use crate::backend::nftables::Nftables;
+use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat, Mode};
+use crate::kernel;
+use crate::net::Family;
+use crate::sync::{self, Sources};
+use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
+
+/// Updates that may wait for the loop; beyond that the connections are slowed down.
+const INBOX: usize = 4096;
+
+/// Threads of the runtime: one to decode what arrives, one to program the kernel.
+const THREADS: usize = 2;
+
+pub(super) fn run(flags: RunFlags) -> Result<()> {
+    let (config, remarks) = configuration(&flags)?;
+    start_log(&config, flags.verbosity);
+    remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
+    if config.mode != Mode::Nftables {
+        bail!(
+            "mode {} is not available in this version; set `mode: nftables` in the configuration",
+            config.mode
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    runtime.block_on(serve(config, flags))
+}
+
+/// The configuration, and what is to be said about it once there is a log.
+fn configuration(flags: &RunFlags) -> Result<(Config, Vec<String>)> {
+    let (mut wire, remarks) = match &flags.config {
+        Some(path) => {
+            let loaded = config::load(path)?;
+            (loaded.wire, loaded.warnings)
+        }
+        None => (from_flags(flags), Vec::new()),
+    };
+    if flags.hostname_override.is_some() {
+        wire.hostname_override.clone_from(&flags.hostname_override);
+    }
+    let problems = |problems: Vec<config::Problem>| {
+        let lines: Vec<String> = problems.iter().map(|p| format!("\n  {p}")).collect();
+        anyhow::anyhow!("the configuration cannot be used:{}", lines.concat())
+    };
+    Ok((Config::new(&wire).map_err(problems)?, remarks))
+}
+
+/// Flags that stand for fields of the file count only without a file, as upstream decides.
+fn from_flags(flags: &RunFlags) -> KubeProxyConfiguration {
+    let kubeconfig = flags.kubeconfig.as_ref().map(|path| path.display().to_string());
+    KubeProxyConfiguration {
+        mode: flags.proxy_mode.clone(),
+        client_connection: Some(ClientConnection { kubeconfig, ..ClientConnection::default() }),
+        ..KubeProxyConfiguration::default()
+    }
+}
+
+fn start_log(config: &Config, verbosity: Option<u32>) {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbosity.unwrap_or(config.logging.verbosity) {
+        0..=3 => "info",
+        4..=5 => "debug",
+        _ => "trace",
+    };
+    let default = format!("warn,sluice={level}");
+    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start in one process (tests) keeps the first log.
+    let _ = match config.logging.format {
+        LogFormat::Text => log.with_ansi(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}
+
+async fn serve(config: Config, flags: RunFlags) -> Result<()> {
+    let node_name = match &config.hostname_override {
+        Some(name) => name.clone(),
+        None => kernel::host_name().context("find this host's name")?,
+    };
+    let node_name = node_name.trim().to_lowercase();
+    let backends = backends()?;
+    let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
+    let options = ClientOptions { kubeconfig: config.kubeconfig(), master: flags.master };
+    let server = ApiServer::new(&options).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        mode = %config.mode,
+        node = node_name,
+        server = server.url,
+        families = families.join(" "),
+        "starting"
+    );
+    let stop = CancellationToken::new();
+    stop_on_signal(&stop)?;
+    let addresses = kernel::addresses::follow().await?;
+    let (sender, updates) = mpsc::channel(INBOX);
+    let options = WatchOptions { node_name: node_name.clone() };
+    let mut watches = watch::start(&server, &options, &sender, &stop);
+    drop(sender);
+    let sources = Sources { updates, addresses };
+    // In a task of its own, so that the loop may block its thread while it programs the kernel.
+    let running = stop.clone();
+    let syncing = tokio::spawn(async move {
+        sync::run(config, &node_name, backends, sources, running).await;
+    });
+    syncing.await.context("the sync loop ended")?;
+    stop.cancel();
+    while watches.join_next().await.is_some() {}
+    tracing::info!("stopped; the rules stay in force");
+    Ok(())
+}
+
+/// One backend per family that this kernel has.
+fn backends() -> Result<Vec<(Family, Box<dyn Backend>)>> {
+    let mut backends: Vec<(Family, Box<dyn Backend>)> = Vec::new();
+    for family in Family::BOTH {
+        if kernel::has_family(family) {
+            backends.push((family, Box::new(Nftables::open(family)?)));
+        } else {
+            tracing::warn!(%family, "this kernel does not have the family; it is not served");
+        }
+    }
+    Ok(backends)
+}
+
+fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).context("wait for signals")?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(())
+}

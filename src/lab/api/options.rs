@@ -1,0 +1,56 @@
+//! What can be chosen when a server is started.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::access::Access;
+
+/// How a server is set up. The default is a dual-stack cluster that anybody may do anything to.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Ranges of cluster IPs; the family of the first is the one of single-stack Services. They
+    /// become the ServiceCIDR object `kubernetes`.
+    pub service_cidrs: Vec<IpNet>,
+    /// Node ports.
+    pub node_ports: RangeInclusive<u16>,
+    /// Events of each resource that are remembered. A client that is further behind gets 410.
+    pub history: usize,
+    /// How often a watch that asked for bookmarks gets one.
+    pub bookmark_interval: Duration,
+    /// Who may do what.
+    pub access: Access,
+    /// Whether the Service `default/kubernetes` is there.
+    pub kubernetes_service: KubernetesService,
+}
+
+/// The Service that stands for the API server itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KubernetesService {
+    /// There is none.
+    Absent,
+    /// It is there, with port 443 and one endpoint.
+    Endpoint {
+        /// Address of the endpoint.
+        address: IpAddr,
+        /// Port of the endpoint.
+        port: u16,
+    },
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let v4 = IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 16);
+        let v6 = IpNet::new_assert(IpAddr::from([0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0]), 112);
+        Options {
+            service_cidrs: vec![v4, v6],
+            node_ports: 30000..=32767,
+            history: 100_000,
+            bookmark_interval: Duration::from_secs(30),
+            access: Access::Open,
+            kubernetes_service: KubernetesService::Absent,
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What happens to one packet, from the forwarding table alone.
+
+use std::net::IpAddr;
+
+use super::table::{
+    Address, Admit, ForwardingTable, Frontend, Masquerade, NodePortAddresses, PodDetector,
+    PoolEndpoint, PortPlan, SourceClass, Verdict,
+};
+use crate::model::ServiceName;
+use crate::net::Protocol;
+
+/// Where a packet comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// From this node itself.
+    ThisNode(IpAddr),
+    /// Through an interface of this node: a pod, another node, a client.
+    Interface {
+        /// The source address.
+        ip: IpAddr,
+        /// The interface's name.
+        name: String,
+    },
+}
+
+/// The first packet of a connection, as it arrives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it comes from.
+    pub source: Source,
+    /// Its transport protocol.
+    pub protocol: Protocol,
+    /// Where it wants to go.
+    pub destination: IpAddr,
+    /// Whether that is an address of this node.
+    pub to_this_node: bool,
+    /// The port it wants to go to.
+    pub port: u16,
+}
+
+/// What happens to a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It goes to one of these endpoints, each with the same probability.
+    Forward {
+        /// The Service.
+        service: ServiceName,
+        /// The endpoints.
+        pool: Vec<PoolEndpoint>,
+        /// Whether its source becomes this node's address. (An endpoint that reaches itself always
+        /// sees this node's address.)
+        masquerade: Masquerade,
+    },
+    /// It is refused with an ICMP error.
+    Reject,
+    /// It is dropped silently.
+    Drop,
+    /// It is no business of the proxy.
+    Pass,
+}
+
+/// Decides about a packet.
+pub fn decide(table: &ForwardingTable, packet: &Packet) -> Decision {
+    let Some((name, port, frontend)) = find(table, packet) else {
+        return elsewhere(table, packet);
+    };
+    if !admits(&frontend.admit, packet.source.ip()) {
+        return Decision::Drop;
+    }
+    let matched = frontend.routes.iter().find(|route| match route.from {
+        SourceClass::Pod => is_pod(&table.host.pods, &packet.source),
+        SourceClass::ThisNode => matches!(packet.source, Source::ThisNode(_)),
+        SourceClass::Anyone => true,
+    });
+    let route = matched.copied().unwrap_or_else(|| frontend.routes.for_anyone());
+    match route.verdict {
+        Verdict::Reject => Decision::Reject,
+        Verdict::Drop => Decision::Drop,
+        Verdict::Forward(pool) => Decision::Forward {
+            service: name.clone(),
+            pool: port.pool(pool).to_vec(),
+            masquerade: route.masquerade,
+        },
+    }
+}
+
+impl Source {
+    /// The source address.
+    pub fn ip(&self) -> IpAddr {
+        match self {
+            Source::ThisNode(ip) | Source::Interface { ip, .. } => *ip,
+        }
+    }
+}
+
+/// A cluster IP refuses ports that it does not serve; a free address of a ServiceCIDR swallows
+/// everything.
+fn elsewhere(table: &ForwardingTable, packet: &Packet) -> Decision {
+    let cluster_ip = |ip| table.services.values().any(|plan| plan.cluster_ip == Some(ip));
+    if packet.to_this_node {
+        Decision::Pass
+    } else if cluster_ip(packet.destination) {
+        Decision::Reject
+    } else if table.service_cidrs.iter().any(|net| net.contains(&packet.destination)) {
+        Decision::Drop
+    } else {
+        Decision::Pass
+    }
+}
+
+/// The frontend that a packet is for: a virtual IP before a node port.
+fn find<'t>(
+    table: &'t ForwardingTable,
+    packet: &Packet,
+) -> Option<(&'t ServiceName, &'t PortPlan, &'t Frontend)> {
+    let (protocol, port) = (packet.protocol, packet.port);
+    let vip = Address::Vip { ip: packet.destination, protocol, port };
+    let node_port = Address::NodePort { protocol, port };
+    let accepts_node_ports = match &table.host.node_ports {
+        NodePortAddresses::AnyLocal => packet.to_this_node && !packet.destination.is_loopback(),
+        NodePortAddresses::Only(ips) => ips.contains(&packet.destination),
+    };
+    let at = |address: Address| {
+        table.services.iter().find_map(|(name, plan)| {
+            plan.ports.iter().find_map(|port| {
+                port.frontends.iter().find(|f| f.at == address).map(|f| (name, port, f))
+            })
+        })
+    };
+    at(vip).or_else(|| if accepts_node_ports { at(node_port) } else { None })
+}
+
+fn admits(admit: &Admit, source: IpAddr) -> bool {
+    match admit {
+        Admit::Anyone => true,
+        Admit::Only(ranges) => ranges.iter().any(|net| net.contains(&source)),
+    }
+}
+
+fn is_pod(detector: &PodDetector, source: &Source) -> bool {
+    match (detector, source) {
+        (PodDetector::None, _) => false,
+        (PodDetector::Cidrs(nets), source) => nets.iter().any(|net| net.contains(&source.ip())),
+        (PodDetector::BridgeInterface(bridge), Source::Interface { name, .. }) => {
+            **name == **bridge
+        }
+        (PodDetector::InterfacePrefix(prefix), Source::Interface { name, .. }) => {
+            name.starts_with(&**prefix)
+        }
+        (
+            PodDetector::BridgeInterface(_) | PodDetector::InterfacePrefix(_),
+            Source::ThisNode(_),
+        ) => false,
+    }
+}

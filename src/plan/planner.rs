@@ -1,0 +1,253 @@
+//! From a [`Snapshot`] to a [`ForwardingTable`], whole or one Service at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::claims::Claims;
+use super::endpoints::{Categories, Here, categorize};
+use super::policy;
+use super::table::{
+    Address, Admit, ForwardingTable, Frontend, FrontendKind, Host, PoolKind, PortPlan, ServicePlan,
+};
+use crate::model::{Service, ServiceName, ServicePort, Snapshot, SourceRanges, Warning};
+use crate::net::{Family, Protocol};
+
+/// What an update did to the table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Effect {
+    /// The Services whose plan changed, appeared or went away.
+    pub services: BTreeSet<ServiceName>,
+    /// Whether what holds for all Services changed.
+    pub host: bool,
+    /// What could not be used.
+    pub warnings: Vec<Warning>,
+}
+
+/// Keeps the forwarding table of one family up to date at the cost of what changes.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    table: ForwardingTable,
+    claims: Claims,
+    node_name: String,
+    zone: Option<String>,
+}
+
+/// Makes the whole table at once.
+pub fn build(
+    family: Family,
+    node_name: &str,
+    host: Host,
+    snapshot: &Snapshot,
+) -> (ForwardingTable, Vec<Warning>) {
+    let mut planner = Planner::new(family, node_name, host);
+    let every = snapshot.services.keys().cloned().collect();
+    let effect = planner.update(snapshot, &every);
+    (planner.table, effect.warnings)
+}
+
+impl Planner {
+    /// An empty table for the node `node_name`.
+    pub fn new(family: Family, node_name: &str, host: Host) -> Planner {
+        let table = ForwardingTable {
+            family,
+            host,
+            service_cidrs: BTreeSet::new(),
+            services: BTreeMap::new(),
+        };
+        Planner { table, claims: Claims::default(), node_name: node_name.to_owned(), zone: None }
+    }
+
+    /// The table as of the last update.
+    pub fn table(&self) -> &ForwardingTable {
+        &self.table
+    }
+
+    /// Who holds which address as of the last update.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Replaces what holds for all Services; the next update plans every Service anew if that
+    /// matters to their routes.
+    pub fn set_host(&mut self, snapshot: &Snapshot, host: Host) -> Effect {
+        if self.table.host == host {
+            return Effect::default();
+        }
+        self.table.host = host;
+        let every = snapshot.services.keys().cloned().collect();
+        let mut effect = self.update(snapshot, &every);
+        effect.host = true;
+        effect
+    }
+
+    /// Plans the Services named in `dirty` anew, and those that win or lose an address by it. A
+    /// change of the node's zone or of the ServiceCIDRs is noticed here too.
+    pub fn update(&mut self, snapshot: &Snapshot, dirty: &BTreeSet<ServiceName>) -> Effect {
+        let mut effect = Effect::default();
+        let mut todo = dirty.clone();
+        let zone = snapshot.node.as_ref().and_then(|node| node.zone.clone());
+        if self.zone != zone {
+            self.zone = zone;
+            todo.extend(snapshot.services.keys().cloned());
+        }
+        let family = self.table.family;
+        let cidrs: BTreeSet<IpNet> = snapshot
+            .service_cidrs
+            .iter()
+            .filter(|c| Family::of_net(c) == family)
+            .copied()
+            .collect();
+        if self.table.service_cidrs != cidrs {
+            self.table.service_cidrs = cidrs;
+            effect.host = true;
+        }
+
+        let mut contenders = BTreeSet::new();
+        for name in &todo {
+            let service = snapshot.services.get(name);
+            let wanted = service.map(|s| addresses(s, family)).unwrap_or_default();
+            let created = service.map_or(0, |s| s.created);
+            contenders.extend(self.claims.replace(name, created, &wanted));
+        }
+        todo.extend(contenders);
+        for name in todo {
+            let plan = snapshot
+                .services
+                .get(&name)
+                .and_then(|service| self.plan(service, snapshot, &mut effect.warnings));
+            if self.table.services.get(&name) == plan.as_ref() {
+                continue;
+            }
+            match plan {
+                Some(plan) => self.table.services.insert(name.clone(), plan),
+                None => self.table.services.remove(&name),
+            };
+            effect.services.insert(name);
+        }
+        effect
+    }
+
+    /// The plan of one Service, or none if it has no address of this family.
+    fn plan(
+        &self,
+        service: &Service,
+        snapshot: &Snapshot,
+        warnings: &mut Vec<Warning>,
+    ) -> Option<ServicePlan> {
+        let family = self.table.family;
+        let here = Here { node: &self.node_name, zone: self.zone.as_deref() };
+        let ranges = self.source_ranges(service);
+        let mut ports = Vec::with_capacity(service.ports.len());
+        for (index, port) in service.ports.iter().enumerate() {
+            let slices = snapshot.slices.get(&service.name).into_iter().flat_map(|s| s.values());
+            let endpoints = categorize(slices, family, (&port.name, port.protocol), here);
+            let frontends = self.frontends(service, (index, port), &endpoints, &ranges, warnings);
+            if frontends.is_empty() {
+                continue;
+            }
+            let pool = |kind, found: Vec<_>| {
+                if policy::uses(service, port, kind) { found } else { Vec::new() }
+            };
+            ports.push(PortPlan {
+                name: Arc::clone(&port.name),
+                protocol: port.protocol,
+                cluster: pool(PoolKind::Cluster, endpoints.cluster),
+                local: pool(PoolKind::Local, endpoints.local),
+                affinity: service.affinity,
+                frontends,
+            });
+        }
+        let cluster_ip = first_of(&service.cluster_ips, family);
+        (!ports.is_empty()).then_some(ServicePlan { cluster_ip, ports })
+    }
+
+    fn frontends(
+        &self,
+        service: &Service,
+        (index, port): (usize, &ServicePort),
+        endpoints: &Categories,
+        ranges: &Admit,
+        warnings: &mut Vec<Warning>,
+    ) -> Vec<Frontend> {
+        let mut frontends: Vec<Frontend> = Vec::new();
+        for (at, kind) in port_addresses(service, port, self.table.family) {
+            if frontends.iter().any(|f| f.at == at) {
+                continue;
+            }
+            if let Some(holder) = self.claims.holder(&at).filter(|h| **h != service.name) {
+                warnings.push(Warning {
+                    object: format!("Service {}", service.name),
+                    field: format!("spec.ports[{index}]"),
+                    problem: format!("{at} belongs to Service {holder}; not served for this one"),
+                });
+                continue;
+            }
+            let admit = match kind {
+                FrontendKind::LoadBalancer => ranges.clone(),
+                _ => Admit::Anyone,
+            };
+            let routes = policy::routes(kind, service, endpoints, &self.table.host);
+            frontends.push(Frontend { at, kind, admit, routes });
+        }
+        frontends
+    }
+
+    /// Who may use the load balancer addresses. Where the node itself may, so may the balancer's own
+    /// addresses: a node that holds one as a local address uses it as its source (upstream:
+    /// `allowFromNode`).
+    fn source_ranges(&self, service: &Service) -> Admit {
+        let SourceRanges::Only(ranges) = &service.source_ranges else { return Admit::Anyone };
+        let family = self.table.family;
+        let mut admitted: Vec<IpNet> =
+            ranges.iter().filter(|net| Family::of_net(net) == family).copied().collect();
+        if admitted.is_empty() && !ranges.is_empty() {
+            // As upstream: ranges of the other family alone do not restrict this one.
+            return Admit::Anyone;
+        }
+        if self.table.host.node_ip.is_some_and(|ip| admitted.iter().any(|net| net.contains(&ip))) {
+            let own = service.load_balancer_ips.iter().filter(|ip| Family::of(**ip) == family);
+            admitted.extend(own.map(|ip| IpNet::from(*ip)));
+        }
+        Admit::Only(IpNet::aggregate(&admitted).into())
+    }
+}
+
+fn first_of(ips: &[IpAddr], family: Family) -> Option<IpAddr> {
+    ips.iter().copied().find(|ip| Family::of(*ip) == family)
+}
+
+/// Every address of a Service, in the order in which a port's frontends are listed.
+fn addresses(service: &Service, family: Family) -> Vec<(Address, FrontendKind)> {
+    service.ports.iter().flat_map(|port| port_addresses(service, port, family)).collect()
+}
+
+/// The addresses of one port. A load balancer address that is an external IP as well counts as the
+/// former, because only that is subject to source ranges.
+fn port_addresses<'a>(
+    service: &'a Service,
+    port: &'a ServicePort,
+    family: Family,
+) -> impl Iterator<Item = (Address, FrontendKind)> + 'a {
+    let protocol: Protocol = port.protocol;
+    let vip = move |ip: IpAddr| Address::Vip { ip, protocol, port: port.port };
+    let of_family = move |ip: &&IpAddr| Family::of(**ip) == family;
+    // A node port belongs to the families that the Service has a cluster IP of.
+    let node_port = port
+        .node_port
+        .filter(|_| first_of(&service.cluster_ips, family).is_some())
+        .map(|port| (Address::NodePort { protocol, port }, FrontendKind::NodePort));
+    let kinds = [
+        (FrontendKind::LoadBalancer, &service.load_balancer_ips),
+        (FrontendKind::ExternalIp, &service.external_ips),
+    ];
+    first_of(&service.cluster_ips, family)
+        .map(|ip| (vip(ip), FrontendKind::ClusterIp))
+        .into_iter()
+        .chain(kinds.into_iter().flat_map(move |(kind, ips)| {
+            ips.iter().filter(of_family).map(move |ip| (vip(*ip), kind))
+        }))
+        .chain(node_port)
+}

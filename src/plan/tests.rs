@@ -1,0 +1,276 @@
+//! Tables over the plan: what happens to which packet, decided from the forwarding table alone.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::fixtures::*;
+use super::*;
+use crate::model::{
+    Change, Condition, Endpoint, EndpointSlice, Hints, Service, Snapshot, SourceRanges,
+    TrafficPolicy,
+};
+use crate::net::{Family, Protocol};
+
+fn table_of(snapshot: &Snapshot, host: Host) -> ForwardingTable {
+    build(Family::V4, "node-a", host, snapshot).0
+}
+
+fn packet(from: &str, to: &str, port: u16) -> Packet {
+    let source = match from {
+        "node" => PacketSource::ThisNode(ip(NODE_IP)),
+        "pod" => PacketSource::Interface { ip: ip("10.244.1.9"), name: "veth1".to_owned() },
+        "client" => PacketSource::Interface { ip: ip("203.0.113.7"), name: "eth0".to_owned() },
+        other => panic!("no vantage {other}"),
+    };
+    let destination = ip(to);
+    let to_this_node = destination == ip(NODE_IP);
+    Packet { source, protocol: Protocol::Tcp, destination, to_this_node, port }
+}
+
+/// The decision in one line: `10.0.0.1:80 10.0.0.2:80 masquerade`, `reject`, `drop` or `pass`.
+fn line(decision: Decision) -> String {
+    match decision {
+        Decision::Reject => "reject".to_owned(),
+        Decision::Drop => "drop".to_owned(),
+        Decision::Pass => "pass".to_owned(),
+        Decision::Forward { pool, masquerade, .. } => {
+            let mut words: Vec<String> =
+                pool.iter().map(|e| format!("{}:{}", e.ip, e.port)).collect();
+            if masquerade == Masquerade::Yes {
+                words.push("masquerade".to_owned());
+            }
+            words.join(" ")
+        }
+    }
+}
+
+#[track_caller]
+fn check(table: &ForwardingTable, rows: &[(&str, &str, u16, &str)]) {
+    for &(from, to, port, expected) in rows {
+        let got = line(decide(table, &packet(from, to, port)));
+        assert_eq!(got, expected, "{from} -> {to}:{port}");
+    }
+}
+
+fn two_endpoints() -> Vec<EndpointSlice> {
+    vec![slice(
+        "web",
+        "1",
+        vec![
+            endpoint("10.244.1.5", Condition::Ready, true),
+            endpoint("10.244.2.5", Condition::Ready, false),
+        ],
+    )]
+}
+
+#[test]
+fn cluster_ip_and_node_port_reach_every_endpoint() {
+    let mut snapshot = snapshot(vec![service("web", "10.96.0.10")], two_endpoints());
+    snapshot.service_cidrs.insert("10.96.0.0/16".parse().expect("prefix"));
+    let table = table_of(&snapshot, host());
+    let both = "10.244.1.5:8080 10.244.2.5:8080";
+    let masq = "10.244.1.5:8080 10.244.2.5:8080 masquerade";
+    check(
+        &table,
+        &[
+            ("pod", "10.96.0.10", 80, both),
+            ("node", "10.96.0.10", 80, masq),
+            ("client", "10.96.0.10", 80, masq),
+            ("client", NODE_IP, 30080, masq),
+            ("pod", NODE_IP, 30080, masq),
+            ("client", NODE_IP, 30081, "pass"),
+            ("client", "192.168.0.3", 30080, "pass"),
+            ("pod", "10.96.0.10", 81, "reject"),
+            ("pod", "10.96.0.11", 80, "drop"),
+            ("pod", "10.97.0.11", 80, "pass"),
+        ],
+    );
+}
+
+#[test]
+fn masquerade_follows_the_detector_and_masquerade_all() {
+    let snapshot = snapshot(vec![service("web", "10.96.0.10")], two_endpoints());
+    let both = "10.244.1.5:8080 10.244.2.5:8080";
+    let masq = "10.244.1.5:8080 10.244.2.5:8080 masquerade";
+    let none = Host { pods: PodDetector::None, ..host() };
+    check(
+        &table_of(&snapshot, none),
+        &[("client", "10.96.0.10", 80, both), ("pod", "10.96.0.10", 80, both)],
+    );
+    let all = Host { masquerade_all: true, ..host() };
+    check(
+        &table_of(&snapshot, all),
+        &[("client", "10.96.0.10", 80, masq), ("pod", "10.96.0.10", 80, masq)],
+    );
+    let by_interface = Host { pods: PodDetector::InterfacePrefix("veth".into()), ..host() };
+    check(
+        &table_of(&snapshot, by_interface),
+        &[("node", "10.96.0.10", 80, masq), ("pod", "10.96.0.10", 80, both)],
+    );
+}
+
+#[test]
+fn local_policies_short_circuit_and_drop() {
+    let mut web = service("web", "10.96.0.10");
+    web.external_policy = TrafficPolicy::Local;
+    web.internal_policy = TrafficPolicy::Local;
+    web.load_balancer_ips = vec![ip("198.51.100.1")];
+    let both = "10.244.1.5:8080 10.244.2.5:8080";
+    let masq = "10.244.1.5:8080 10.244.2.5:8080 masquerade";
+    let here = "10.244.1.5:8080";
+    let with_local = table_of(&snapshot(vec![web.clone()], two_endpoints()), host());
+    check(
+        &with_local,
+        &[
+            ("pod", "10.96.0.10", 80, here),
+            ("pod", "198.51.100.1", 80, both),
+            ("node", "198.51.100.1", 80, masq),
+            ("client", "198.51.100.1", 80, here),
+            ("client", NODE_IP, 30080, here),
+            ("node", NODE_IP, 30080, masq),
+        ],
+    );
+    let away = slice("web", "1", vec![endpoint("10.244.2.5", Condition::Ready, false)]);
+    let without_local = table_of(&snapshot(vec![web], vec![away]), host());
+    check(
+        &without_local,
+        &[
+            ("pod", "10.96.0.10", 80, "drop"),
+            ("pod", "198.51.100.1", 80, "10.244.2.5:8080"),
+            ("client", "198.51.100.1", 80, "drop"),
+            ("client", NODE_IP, 30080, "drop"),
+        ],
+    );
+}
+
+#[test]
+fn source_ranges_bind_the_load_balancer_only() {
+    let mut web = service("web", "10.96.0.10");
+    web.load_balancer_ips = vec![ip("198.51.100.1")];
+    web.source_ranges = SourceRanges::Only(vec!["192.168.0.0/24".parse().expect("prefix")]);
+    let table = table_of(&snapshot(vec![web], two_endpoints()), host());
+    let masq = "10.244.1.5:8080 10.244.2.5:8080 masquerade";
+    check(
+        &table,
+        &[
+            ("client", "198.51.100.1", 80, "drop"),
+            ("node", "198.51.100.1", 80, masq),
+            ("client", NODE_IP, 30080, masq),
+            ("client", "10.96.0.10", 80, masq),
+        ],
+    );
+}
+
+#[test]
+fn endpoints_fall_back_to_terminating_ones() {
+    use Condition::{Ready, Terminating, Unusable};
+    let table = [
+        (vec![("10.244.1.5", Ready), ("10.244.1.6", Terminating)], "10.244.1.5:8080"),
+        (vec![("10.244.1.5", Unusable), ("10.244.1.6", Terminating)], "10.244.1.6:8080"),
+        (vec![("10.244.1.5", Unusable)], "reject"),
+        (vec![], "reject"),
+    ];
+    for (endpoints, expected) in table {
+        let endpoints = endpoints.into_iter().map(|(a, c)| endpoint(a, c, true)).collect();
+        let snapshot =
+            snapshot(vec![service("web", "10.96.0.10")], vec![slice("web", "1", endpoints)]);
+        check(&table_of(&snapshot, host()), &[("pod", "10.96.0.10", 80, expected)]);
+    }
+}
+
+#[test]
+fn slices_merge_and_the_better_condition_counts() {
+    let slices = vec![
+        slice("web", "1", vec![endpoint("10.244.1.5", Condition::Terminating, true)]),
+        slice("web", "2", vec![endpoint("10.244.1.5", Condition::Ready, true)]),
+        slice("web", "3", vec![endpoint("10.244.2.7", Condition::Ready, false)]),
+    ];
+    let snapshot = snapshot(vec![service("web", "10.96.0.10")], slices);
+    let rows = [("pod", "10.96.0.10", 80, "10.244.1.5:8080 10.244.2.7:8080")];
+    check(&table_of(&snapshot, host()), &rows);
+}
+
+#[test]
+fn topology_hints_need_every_ready_endpoint() {
+    let hinted = |address: &str, node: &str, zone: &str| {
+        let name = |text: &str| if text.is_empty() { vec![] } else { vec![text.into()] };
+        let hints = Some(Box::new(Hints { zones: name(zone), nodes: name(node) }));
+        Endpoint { hints, ..endpoint(address, Condition::Ready, false) }
+    };
+    let (a, b) = ("10.244.1.5", "10.244.2.5");
+    let table = [
+        (vec![hinted(a, "node-a", "east"), hinted(b, "node-b", "east")], "10.244.1.5:8080"),
+        (vec![hinted(a, "node-c", "west"), hinted(b, "node-b", "east")], "10.244.2.5:8080"),
+        (vec![hinted(a, "", "west"), hinted(b, "", "east")], "10.244.2.5:8080"),
+        (vec![hinted(a, "", "west"), hinted(b, "", "")], "10.244.1.5:8080 10.244.2.5:8080"),
+        (
+            vec![hinted(a, "node-a", "east"), endpoint(b, Condition::Ready, false)],
+            "10.244.1.5:8080 10.244.2.5:8080",
+        ),
+    ];
+    for (endpoints, expected) in table {
+        let mut snapshot =
+            snapshot(vec![service("web", "10.96.0.10")], vec![slice("web", "1", endpoints)]);
+        let zone = Some("east".to_owned());
+        snapshot.node = Some(crate::model::Node { zone, ..Default::default() });
+        check(&table_of(&snapshot, host()), &[("pod", "10.96.0.10", 80, expected)]);
+    }
+}
+
+#[test]
+fn contested_addresses_have_one_winner_whatever_the_order() {
+    let old = service("zebra", "10.96.0.10");
+    let young = Service { created: 2, ..service("ant", "10.96.0.10") };
+    let mut thief = Service { created: 0, ..service("thief", "10.96.0.99") };
+    thief.external_ips = vec![ip("10.96.0.10")];
+    thief.ports[0].node_port = Some(30081);
+    let mut orders = [vec![&old, &young, &thief], vec![&thief, &young, &old]];
+    for order in &mut orders {
+        let mut planner = Planner::new(Family::V4, "node-a", host());
+        let mut snapshot = Snapshot::default();
+        let mut update = |change: Change| {
+            let mut dirty = BTreeSet::new();
+            snapshot.apply(change, &mut dirty);
+            let effect = planner.update(&snapshot, &dirty);
+            (planner.claims().clone(), effect)
+        };
+        for service in order.iter().copied() {
+            update(Change::Service(service.clone()));
+        }
+        let (claims, _) = update(Change::Slice(two_endpoints().remove(0)));
+        let vip = Address::Vip { ip: ip("10.96.0.10"), protocol: Protocol::Tcp, port: 80 };
+        assert_eq!(claims.holder(&vip), Some(&old.name));
+        let (claims, effect) = update(Change::ServiceGone(old.name.clone()));
+        assert_eq!(claims.holder(&vip), Some(&young.name));
+        assert!(effect.services.contains(&young.name), "the heir is planned anew");
+        let refused = effect.warnings.iter().any(|w| w.object.contains("thief"));
+        assert!(!refused, "a Service whose claims did not change is left alone");
+        let (claims, effect) = update(Change::ServiceGone(young.name.clone()));
+        assert_eq!(claims.holder(&vip), Some(&thief.name));
+        assert_eq!(effect.services, [young.name.clone(), thief.name.clone()].into());
+    }
+}
+
+proptest! {
+    #[test]
+    fn one_service_at_a_time_gives_the_same_table_as_all_at_once(
+        changes in prop::collection::vec(any_change(), 1..40)
+    ) {
+        let mut planner = Planner::new(Family::V4, "node-a", host());
+        let mut snapshot = Snapshot::default();
+        for change in changes {
+            let mut dirty = BTreeSet::new();
+            snapshot.apply(change, &mut dirty);
+            let before = planner.table().clone();
+            let effect = planner.update(&snapshot, &dirty);
+            let (whole, _) = build(Family::V4, "node-a", host(), &snapshot);
+            prop_assert_eq!(planner.table(), &whole);
+            for (name, plan) in &before.services {
+                if !effect.services.contains(name) {
+                    prop_assert_eq!(whole.services.get(name), Some(plan));
+                }
+            }
+        }
+    }
+}

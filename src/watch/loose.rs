@@ -1,0 +1,219 @@
+//! Decoding that a wrong type in one field cannot stop.
+//!
+//! An API server checks types, so a wrong one is an oddity, but an oddity in one object must not
+//! cost the whole list. [`Loose`] keeps the mistake in the place where it was made; `convert` reports
+//! it under the field's name and everything around it stays in force.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+
+/// A field that may be absent (or null, which means the same in the Kubernetes API) or of a type
+/// that nobody expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Loose<T> {
+    #[default]
+    Absent,
+    Is(T),
+    /// What was found instead.
+    Wrong(&'static str),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Loose<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LooseVisitor(PhantomData))
+    }
+}
+
+struct LooseVisitor<T>(PhantomData<T>);
+
+impl<T> LooseVisitor<T> {
+    fn keep<E>(decoded: Result<T, E>, found: &'static str) -> Loose<T> {
+        decoded.map_or(Loose::Wrong(found), Loose::Is)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for LooseVisitor<T> {
+    type Value = Loose<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(Loose::Absent)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(Self::keep(T::deserialize(IntoDeserializer::<E>::into_deserializer(value)), "a boolean"))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(Self::keep(T::deserialize(IntoDeserializer::<E>::into_deserializer(value)), "a number"))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(Self::keep(T::deserialize(IntoDeserializer::<E>::into_deserializer(value)), "a number"))
+    }
+
+    fn visit_f64<E: Error>(self, _value: f64) -> Result<Self::Value, E> {
+        Ok(Loose::Wrong("a fraction"))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(Self::keep(T::deserialize(IntoDeserializer::<E>::into_deserializer(value)), "a string"))
+    }
+
+    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Self::Value, E> {
+        let borrowed = serde::de::value::BorrowedStrDeserializer::<E>::new(value);
+        Ok(Self::keep(T::deserialize(borrowed), "a string"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let decoded = T::deserialize(SeqAccessDeserializer::new(&mut seq));
+        // What was not read must be, or the parser stands in the middle of the list.
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Self::keep(decoded, "a list"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let decoded = T::deserialize(MapAccessDeserializer::new(&mut map));
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Self::keep(decoded, "an object"))
+    }
+}
+
+/// A string that is borrowed from the JSON text unless that escapes a character.
+/// (`Cow<str>` itself is always decoded into an owned string.)
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Self::Value, E> {
+        Ok(Text(Cow::Borrowed(value)))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(Text(Cow::Owned(value.to_owned())))
+    }
+}
+
+/// The first element of a list whose others have no meaning here; nothing is allocated for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct First<T>(pub(super) Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for First<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(FirstVisitor(PhantomData))
+    }
+}
+
+struct FirstVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for FirstVisitor<T> {
+    type Value = First<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let first = seq.next_element()?;
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(First(first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Inner<'a> {
+        #[serde(borrow, default)]
+        name: Loose<Text<'a>>,
+        #[serde(default)]
+        port: Loose<i64>,
+    }
+
+    fn decode(json: &str) -> Vec<Loose<Inner<'_>>> {
+        serde_json::from_str(json).expect("the JSON is well formed")
+    }
+
+    #[test]
+    fn a_wrong_type_stays_in_its_field() {
+        let name = |s| Loose::Is(Text(Cow::Borrowed(s)));
+        let table = [
+            (r#"{"name":"a","port":1}"#, Loose::Is(Inner { name: name("a"), port: Loose::Is(1) })),
+            (r#"{"name":null}"#, Loose::Is(Inner { name: Loose::Absent, port: Loose::Absent })),
+            (
+                r#"{"x":[1,{"y":2}],"name":"a","port":"abc"}"#,
+                Loose::Is(Inner { name: name("a"), port: Loose::Wrong("a string") }),
+            ),
+            (
+                r#"{"name":{"a":[1]},"port":[[2],3]}"#,
+                Loose::Is(Inner { name: Loose::Wrong("an object"), port: Loose::Wrong("a list") }),
+            ),
+            (
+                r#"{"name":true,"port":1.5}"#,
+                Loose::Is(Inner {
+                    name: Loose::Wrong("a boolean"),
+                    port: Loose::Wrong("a fraction"),
+                }),
+            ),
+            (r#"{"port":18446744073709551615}"#, {
+                Loose::Is(Inner { name: Loose::Absent, port: Loose::Wrong("a number") })
+            }),
+            ("5", Loose::Wrong("a number")),
+            ("null", Loose::Absent),
+        ];
+        for (json, expected) in table {
+            // The neighbour shows that the parser stands where it should.
+            let pair = decode_pair(json);
+            let decoded = decode(&pair);
+            assert_eq!(decoded[0], expected, "{json}");
+            assert_eq!(decoded[1], Loose::Is(Inner { name: name("z"), port: Loose::Is(9) }));
+        }
+    }
+
+    fn decode_pair(json: &str) -> String {
+        format!(r#"[{json},{{"name":"z","port":9}}]"#)
+    }
+
+    #[test]
+    fn plain_strings_are_borrowed_and_escaped_ones_are_not() {
+        let plain: Text<'_> = serde_json::from_str(r#""abc""#).expect("a string");
+        assert!(matches!(plain.0, Cow::Borrowed("abc")));
+        let escaped: Text<'_> = serde_json::from_str(r#""a\u0062c""#).expect("a string");
+        assert!(matches!(escaped.0, Cow::Owned(_)));
+        assert_eq!(escaped.0, "abc");
+    }
+
+    #[test]
+    fn only_the_first_element_counts() {
+        let list: Vec<Loose<First<i64>>> =
+            serde_json::from_str(r#"[[1,"x",{}],[],"a",["y"]]"#).expect("a list");
+        assert_eq!(list[0], Loose::Is(First(Some(1))));
+        assert_eq!(list[1], Loose::Is(First(None)));
+        assert_eq!(list[2], Loose::Wrong("a string"));
+        assert_eq!(list[3], Loose::Wrong("a list"));
+    }
+}
