@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::expr::{
-    CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags, FibResult, LookupResult,
-    MetaKey, NatFlags, NatKind, PayloadBase, Register, RegisterRange, Reject,
-};
+use super::expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 use super::field::{Field, layout};
+use super::kind::{
+    CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, MetaKey, NatFlags, NatKind,
+    PayloadBase, Reject,
+};
 use super::object::Verdict;
 use crate::net::{Family, Protocol};
 
