@@ -157,12 +157,10 @@ pub(crate) fn absent_table() {
     let refused = refusals(nft.apply(&other, &ops));
     assert_eq!((refused[0].op, refused[0].errno), (0, libc::ENOENT));
     assert!((1000..20_000).contains(&refused.len()), "{} are named one by one", refused.len());
-    let last = &refused[refused.len() - 1];
-    assert!(last.detail.ends_with("elements)"), "{last}");
     assert_eq!(
         refused[0].object,
-        "add element ip other endpoints { 0x0a60000006000000\
-                                   01bb000000000000 : 0x0a0000001f900000 }"
+        "add element ip other endpoints { 0x0a6000000600000001bb000000000000 \
+         : 0x0a0000001f900000 }"
     );
     let other_family = TableName::new(Family::V6, "kube-proxy");
     assert_eq!(nft.dump(&other_family).unwrap(), None);
