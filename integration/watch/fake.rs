@@ -3,7 +3,7 @@
 //! It is called in place of a connection, so tests need no sockets, and with Tokio's clock paused a
 //! silence of minutes takes no time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -57,7 +57,6 @@ pub(crate) struct World {
     pub(crate) expired_by_status: bool,
     /// Every request for these is answered with a status.
     pub(crate) refused: BTreeMap<&'static str, u16>,
-    pub(crate) user_agents: BTreeSet<String>,
 }
 
 #[derive(Clone, Default)]
@@ -99,6 +98,23 @@ impl Fake {
         }
     }
 
+    /// Sends every open watch a bookmark.
+    pub(crate) fn bookmark(&self) {
+        let mut world = self.world();
+        let mark = json!({ "metadata": { "resourceVersion": world.version.to_string() } });
+        let line = event("BOOKMARK", &mark);
+        let send = |w: &UnboundedSender<Chunk>| w.send(Ok(Frame::data(line.clone().into())));
+        world.watchers.retain(|(_, watcher)| send(watcher).is_ok());
+    }
+
+    /// What is left when the store is restored from a backup of when it was empty.
+    pub(crate) fn restore_from_backup(&self) {
+        let mut world = self.world();
+        world.version = 0;
+        world.objects.clear();
+        world.history.clear();
+    }
+
     /// Forgets all versions so far.
     pub(crate) fn compact(&self) {
         let mut world = self.world();
@@ -106,14 +122,11 @@ impl Fake {
         world.oldest = world.version;
     }
 
-    pub(crate) fn answer<B>(&self, request: &Request<B>) -> io::Result<Answer> {
+    fn answer(&self, request: &Request<Body>) -> io::Result<Answer> {
         let mut world = self.world();
         let query = request.uri().query().unwrap_or_default().to_owned();
         let path = request.uri().path().to_owned();
         world.requests.push(format!("{} {path}?{query}", request.method()));
-        if let Some(agent) = request.headers().get("user-agent") {
-            world.user_agents.insert(agent.to_str().unwrap_or_default().to_owned());
-        }
         if world.down {
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"));
         }

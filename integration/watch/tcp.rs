@@ -1,18 +1,21 @@
-//! The real client over real connections, in a network namespace of its own.
+//! The real client over real connections to the lab's API server, in a network namespace of its own.
 
-use std::convert::Infallible;
+use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::LinkUnspec;
-use sluice::watch::{ApiServer, ClientError, ClientOptions, ConnectionState, Resource};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use serde_json::Value;
+use sluice::lab::api::{
+    Access, ApiServer as LabServer, Identity, Options, Outage, Resource as LabResource,
+    StreamingLists, Token, Verb, WatchEnd,
+};
+use sluice::model::Change;
+use sluice::watch::{ApiServer, ClientError, ClientOptions, ConnectionState, Resource, Update};
 
-use super::fake::{Fake, SERVICES};
-use super::{service, two_services, watch_server};
+use super::{Watching, service, slice, watch_server};
 
 /// Runs the future on a thread that has a network namespace with a loopback interface.
 fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
@@ -25,35 +28,44 @@ fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
             let up = LinkUnspec::new_with_index(1).up().build();
             handle.link().change(up).execute().await.expect("lo comes up");
             connection.abort();
-            let within = std::time::Duration::from_secs(60);
+            let within = Duration::from_secs(60);
             tokio::time::timeout(within, test).await.expect("the test ends within a minute");
         });
     });
     thread.join().expect("the test passes");
 }
 
-/// Serves the fake until the set is dropped or shut down, which also breaks its connections.
-async fn serve(fake: &Fake, port: u16) -> (JoinSet<()>, u16) {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
-    let port = listener.local_addr().expect("the listener has an address").port();
-    let fake = fake.clone();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            let fake = fake.clone();
-            let service = service_fn(move |request| {
-                let answer = fake.answer(&request).expect("this server is never down");
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service);
-            connections.spawn(async move {
-                let _ = connection.await;
-            });
-        }
-    });
-    (tasks, port)
+/// A server that gives the bearer of `secret` the rights of kube-proxy and no more.
+fn lab_server() -> LabServer {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    let token = Token { secret: "secret".to_owned(), identity: Identity::NodeProxier };
+    let options = Options { access: Access::Tokens(vec![token]), ..Options::default() };
+    LabServer::start(listener, options).expect("the server starts")
+}
+
+fn lab_object(kind: &str, mut object: Value) -> Value {
+    object["kind"] = kind.into();
+    object["apiVersion"] = match kind {
+        "EndpointSlice" => "discovery.k8s.io/v1".into(),
+        _ => "v1".into(),
+    };
+    object
+}
+
+fn put(lab: &LabServer, kind: &str, object: Value) {
+    lab.write_unchecked(&lab_object(kind, object)).expect("it is an object");
+}
+
+async fn watch_lab(lab: &LabServer) -> Watching {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("kubeconfig");
+    std::fs::write(&path, kubeconfig(lab.address().port())).expect("a file");
+    let options = ClientOptions { kubeconfig: Some(path), master: None };
+    watch_server(&ApiServer::new(&options).await.expect("plain HTTP needs no certificates"))
+}
+
+async fn until_lost(watching: &mut Watching) {
+    while !matches!(watching.connection(Resource::Services).await, ConnectionState::Lost(_)) {}
 }
 
 fn kubeconfig(port: u16) -> String {
@@ -66,30 +78,63 @@ fn kubeconfig(port: u16) -> String {
 }
 
 #[test]
-fn a_server_that_was_killed_and_comes_back_is_followed_again() {
+fn the_rights_of_kube_proxy_are_enough() {
     in_namespace(async {
-        let fake = two_services();
-        let (mut serving, port) = serve(&fake, 0).await;
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("kubeconfig");
-        std::fs::write(&path, kubeconfig(port)).expect("a file");
-        let options = ClientOptions { kubeconfig: Some(path), master: None };
-        let server = ApiServer::new(&options).await.expect("plain HTTP needs no certificates");
-        let mut watching = watch_server(&server);
-        assert_eq!(watching.services().await, ["a", "b"]);
-
-        serving.shutdown().await;
-        let lost = async {
-            while !matches!(watching.connection(Resource::Services).await, ConnectionState::Lost(_))
-            {
+        let lab = lab_server();
+        put(&lab, "Service", service("a", "10.96.0.10"));
+        put(&lab, "EndpointSlice", slice("a-1", "a", "10.1.0.1"));
+        for streaming in [StreamingLists::Served, StreamingLists::Forbidden] {
+            lab.faults().set_streaming_lists(streaming);
+            let mut watching = watch_lab(&lab).await;
+            let mut connected = BTreeSet::new();
+            while connected.len() < Resource::ALL.len() {
+                let state = watching.until(|update| match update {
+                    Update::Connection { resource, state } => Some((*resource, state.clone())),
+                    _ => None,
+                });
+                let (resource, state) = state.await;
+                assert_eq!(state, ConnectionState::Connected, "{streaming:?} {resource}");
+                connected.insert(resource);
             }
-        };
-        lost.await;
-        fake.put(SERVICES, service("c", "10.0.0.3"));
-        let (_serving, _) = serve(&fake, port).await;
-        watching.service_change().await;
-        let agent = format!("sluice/{}", env!("CARGO_PKG_VERSION"));
-        assert_eq!(fake.world().user_agents.iter().collect::<Vec<_>>(), [&agent]);
+        }
+        for request in lab.requests().log() {
+            assert!(matches!(request.verb, Verb::List | Verb::Watch), "{request:?}");
+            assert_eq!(request.user_agent, format!("sluice/{}", env!("CARGO_PKG_VERSION")));
+        }
+    });
+}
+
+#[test]
+fn a_broken_connection_costs_no_list() {
+    in_namespace(async {
+        let lab = lab_server();
+        put(&lab, "Service", service("a", "10.96.0.10"));
+        let mut watching = watch_lab(&lab).await;
+        assert_eq!(watching.services().await, ["a"]);
+        let ends = [(WatchEnd::Broken, "10.96.0.11"), (WatchEnd::Clean, "10.96.0.12")];
+        for (end, ip) in ends {
+            lab.requests().reset();
+            lab.faults().end_watches(None, end);
+            put(&lab, "Service", service("b", ip));
+            assert!(matches!(watching.service_change().await, Change::Service(_)), "{end:?}");
+            assert_eq!(lab.requests().count(Verb::List, LabResource::Services), 0, "{end:?}");
+        }
+    });
+}
+
+#[test]
+fn an_outage_is_survived() {
+    in_namespace(async {
+        let lab = lab_server();
+        put(&lab, "Service", service("a", "10.96.0.10"));
+        let mut watching = watch_lab(&lab).await;
+        assert_eq!(watching.services().await, ["a"]);
+        lab.faults().set_outage(Outage::Disconnected);
+        until_lost(&mut watching).await;
+        put(&lab, "Service", service("b", "10.96.0.11"));
+        lab.faults().set_outage(Outage::None);
+        assert!(matches!(watching.service_change().await, Change::Service(_)));
+        assert_eq!(watching.connection(Resource::Services).await, ConnectionState::Connected);
     });
 }
 

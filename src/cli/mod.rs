@@ -1,5 +1,6 @@
 //! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
 
+mod demo;
 mod run;
 
 use std::path::PathBuf;
@@ -18,7 +19,10 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Shows what a Service does, in a lab of network namespaces.
+    Demo,
+}
 
 /// Flags of the daemon, named as the Go kube-proxy names them.
 #[derive(Debug, Args)]
@@ -48,7 +52,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         None => run::run(arguments.run),
-        Some(command) => match command {},
+        Some(Command::Demo) => demo::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,1 +1,315 @@
-//! (tests follow)
+use std::path::Path;
+
+use super::*;
+
+const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+
+fn parse_body(body: &str) -> Result<Loaded, ConfigError> {
+    parse(&format!("{HEAD}{body}"), Path::new("config.conf"))
+}
+
+fn loaded(body: &str) -> Loaded {
+    parse_body(body).unwrap_or_else(|error| panic!("{error}\n{body}"))
+}
+
+fn config(body: &str) -> Config {
+    let loaded = loaded(body);
+    assert_eq!(loaded.warnings, [""; 0], "{body}");
+    loaded.config
+}
+
+/// The fields of all problems.
+fn problems(body: &str) -> Vec<String> {
+    match parse_body(body) {
+        Err(ConfigError::Invalid { problems, .. }) => {
+            problems.into_iter().map(|problem| problem.field).collect()
+        }
+        other => panic!("{other:?}\n{body}"),
+    }
+}
+
+fn fixture(name: &str) -> Loaded {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fixtures/config").join(name);
+    load(&path).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().expect("tests write prefixes")).collect()
+}
+
+#[test]
+fn an_empty_file_has_the_defaults_of_kube_proxy() {
+    let config = config("");
+    let expected = Config {
+        mode: Mode::Iptables,
+        client: ClientConnection::default(),
+        hostname_override: None,
+        bind_address: "0.0.0.0".parse().expect("an address"),
+        healthz_bind_address: "0.0.0.0:10256".parse().expect("a socket"),
+        metrics_bind_address: "127.0.0.1:10249".parse().expect("a socket"),
+        bind_address_hard_fail: false,
+        enable_profiling: false,
+        feature_gates: Default::default(),
+        detect_local: DetectLocal::ClusterCidr(vec![]),
+        cluster_cidrs: vec![],
+        node_port_addresses: NodePortAddresses::All,
+        localhost_node_ports: true,
+        masquerade_all: false,
+        masquerade_bit: 14,
+        sync: SyncPeriods { min: Duration::from_secs(1), period: Duration::from_secs(30) },
+        config_sync_period: Duration::from_secs(900),
+        oom_score_adj: -999,
+        conntrack: Conntrack {
+            max_per_core: Some(32_768),
+            min: 131_072,
+            tcp_established: Some(Duration::from_secs(86_400)),
+            tcp_close_wait: Some(Duration::from_secs(3600)),
+            tcp_be_liberal: false,
+            udp: None,
+            udp_stream: None,
+        },
+        ipvs: Ipvs {
+            scheduler: String::new(),
+            exclude_cidrs: vec![],
+            strict_arp: false,
+            tcp_timeout: None,
+            tcp_fin_timeout: None,
+            udp_timeout: None,
+        },
+        logging: Logging { format: LogFormat::Text, verbosity: 0 },
+    };
+    assert_eq!(config, expected);
+    assert_eq!(config.kubeconfig(), None);
+}
+
+#[test]
+fn the_file_of_kubeadm_is_the_defaults() {
+    let Loaded { config, warnings, .. } = fixture("kubeadm.yaml");
+    assert_eq!(warnings, [""; 0]);
+    assert_eq!(config.kubeconfig(), Some("/var/lib/kube-proxy/kubeconfig.conf".into()));
+    let cidrs = nets(&["10.244.0.0/16"]);
+    let expected = Config {
+        client: config.client.clone(),
+        detect_local: DetectLocal::ClusterCidr(cidrs.clone()),
+        cluster_cidrs: cidrs,
+        ..self::config("")
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn the_file_of_kind_loads() {
+    let Loaded { config, warnings, .. } = fixture("kind-dual-stack.yaml");
+    assert_eq!(warnings, [""; 0]);
+    assert_eq!(config.mode, Mode::Nftables);
+    assert_eq!(config.node_port_addresses, NodePortAddresses::Primary);
+    assert_eq!(config.cluster_cidrs, nets(&["10.244.0.0/16", "fd00:10:244::/56"]));
+    assert_eq!(config.conntrack.max_per_core, None);
+    assert!(config.conntrack.tcp_be_liberal);
+}
+
+#[test]
+fn the_old_file_of_eks_loads_and_names_what_it_ignores() {
+    let Loaded { config, warnings, .. } = fixture("eks.yaml");
+    let unknown =
+        ["unknown field conntrack.max is ignored", "unknown field udpIdleTimeout is ignored"];
+    assert_eq!(warnings, unknown);
+    assert_eq!(config.detect_local, DetectLocal::ClusterCidr(vec![]));
+    assert_eq!(config.metrics_bind_address, "0.0.0.0:10249".parse().expect("a socket"));
+    assert_eq!(config.oom_score_adj, -998);
+    // As upstream, a zero in the iptables section means the default.
+    assert_eq!(config.sync.min, Duration::from_secs(1));
+}
+
+#[test]
+fn the_mode_picks_its_own_section() {
+    let sections = "iptables: {masqueradeBit: 1, masqueradeAll: true, syncPeriod: 10s, minSyncPeriod: 2s}\n\
+                    nftables: {masqueradeBit: 2, syncPeriod: 20s, minSyncPeriod: 3s}\n\
+                    ipvs: {syncPeriod: 40s, minSyncPeriod: 0s}\n";
+    let table = [
+        ("", Mode::Iptables, 1, true, 10, 2),
+        ("iptables", Mode::Iptables, 1, true, 10, 2),
+        ("nftables", Mode::Nftables, 2, false, 20, 3),
+        ("ipvs", Mode::Ipvs, 1, true, 40, 0),
+        ("userspace", Mode::Userspace, 1, true, 10, 2),
+    ];
+    for (name, mode, bit, all, period, min) in table {
+        let config = config(&format!("mode: '{name}'\n{sections}"));
+        assert_eq!(config.mode, mode, "{name}");
+        assert_eq!((config.masquerade_bit, config.masquerade_all), (bit, all), "{name}");
+        let sync =
+            SyncPeriods { min: Duration::from_secs(min), period: Duration::from_secs(period) };
+        assert_eq!(config.sync, sync, "{name}");
+    }
+}
+
+#[test]
+fn local_traffic_is_detected_as_configured() {
+    let table = [
+        ("clusterCIDR: 10.0.0.0/8", DetectLocal::ClusterCidr(nets(&["10.0.0.0/8"]))),
+        (
+            "detectLocalMode: ClusterCIDR\nclusterCIDR: 'fd00::/8,10.1.2.3/8'",
+            DetectLocal::ClusterCidr(nets(&["fd00::/8", "10.0.0.0/8"])),
+        ),
+        ("detectLocalMode: NodeCIDR\nclusterCIDR: nonsense", DetectLocal::NodeCidr),
+        (
+            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
+            DetectLocal::BridgeInterface("cni0".to_owned()),
+        ),
+        (
+            "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}",
+            DetectLocal::InterfaceNamePrefix("veth".to_owned()),
+        ),
+    ];
+    for (body, expected) in table {
+        assert_eq!(config(body).detect_local, expected, "{body}");
+    }
+}
+
+#[test]
+fn node_port_addresses_are_primary_prefixes_or_all() {
+    let table = [
+        ("mode: nftables", NodePortAddresses::Primary),
+        ("mode: iptables", NodePortAddresses::All),
+        ("mode: iptables\nnodePortAddresses: [primary]", NodePortAddresses::Primary),
+        ("nodePortAddresses: []", NodePortAddresses::All),
+        (
+            "mode: nftables\nnodePortAddresses: [192.0.2.0/24, 'fd00::/8']",
+            NodePortAddresses::Cidrs(nets(&["192.0.2.0/24", "fd00::/8"])),
+        ),
+    ];
+    for (body, expected) in table {
+        assert_eq!(config(body).node_port_addresses, expected, "{body}");
+    }
+}
+
+#[test]
+fn addresses_may_lack_their_port_and_follow_the_bind_address() {
+    let sockets = |body| {
+        let config = config(body);
+        (config.healthz_bind_address.to_string(), config.metrics_bind_address.to_string())
+    };
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(sockets("bindAddress: '::'"), pair("[::]:10256", "[::1]:10249"));
+    assert_eq!(
+        sockets("healthzBindAddress: 192.0.2.1\nmetricsBindAddress: '[fd00::1]:9'"),
+        pair("192.0.2.1:10256", "[fd00::1]:9")
+    );
+    assert_eq!(
+        sockets("healthzBindAddress: 'fd00::1'\nmetricsBindAddress: '127.0.0.1:1'"),
+        pair("[fd00::1]:10256", "127.0.0.1:1")
+    );
+}
+
+#[test]
+fn every_bad_value_is_a_problem_of_its_field() {
+    let table = [
+        ("mode: kernelspace", vec!["mode"]),
+        ("bindAddress: host", vec!["bindAddress"]),
+        ("healthzBindAddress: '0.0.0.0:0'", vec!["healthzBindAddress"]),
+        ("metricsBindAddress: ':10249'", vec!["metricsBindAddress"]),
+        ("metricsBindAddress: '127.0.0.1:70000'", vec!["metricsBindAddress"]),
+        ("clusterCIDR: 10.0.0.0", vec!["clusterCIDR"]),
+        ("clusterCIDR: '10.0.0.0/8,11.0.0.0/8'", vec!["clusterCIDR"]),
+        ("clusterCIDR: '10.0.0.0/8,fd00::/8,11.0.0.0/8'", vec!["clusterCIDR"]),
+        ("detectLocalMode: Magic", vec!["detectLocalMode"]),
+        ("detectLocalMode: BridgeInterface", vec!["detectLocal.bridgeInterface"]),
+        ("detectLocalMode: InterfaceNamePrefix", vec!["detectLocal.interfaceNamePrefix"]),
+        ("nodePortAddresses: [primary, 10.0.0.0/8]", vec!["nodePortAddresses"]),
+        ("nodePortAddresses: [10.0.0.0/8, x]", vec!["nodePortAddresses[1]"]),
+        ("iptables: {masqueradeBit: 32}", vec!["iptables.masqueradeBit"]),
+        ("mode: nftables\nnftables: {masqueradeBit: -1}", vec!["nftables.masqueradeBit"]),
+        ("iptables: {syncPeriod: -1s}", vec!["iptables.syncPeriod"]),
+        ("iptables: {minSyncPeriod: -1s}", vec!["iptables.minSyncPeriod"]),
+        ("iptables: {syncPeriod: 1s, minSyncPeriod: 2s}", vec!["iptables.syncPeriod"]),
+        ("configSyncPeriod: -1m", vec!["configSyncPeriod"]),
+        ("oomScoreAdj: 1001", vec!["oomScoreAdj"]),
+        ("conntrack: {maxPerCore: -1, min: -1}", vec!["conntrack.maxPerCore", "conntrack.min"]),
+        ("conntrack: {udpTimeout: -1s}", vec!["conntrack.udpTimeout"]),
+        ("clientConnection: {burst: -1}", vec!["clientConnection.burst"]),
+        ("mode: ipvs\nipvs: {excludeCIDRs: [x]}", vec!["ipvs.excludeCIDRs[0]"]),
+        ("logging: {format: xml}", vec!["logging.format"]),
+    ];
+    for (body, expected) in table {
+        assert_eq!(problems(body), expected, "{body}");
+    }
+}
+
+#[test]
+fn sections_of_other_modes_are_not_checked() {
+    config("mode: iptables\nnftables: {masqueradeBit: 99}\nipvs: {excludeCIDRs: [x]}");
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let body = "mode: magic\nclusterCIDR: x\noomScoreAdj: 5000\niptables: {masqueradeBit: 40}";
+    let error = parse_body(body).expect_err("four fields are wrong").to_string();
+    let expected = "the configuration file config.conf cannot be used:\n  \
+        mode: \"magic\" must be nftables, iptables, ipvs, userspace or empty (which means iptables)\n  \
+        clusterCIDR: \"x\" must be a prefix like 10.0.0.0/8 or fd00::/48\n  \
+        iptables.masqueradeBit: \"40\" must be from 0 to 31\n  \
+        oomScoreAdj: \"5000\" must be from -1000 to 1000";
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn what_is_no_configuration_is_one_clear_error() {
+    let text = |text: &str| match parse(text, Path::new("config.conf")) {
+        Ok(_) => panic!("{text} is no configuration"),
+        Err(error) => error.to_string(),
+    };
+    let table = [
+        ("a: [", "cannot decode the configuration file config.conf"),
+        ("", "says apiVersion \"\" and kind \"\""),
+        ("- a\n- b\n", "says apiVersion \"\" and kind \"\""),
+        ("apiVersion: v1\nkind: Config\n", "says apiVersion \"v1\" and kind \"Config\""),
+        (&format!("{HEAD}oomScoreAdj: [1]\n"), "line 3"),
+        (&format!("{HEAD}iptables:\n  syncPeriod: fast\n"), "\"fast\" is not a duration"),
+        (&format!("{HEAD}iptables: 5\n"), "line 3"),
+    ];
+    for (yaml, expected) in table {
+        let error = text(yaml);
+        assert!(error.contains(expected), "{error}\n{yaml}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+    let error = load(Path::new("/nonexistent/config.conf")).expect_err("there is no such file");
+    let error = error.to_string();
+    assert!(error.contains("/nonexistent/config.conf") && error.contains("--config"), "{error}");
+}
+
+#[test]
+fn repeated_and_unknown_fields_are_tolerated_and_named() {
+    let loaded = loaded("mode: ipvs\nmode: nftables\nMode: x\niptables: {masqueradebit: 1}\n");
+    assert_eq!(loaded.config.mode, Mode::Nftables);
+    let [repeated, unknown @ ..] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+    assert!(repeated.contains("mode") && repeated.contains("last value"), "{repeated}");
+    assert_eq!(
+        unknown,
+        ["unknown field Mode is ignored", "unknown field iptables.masqueradebit is ignored"]
+    );
+}
+
+#[test]
+fn durations_are_read_and_written_as_go_does() {
+    let table = [
+        ("0", Some(0), "0s"),
+        ("30s", Some(30_000_000_000), "30s"),
+        ("1h0m0s", Some(3_600_000_000_000), "1h0m0s"),
+        ("1.5h", Some(5_400_000_000_000), "1h30m0s"),
+        ("90s", Some(90_000_000_000), "1m30s"),
+        ("250ms", Some(250_000_000), "250ms"),
+        ("1s500ms", Some(1_500_000_000), "1.5s"),
+        ("1.5us", Some(1_500), "1.5µs"),
+        ("7ns", Some(7), "7ns"),
+        ("+1m", Some(60_000_000_000), "1m0s"),
+        ("-5s", None, "-5s"),
+    ];
+    for (text, nanoseconds, written) in table {
+        let duration: GoDuration = text.parse().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(duration.to_duration(), nanoseconds.map(Duration::from_nanos), "{text}");
+        assert_eq!(duration.to_string(), written, "{text}");
+    }
+    for text in ["", "s", "5", "1d", "1h5", "fast", "1..5s", ".s", "--1s", "999999999h"] {
+        assert!(text.parse::<GoDuration>().is_err(), "{text}");
+    }
+}

@@ -60,14 +60,15 @@ pub enum TrafficPolicy {
 
 /// `spec.loadBalancerSourceRanges`: who may use the load balancer addresses.
 ///
-/// A prefix of length zero in either family lifts the restriction for both, as upstream decides in
-/// `pkg/proxy/serviceport.go`.
+/// Upstream decides for each family on its own (`pkg/proxy/serviceport.go`): one that no prefix
+/// belongs to, or with a prefix of length zero, is not restricted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum SourceRanges {
     /// No restriction.
     #[default]
     Anyone,
-    /// Only these prefixes (of both families); an empty list admits nobody.
+    /// Only these prefixes (of both families). An empty list admits nobody: there were ranges and none
+    /// could be read.
     Only(Vec<IpNet>),
 }
 

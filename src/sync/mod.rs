@@ -1,7 +1,7 @@
 //! The loop: changes come in, forwarding tables follow, backends make the kernel match.
 //!
-//! Nothing is written before Services, EndpointSlices and the own Node have been listed once, because
-//! a table built from half of them would take working rules away. After that the last known state
+//! Nothing is written before Services, EndpointSlices, ServiceCIDRs and the own Node have been listed
+//! once, because a table built from half of them would take working rules away. After that the last known state
 //! stays in force whatever happens to the API server.
 
 mod host;
@@ -22,9 +22,9 @@ use crate::net::Family;
 use crate::plan::{Effect, Planner};
 use crate::watch::{ConnectionState, Resource, Update};
 
-/// How long the first sync waits for the own Node once all else is known (upstream:
+/// How long the first sync waits for the own Node and the ServiceCIDRs once all else is known (upstream:
 /// `cmd/kube-proxy/app/server.go`, getNodeIPs).
-const NODE_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// The most changes that are taken in before the kernel is brought up to date.
 const BATCH: usize = 100_000;
@@ -45,6 +45,8 @@ struct Plane {
     /// Services that the backend has not been told about, or refused.
     pending: BTreeSet<ServiceName>,
     refused: BTreeMap<ServiceName, String>,
+    /// No sync has succeeded yet.
+    fresh: bool,
 }
 
 /// The loop's state.
@@ -52,7 +54,7 @@ struct Loop {
     config: Config,
     snapshot: Snapshot,
     listed: BTreeSet<Resource>,
-    /// When all was known but the Node.
+    /// When all was known but the Node or the ServiceCIDRs.
     waiting_since: Option<Instant>,
     dirty: BTreeSet<ServiceName>,
     host_changed: bool,
@@ -115,6 +117,7 @@ impl Loop {
             backend,
             pending: BTreeSet::new(),
             refused: BTreeMap::new(),
+            fresh: true,
         };
         let planes = backends.into_iter().map(plane).collect();
         Loop {
@@ -138,6 +141,7 @@ impl Loop {
                     Change::Services(_) => self.listed.insert(Resource::Services),
                     Change::Slices(_) => self.listed.insert(Resource::EndpointSlices),
                     Change::Node(_) => self.listed.insert(Resource::Node),
+                    Change::ServiceCidrs(_) => self.listed.insert(Resource::ServiceCidrs),
                     _ => false,
                 };
                 let for_all = matches!(change, Change::Node(_) | Change::ServiceCidrs(_));
@@ -175,11 +179,11 @@ impl Loop {
         if !known(Resource::Services) || !known(Resource::EndpointSlices) {
             return false;
         }
-        if known(Resource::Node) {
+        if known(Resource::Node) && known(Resource::ServiceCidrs) {
             return true;
         }
         let since = *self.waiting_since.get_or_insert(now);
-        now.duration_since(since) >= NODE_WAIT
+        now.duration_since(since) >= LONGEST_WAIT
     }
 
     /// Brings every family up to date; whether all of it worked.
@@ -236,7 +240,16 @@ impl Plane {
                 "somebody else changed our table; repaired"
             );
         }
-        if report.operations > 0 {
+        if std::mem::replace(&mut self.fresh, false) {
+            tracing::info!(
+                %family,
+                services = self.planner.table().services.len(),
+                operations = report.operations,
+                elements = report.elements,
+                ?elapsed,
+                "first sync done"
+            );
+        } else if report.operations > 0 {
             tracing::info!(
                 %family,
                 services = scope.services.len(),

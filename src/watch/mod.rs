@@ -7,9 +7,9 @@
 //!
 //! The client speaks JSON and decodes only the fields that count, from the bytes of the connection
 //! (`wire`, `loose`), one object at a time, straight into the model (`convert`). No object of the API
-//! is ever kept. That is also why `kube::runtime::watcher` is not used: it wants whole lists of owned
-//! objects, gives up on a server that refuses streaming lists, and one undecodable object would
-//! stop it.
+//! is ever kept. That is also why `kube::runtime::watcher` is not used: it decodes whole
+//! pages into owned objects, so that one undecodable object blocks the list, and never falls back
+//! from a server that refuses streaming lists.
 
 mod backoff;
 mod client;

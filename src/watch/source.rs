@@ -154,7 +154,8 @@ impl<K: Kind> Source<K> {
         loop {
             let started = Instant::now();
             let round = self.round().await;
-            let brief = started.elapsed() < SETTLED_AFTER;
+            let lived = started.elapsed();
+            let brief = lived < SETTLED_AFTER;
             if !brief && round.is_ok() {
                 self.backoff.reset();
             }
@@ -168,7 +169,14 @@ impl<K: Kind> Source<K> {
                     sleep(self.backoff.next()).await;
                     Ok(())
                 }
-                Ok(Round::Ended { .. }) => Ok(()),
+                Ok(Round::Ended { spoke }) => {
+                    if !spoke && lived >= WATCH_FOR.start {
+                        // Not even a bookmark: after the server's store was restored from a backup,
+                        // it waits for a version that is far in the future.
+                        self.version = None;
+                    }
+                    Ok(())
+                }
                 Err(failure) => self.recover(failure).await,
             };
             if outcome.is_err() {
@@ -313,6 +321,11 @@ impl<K: Kind> Source<K> {
     async fn event(&mut self, line: &str) -> Result<(), Failure> {
         let event = decode::<wire::Event<'_>>(line)?;
         let object = event.object.get();
+        let version = mark(object)?.0;
+        if is_older(version.as_deref(), self.version.as_deref()) {
+            // The server's store was restored from a backup. What happened after that is not known.
+            return Err(Failure::Expired);
+        }
         let (change, warnings) = match &*event.kind.0 {
             "ADDED" | "MODIFIED" => self.feed.put(object),
             "DELETED" => (self.feed.delete(object), Vec::new()),
@@ -323,8 +336,8 @@ impl<K: Kind> Source<K> {
         self.warn(warnings).await?;
         self.send(change).await?;
         // Last, so that a change that was not sent is asked for again.
-        if let Some(version) = mark(object)?.0 {
-            self.version = Some(version);
+        if version.is_some() {
+            self.version = version;
         }
         Ok(())
     }
@@ -439,6 +452,13 @@ fn text_of(text: Loose<Text<'_>>) -> Option<String> {
         Loose::Is(text) if !text.0.is_empty() => Some(text.0.into_owned()),
         Loose::Is(_) | Loose::Absent | Loose::Wrong(_) => None,
     }
+}
+
+/// Whether a version is from before another one. Versions are numbers that grow (KEP-5504); of others
+/// nothing is known.
+fn is_older(version: Option<&str>, than: Option<&str>) -> bool {
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
+    matches!((number(version), number(than)), (Some(version), Some(than)) if version < than)
 }
 
 /// An object's resource version, and whether it is the bookmark that ends a streamed list.

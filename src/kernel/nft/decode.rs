@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::expr_decode::{expressions, verdict};
-use super::field::Field;
+use super::field::{Field, layout};
 use super::object::{
     BaseChain, Chain, ChainKind, Element, ElementExtra, Hook, Last, Policy, Rule, Set, SetFlags,
     SetKind, Value, Verdict,
@@ -61,21 +61,29 @@ pub(super) fn set(body: &[u8]) -> Option<Set> {
             DATA_TYPE_VERDICT => SetKind::VerdictMap,
             datatypes => {
                 let length = find_u32(body, set::DATA_LEN)?;
-                let fields = userdata::read_data(user);
-                SetKind::Map(fields.unwrap_or_else(|| Field::bare(datatypes, length)))
+                SetKind::Map(fields(userdata::read_data(user), datatypes, length))
             }
         }
     };
     let size = find(body, set::DESC).and_then(|desc| find_u32(desc, set::DESC_SIZE));
     Some(Set {
         name: find_name(body, set::NAME)?,
-        key: userdata::read_key(user).unwrap_or_else(|| Field::bare(key_type, key_length)),
+        key: fields(userdata::read_key(user), key_type, key_length),
         kind,
         flags: SetFlags(flags & !(set::F_MAP | set::F_OBJECT | set::F_CONCAT)),
         timeout: find_u64(body, set::TIMEOUT).map(Duration::from_millis),
         size,
         comment: userdata::read_set_comment(user),
     })
+}
+
+/// User data may say anything, so it counts only if it describes a value of the right length, as
+/// `nft` has it (`set_udata_key_valid` in its `src/netlink.c`).
+fn fields(from_user_data: Option<Vec<Field>>, datatypes: u32, length: u32) -> Vec<Field> {
+    let describes = |fields: &Vec<Field>| u32::try_from(layout(fields).1) == Ok(length);
+    from_user_data
+        .filter(|fields| !fields.is_empty() && describes(fields))
+        .unwrap_or_else(|| Field::bare(datatypes, length))
 }
 
 /// Reads the elements of one set out of any number of messages.
@@ -157,7 +165,7 @@ impl Elements {
 
     /// All elements, sorted by key, ranges of an interval tree put together.
     pub(super) fn finish(mut self, set: &Set) -> Vec<Element> {
-        self.whole.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        self.whole.sort_unstable_by_key(|element| element.key);
         if !(set.flags.contains(SetFlags::INTERVAL) && set.key.len() == 1) {
             return self.whole;
         }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::expr::{Expr, MetaKey, NumgenKind, PayloadBase, Register};
+use super::expr::{Expr, Register};
+use super::kind::{CtDirection, CtKey, MetaKey, NumgenKind, PayloadBase};
 use crate::net::{Family, Protocol};
 
 /// One part of a key or of data: what is loaded from a packet, and how `nft` names it (`typeof`).
@@ -13,6 +14,11 @@ pub enum Field {
     Saddr(Family),
     /// `ip daddr` or `ip6 daddr`.
     Daddr(Family),
+    /// `ct original ip daddr` or `ip6`: the destination that the connection's first packet was sent
+    /// to, before any translation.
+    OriginalDaddr(Family),
+    /// `ct original proto-dst`: the port that the connection's first packet was sent to.
+    OriginalDport,
     /// `meta l4proto`, the transport protocol.
     L4Proto,
     /// `th sport`, the source port of whatever transport protocol.
@@ -48,9 +54,11 @@ impl Field {
     /// Length of the value in bytes, without padding.
     pub fn length(self) -> usize {
         match self {
-            Field::Saddr(family) | Field::Daddr(family) => family.address_len(),
+            Field::Saddr(family) | Field::Daddr(family) | Field::OriginalDaddr(family) => {
+                family.address_len()
+            }
             Field::L4Proto => 1,
-            Field::Sport | Field::Dport => 2,
+            Field::Sport | Field::Dport | Field::OriginalDport => 2,
             Field::Random { .. } | Field::Increment { .. } | Field::Mark => 4,
             Field::InputName | Field::OutputName => 16,
             Field::Bare { length, .. } => usize::from(length),
@@ -60,9 +68,12 @@ impl Field {
     /// The expression that loads it into a register; `None` for a [`Field::Bare`].
     pub fn load(self, dreg: Register) -> Option<Expr> {
         let numgen = |kind, modulus| Expr::Numgen { kind, modulus, offset: 0, dreg };
+        let original = |key| Expr::Ct { key, direction: Some(CtDirection::Original), dreg };
         Some(match self {
             Field::Saddr(family) => Expr::address(family, 12, 8, dreg),
             Field::Daddr(family) => Expr::address(family, 16, 24, dreg),
+            Field::OriginalDaddr(family) => original(Field::destination_key(family)),
+            Field::OriginalDport => original(CtKey::DestinationPort),
             Field::L4Proto => Expr::Meta { key: MetaKey::L4Proto, dreg },
             Field::Sport => Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 2, dreg },
             Field::Dport => Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, dreg },
@@ -75,13 +86,25 @@ impl Field {
         })
     }
 
+    /// The property of a connection that is its destination address.
+    pub(super) fn destination_key(family: Family) -> CtKey {
+        match family {
+            Family::V4 => CtKey::DestinationV4,
+            Family::V6 => CtKey::DestinationV6,
+        }
+    }
+
     /// nft's number of the datatype (`enum datatypes` in nftables' `include/datatype.h`).
     pub(super) fn datatype(self) -> u8 {
         match self {
-            Field::Saddr(Family::V4) | Field::Daddr(Family::V4) => 7,
-            Field::Saddr(Family::V6) | Field::Daddr(Family::V6) => 8,
+            Field::Saddr(family) | Field::Daddr(family) | Field::OriginalDaddr(family) => {
+                match family {
+                    Family::V4 => 7,
+                    Family::V6 => 8,
+                }
+            }
             Field::L4Proto => 12,
-            Field::Sport | Field::Dport => 13,
+            Field::Sport | Field::Dport | Field::OriginalDport => 13,
             Field::Random { .. } | Field::Increment { .. } => 4,
             Field::Mark => 19,
             Field::InputName | Field::OutputName => 41,

@@ -173,7 +173,8 @@ pub struct Set {
     pub flags: SetFlags,
     /// How long an element lives that does not say so itself; needs [`SetFlags::TIMEOUT`].
     pub timeout: Option<Duration>,
-    /// The most elements it takes; `None` for no limit.
+    /// The most elements it takes; `None` for no limit. A set that rules write to needs one: the
+    /// kernel makes it 65,535 otherwise (`nft_dynset_init` in `net/netfilter/nft_dynset.c`).
     pub size: Option<u32>,
     /// What `nft list` shows as its comment, at most 127 bytes.
     pub comment: Option<Arc<str>>,
@@ -181,6 +182,7 @@ pub struct Set {
 
 impl Set {
     /// A plain set.
+    #[allow(clippy::self_named_constructors)] // a set, not a map, is what nf_tables calls a set
     pub fn set(name: impl Into<Arc<str>>, key: Vec<Field>) -> Set {
         Set::with_kind(name, key, SetKind::Set)
     }

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::expr::{
-    CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags, FibResult, LookupResult,
-    MetaKey, NatFlags, NatKind, PayloadBase, Register, RegisterRange, Reject,
-};
+use super::expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 use super::field::{Field, layout};
+use super::kind::{
+    CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, MetaKey, NatFlags, NatKind,
+    PayloadBase, Reject,
+};
 use super::object::Verdict;
 use crate::net::{Family, Protocol};
 
@@ -290,11 +291,13 @@ pub fn redirect_to(port: u16) -> Phrase {
     ]
 }
 
-/// `update @set { KEY timeout T : FIELDS map @from }`: remembers under `key` what `from` has for
-/// `fields`, in a map that rules may write to.
+/// `update @set { KEY timeout T : DATA }`: remembers `data` of the packet under `key` of the packet,
+/// in a map that rules may write to.
 ///
-/// The data is looked up first, behind the place of the key, and the key is loaded last: so an
-/// IPv6 look-up key may use the registers that the key will have.
+/// To remember the endpoint that a look-up found, say this in a hook after the address translation,
+/// with [`Field::OriginalDaddr`] and [`Field::OriginalDport`] in the key. The kernel would also take
+/// a look-up as the data, but `nft` 1.0.6 dies of a failed assertion when it lists such a rule
+/// (`netlink_parse_dynset` in its `src/netlink_delinearize.c`).
 ///
 /// # Panics
 /// If key and data together are longer than the sixteen registers.
@@ -302,22 +305,16 @@ pub fn remember(
     set: &Arc<str>,
     key: &[Field],
     timeout: Option<Duration>,
-    fields: &[Field],
-    from: &Arc<str>,
+    data: &[Field],
 ) -> Phrase {
-    let data = FIRST.after(layout(key).1);
-    let mut phrase = concat_at(FIRST, fields);
-    phrase.push(Expr::Lookup {
-        set: Arc::clone(from),
-        sreg: FIRST,
-        result: LookupResult::Data(data),
-    });
-    phrase.extend(concat_at(FIRST, key));
+    let behind = FIRST.after(layout(key).1);
+    let mut phrase = concat_at(FIRST, key);
+    phrase.extend(concat_at(behind, data));
     phrase.push(Expr::Dynset {
         op: DynsetOp::Update,
         set: Arc::clone(set),
         key: FIRST,
-        data: Some(data),
+        data: Some(behind),
         timeout,
     });
     phrase

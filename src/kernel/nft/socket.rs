@@ -80,7 +80,10 @@ impl NetfilterSocket {
             }
             self.send_queue = room;
         }
-        let failed = |source| NftError::Send { bytes: bytes.len(), source };
+        let failed = |source: io::Error| match source.raw_os_error() {
+            Some(libc::EMSGSIZE) => NftError::TooLarge { bytes: bytes.len() },
+            _ => NftError::Send { bytes: bytes.len(), source },
+        };
         let sent = self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0).map_err(failed)?;
         if sent != bytes.len() {
             return Err(failed(io::ErrorKind::WriteZero.into()));

@@ -41,7 +41,6 @@ pub(super) mod msg {
     pub(crate) const NEWSETELEM: u8 = 12;
     pub(crate) const GETSETELEM: u8 = 13;
     pub(crate) const DELSETELEM: u8 = 14;
-    pub(crate) const NEWGEN: u8 = 15;
     pub(crate) const GETGEN: u8 = 16;
     pub(crate) const NEWOBJ: u8 = 18;
     pub(crate) const GETOBJ: u8 = 19;

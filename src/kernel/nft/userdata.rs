@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use super::expr::MetaKey;
 use super::field::Field;
+use super::kind::{CtKey, MetaKey};
 use super::object::{Set, SetKind};
 use super::uapi::{COMMENT_MAX, USERDATA_MAX};
 use crate::net::Family;
@@ -31,6 +31,7 @@ mod kind {
     pub(super) const VERDICT: u32 = 1;
     pub(super) const PAYLOAD: u32 = 7;
     pub(super) const META: u32 = 9;
+    pub(super) const CT: u32 = 12;
     pub(super) const CONCAT: u32 = 13;
     pub(super) const NUMGEN: u32 = 23;
 }
@@ -41,6 +42,9 @@ mod header {
     pub(super) const IP: u32 = 12;
     pub(super) const IP6: u32 = 13;
 }
+
+/// The direction of a connection's first packet (`IP_CT_DIR_ORIGINAL`).
+const ORIGINAL: u32 = 0;
 
 /// User data that is being written.
 #[derive(Debug, Default)]
@@ -129,6 +133,7 @@ pub(super) fn set(set: &Set) -> Option<Vec<u8>> {
             writer.put_u32(set::DATA_INTERVAL, 0);
         }
         SetKind::VerdictMap => {
+            writer.put_u32(set::DATA_BYTE_ORDER, 0);
             put_typeof(&mut writer, set::KEY_TYPEOF, &set.key);
             writer.nest(set::DATA_TYPEOF, |nest| {
                 nest.put_u32(0, kind::VERDICT);
@@ -203,6 +208,10 @@ fn typeof_part(field: Field) -> Option<(u32, Vec<u32>)> {
         Field::Daddr(Family::V6) => (kind::PAYLOAD, vec![header::IP6, 9]),
         Field::Sport => (kind::PAYLOAD, vec![header::TRANSPORT, 1]),
         Field::Dport => (kind::PAYLOAD, vec![header::TRANSPORT, 2]),
+        Field::OriginalDaddr(family) => {
+            (kind::CT, vec![Field::destination_key(family).number(), ORIGINAL])
+        }
+        Field::OriginalDport => (kind::CT, vec![CtKey::DestinationPort.number(), ORIGINAL]),
         Field::L4Proto => meta(MetaKey::L4Proto),
         Field::Mark => meta(MetaKey::Mark),
         Field::InputName => meta(MetaKey::InputName),
@@ -232,6 +241,12 @@ fn read_part(bytes: &[u8]) -> Option<Field> {
         (kind::PAYLOAD, [header::IP6, 9]) => Field::Daddr(Family::V6),
         (kind::PAYLOAD, [header::TRANSPORT, 1]) => Field::Sport,
         (kind::PAYLOAD, [header::TRANSPORT, 2]) => Field::Dport,
+        (kind::CT, &[key, ORIGINAL]) => match CtKey::from_number(key)? {
+            CtKey::DestinationV4 => Field::OriginalDaddr(Family::V4),
+            CtKey::DestinationV6 => Field::OriginalDaddr(Family::V6),
+            CtKey::DestinationPort => Field::OriginalDport,
+            _ => return None,
+        },
         (kind::NUMGEN, &[1, modulus, 0]) => Field::Random { modulus },
         (kind::NUMGEN, &[0, modulus, 0]) => Field::Increment { modulus },
         (kind::META, &[key]) => match MetaKey::from_number(key)? {
@@ -309,6 +324,8 @@ mod tests {
             for field in [
                 Field::Saddr(family),
                 Field::Daddr(family),
+                Field::OriginalDaddr(family),
+                Field::OriginalDport,
                 Field::L4Proto,
                 Field::Sport,
                 Field::Dport,

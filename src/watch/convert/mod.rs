@@ -8,6 +8,8 @@ mod service;
 mod slice;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;
@@ -43,6 +45,7 @@ const WARNINGS_PER_OBJECT: usize = 10;
 /// Collects the warnings of one object.
 struct Notes<'a> {
     kind: &'static str,
+    meta: &'a wire::Meta<'a>,
     namespace: &'a str,
     name: &'a str,
     warnings: Vec<Warning>,
@@ -50,25 +53,27 @@ struct Notes<'a> {
 }
 
 impl<'a> Notes<'a> {
-    /// Notes on the object with this metadata. `None` in the result's first part means that it has no
-    /// name, and so nothing can be done with it.
-    fn of(kind: &'static str, meta: &'a Loose<wire::Meta<'_>>) -> (Option<()>, Notes<'a>) {
-        let mut notes = Notes { kind, namespace: "", name: "", warnings: Vec::new(), untold: 0 };
-        let Loose::Is(meta) = meta else {
-            notes.warn(format_args!("metadata"), "is missing; the object is ignored");
-            return (None, notes);
+    /// Notes on the object with this metadata. Without a name nothing can be done with it.
+    fn of<K, T>(
+        kind: &'static str,
+        meta: &'a Loose<wire::Meta<'a>>,
+    ) -> Result<Notes<'a>, Converted<K, T>> {
+        let nameless = |field: &str| {
+            let object = object_name(kind, "", "");
+            let problem = "is missing or of a wrong type; the object is ignored".to_owned();
+            let warning = Warning { object, field: field.to_owned(), problem };
+            Err(Converted { key: None, value: None, warnings: vec![warning] })
         };
-        if let Loose::Is(namespace) = &meta.namespace {
-            notes.namespace = &namespace.0;
-        }
-        if let Loose::Is(name) = &meta.name {
-            notes.name = &name.0;
-        }
-        if notes.name.is_empty() {
-            notes.warn(format_args!("metadata.name"), "is missing; the object is ignored");
-            return (None, notes);
-        }
-        (Some(()), notes)
+        let Loose::Is(meta) = meta else { return nameless("metadata") };
+        let name = match &meta.name {
+            Loose::Is(name) if !name.0.is_empty() => &*name.0,
+            Loose::Is(_) | Loose::Absent | Loose::Wrong(_) => return nameless("metadata.name"),
+        };
+        let namespace = match &meta.namespace {
+            Loose::Is(namespace) => &*namespace.0,
+            Loose::Absent | Loose::Wrong(_) => "",
+        };
+        Ok(Notes { kind, meta, namespace, name, warnings: Vec::new(), untold: 0 })
     }
 
     fn warn(&mut self, field: fmt::Arguments<'_>, problem: impl Into<String>) {

@@ -19,11 +19,11 @@ pub(in crate::watch) fn node(json: &str) -> Converted<String, Node> {
         Ok(object) => object,
         Err(error) => return undecodable("Node", &error),
     };
-    let (named, mut notes) = Notes::of("Node", &object.metadata);
-    let Loose::Is(meta) = &object.metadata else { return notes.done(None, None) };
-    if named.is_none() {
-        return notes.done(None, None);
-    }
+    let mut notes = match Notes::of("Node", &object.metadata) {
+        Ok(notes) => notes,
+        Err(nameless) => return nameless,
+    };
+    let meta = notes.meta;
     let name = notes.name.to_owned();
     let spec = notes.take(format_args!("spec"), object.spec).unwrap_or_default();
     let status = notes.take(format_args!("status"), object.status).unwrap_or_default();
@@ -44,9 +44,9 @@ pub(in crate::watch) fn node(json: &str) -> Converted<String, Node> {
 
 fn is_tainted(spec: &wire::NodeSpec<'_>) -> bool {
     let Loose::Is(taints) = &spec.taints else { return false };
-    taints.iter().any(
-        |taint| matches!(taint, Loose::Is(wire::Taint { key: Loose::Is(key) }) if key.0 == LEAVING_TAINT),
-    )
+    taints.iter().any(|taint| {
+        matches!(taint, Loose::Is(wire::Taint { key: Loose::Is(key) }) if key.0 == LEAVING_TAINT)
+    })
 }
 
 /// Internal addresses before external ones, each in the API's order, as `GetNodeHostIPs` does.
@@ -104,10 +104,10 @@ pub(in crate::watch) fn service_cidr(json: &str) -> Converted<String, Vec<IpNet>
         Ok(object) => object,
         Err(error) => return undecodable("ServiceCIDR", &error),
     };
-    let (named, mut notes) = Notes::of("ServiceCIDR", &object.metadata);
-    if named.is_none() {
-        return notes.done(None, None);
-    }
+    let mut notes = match Notes::of("ServiceCIDR", &object.metadata) {
+        Ok(notes) => notes,
+        Err(nameless) => return nameless,
+    };
     let name = notes.name.to_owned();
     let spec = notes.take(format_args!("spec"), object.spec).unwrap_or_default();
     let nets = cidrs("spec.cidrs", spec.cidrs, &mut notes);

@@ -22,32 +22,31 @@ pub(in crate::watch) fn service(
         Ok(object) => object,
         Err(error) => return undecodable("Service", &error),
     };
-    let (named, mut notes) = Notes::of("Service", &object.metadata);
-    if named.is_none() {
-        return notes.done(None, None);
-    }
+    let mut notes = match Notes::of("Service", &object.metadata) {
+        Ok(notes) => notes,
+        Err(nameless) => return nameless,
+    };
     let name = ServiceName::new(notes.namespace, notes.name);
     let spec = notes.take(format_args!("spec"), object.spec).unwrap_or_default();
     let status = notes.take(format_args!("status"), object.status).unwrap_or_default();
-    let value = if is_foreign(&object.metadata) {
+    let value = if is_foreign(notes.meta) {
         None
     } else {
-        let created = created(&object.metadata, &mut notes);
+        let created = created(&mut notes);
         convert(name.clone(), created, spec, status, &mut notes, names)
     };
     notes.done(Some(name), value)
 }
 
 /// Whether another proxy is named; the label's value does not matter.
-fn is_foreign(meta: &Loose<wire::Meta<'_>>) -> bool {
-    let Loose::Is(meta) = meta else { return false };
+fn is_foreign(meta: &wire::Meta<'_>) -> bool {
     matches!(&meta.labels, Loose::Is(labels) if labels.service_proxy_name != Loose::Absent)
 }
 
-fn created(meta: &Loose<wire::Meta<'_>>, notes: &mut Notes<'_>) -> i64 {
-    let Loose::Is(meta) = meta else { return 0 };
+/// Seconds since 1970.
+fn created(notes: &mut Notes<'_>) -> i64 {
     let field = format_args!("metadata.creationTimestamp");
-    let time = notes.take_time(field, meta.creation_timestamp.clone());
+    let time = notes.take_time(field, notes.meta.creation_timestamp.clone());
     time.map_or(0, jiff::Timestamp::as_second)
 }
 

@@ -21,14 +21,13 @@ pub(in crate::watch) fn slice(
         Ok(object) => object,
         Err(error) => return undecodable("EndpointSlice", &error),
     };
-    let (named, mut notes) = Notes::of("EndpointSlice", &object.metadata);
-    let Loose::Is(meta) = &object.metadata else { return notes.done(None, None) };
-    if named.is_none() {
-        return notes.done(None, None);
-    }
+    let mut notes = match Notes::of("EndpointSlice", &object.metadata) {
+        Ok(notes) => notes,
+        Err(nameless) => return nameless,
+    };
     let name = SliceName::new(notes.namespace, notes.name);
     let (Some(service), Some(family)) =
-        (service_of(meta, &mut notes), family(object.address_type, &mut notes))
+        (service_of(&mut notes), family(object.address_type, &mut notes))
     else {
         return notes.done(Some(name), None);
     };
@@ -38,14 +37,14 @@ pub(in crate::watch) fn slice(
         family,
         ports: ports(object.ports, &mut notes, names),
         endpoints: endpoints(object.endpoints, family, node_name, &mut notes, names),
-        trigger_time: trigger_time(meta, &mut notes),
+        trigger_time: trigger_time(&mut notes),
     };
     notes.done(Some(name), Some(value))
 }
 
-fn service_of(meta: &wire::Meta<'_>, notes: &mut Notes<'_>) -> Option<ServiceName> {
+fn service_of(notes: &mut Notes<'_>) -> Option<ServiceName> {
     let field = format_args!("metadata.labels[kubernetes.io/service-name]");
-    if let Loose::Is(labels) = &meta.labels {
+    if let Loose::Is(labels) = &notes.meta.labels {
         if labels.headless != Loose::Absent {
             return None;
         }
@@ -73,8 +72,8 @@ fn family(value: Loose<Text<'_>>, notes: &mut Notes<'_>) -> Option<Family> {
     }
 }
 
-fn trigger_time(meta: &wire::Meta<'_>, notes: &mut Notes<'_>) -> Option<i64> {
-    let Loose::Is(annotations) = &meta.annotations else { return None };
+fn trigger_time(notes: &mut Notes<'_>) -> Option<i64> {
+    let Loose::Is(annotations) = &notes.meta.annotations else { return None };
     let field =
         format_args!("metadata.annotations[endpoints.kubernetes.io/last-change-trigger-time]");
     let time = notes.take_time(field, annotations.trigger_time.clone());

@@ -1,0 +1,214 @@
+//! Real connections through the daemon in the lab: who answered, whom the pod saw, what was refused,
+//! and what a restart does to traffic.
+
+mod support;
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sluice::lab::{
+    Answer, Cluster, ClusterSpec, Host, Isolation, LoadKind, LoadSpec, Pod, Probe, prepare,
+};
+use sluice::net::{Family, Protocol};
+
+use support::daemon::program;
+use support::{Outcome, eventually};
+
+const PORTS: [(Protocol, u16); 3] =
+    [(Protocol::Tcp, 8080), (Protocol::Udp, 8080), (Protocol::Sctp, 8080)];
+const NODE_PORT: u16 = 30080;
+
+fn main() -> ExitCode {
+    prepare(Isolation::Private).expect("namespaces of our own");
+    let arguments = libtest_mimic::Arguments::from_args();
+    let trial = |name, run: fn() -> Outcome| libtest_mimic::Trial::test(name, run);
+    let trials = vec![
+        trial("every_vantage_reaches_every_endpoint_in_every_protocol", reach),
+        trial("a_restart_under_load_loses_no_connection", restart),
+        trial("pods_come_and_go_and_the_last_one_leaves_a_refusal", come_and_go),
+        trial("masquerade_all_hides_pods_too", masquerade_all),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Two nodes whose daemons have these lines of configuration.
+fn cluster(configuration: &str) -> Result<Cluster, sluice::lab::cluster::Error> {
+    let cluster = Cluster::new(ClusterSpec {
+        nodes: 2,
+        program: program().to_owned(),
+        configuration: format!(
+            "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n\
+             detectLocalMode: ClusterCIDR\n\
+             {configuration}"
+        ),
+    })?;
+    cluster.create_service(&web())?;
+    Ok(cluster)
+}
+
+/// A dual-stack Service with a node port for each protocol.
+fn web() -> Value {
+    let port = |(name, protocol): (&str, &str)| {
+        json!({"name": name, "protocol": protocol, "port": 80, "targetPort": 8080,
+               "nodePort": NODE_PORT})
+    };
+    let ports: Vec<Value> =
+        [("t", "TCP"), ("u", "UDP"), ("s", "SCTP")].into_iter().map(port).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {
+            "type": "NodePort", "selector": {"app": "web"}, "ports": ports,
+            "ipFamilyPolicy": "RequireDualStack",
+            "clusterIP": "10.96.0.80", "clusterIPs": ["10.96.0.80", "fd00:10:96::80"],
+        },
+    })
+}
+
+fn vip(family: Family) -> SocketAddr {
+    let ip: IpAddr = match family {
+        Family::V4 => [10, 96, 0, 80].into(),
+        Family::V6 => [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x80].into(),
+    };
+    SocketAddr::new(ip, 80)
+}
+
+/// The sources that a pod saw of probes from one host, over enough probes to meet every pod.
+fn sources(from: &Host, probe: Probe, pods: &[&Pod]) -> Vec<(String, IpAddr)> {
+    let mut seen: Vec<(String, IpAddr)> = Vec::new();
+    // With two endpoints, forty probes miss one of them once in 10^12 times.
+    for _ in 0..40 {
+        match from.probe(&probe).expect("the host is there") {
+            Answer::Answered { by, saw, .. } => seen.push((by, saw.ip())),
+            other => panic!("{} -> {}/{}: {other}", from.name(), probe.destination, probe.protocol),
+        }
+    }
+    seen.sort();
+    seen.dedup();
+    let mut names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
+    names.dedup();
+    let expected: Vec<&str> = pods.iter().map(|pod| pod.name()).collect();
+    assert_eq!(names, expected, "{} -> {}", from.name(), probe.destination);
+    seen
+}
+
+fn reach() -> Outcome {
+    let cluster = cluster("nftables: {minSyncPeriod: 1ms}")?;
+    let (near, _) = cluster.add_pod("web-1", "web", "node-a", &PORTS)?;
+    let (far, _) = cluster.add_pod("web-2", "web", "node-b", &PORTS)?;
+    for node in ["node-a", "node-b"] {
+        cluster.start_proxy(node)?;
+    }
+    let (client, node) = (cluster.lab().client(), cluster.lab().node("node-a")?);
+    for family in Family::BOTH {
+        for protocol in Protocol::ALL {
+            let cluster_ip = Probe::new(protocol, vip(family));
+            let node_port = Probe::new(protocol, node.socket_addr(family, NODE_PORT));
+            // A pod keeps its address, but for the way to itself.
+            for (pod, source) in sources(&near, cluster_ip, &[&near, &far]) {
+                let own = if pod == near.name() { node.ip(family) } else { near.ip(family) };
+                assert_eq!(source, own, "{protocol} from web-1 to {pod}");
+            }
+            // What comes from elsewhere comes back through this node, so it bears its address.
+            for probe in [cluster_ip, node_port] {
+                for (pod, source) in sources(&client, probe, &[&near, &far]) {
+                    let hidden = cluster.lab().node("node-a")?.ip(family);
+                    assert_eq!(source, hidden, "{protocol} from the client to {pod}");
+                }
+            }
+            sources(&node, cluster_ip, &[&near, &far]);
+            sources(&node, node_port, &[&near, &far]);
+            let unknown = SocketAddr::new(vip(family).ip(), 81);
+            let answer = client.probe(&Probe::new(protocol, unknown))?;
+            assert_eq!(answer, Answer::Refused, "{protocol} to a port that no Service has");
+        }
+    }
+    Ok(())
+}
+
+fn restart() -> Outcome {
+    let cluster = cluster("nftables: {minSyncPeriod: 1ms}")?;
+    cluster.add_pod("web-1", "web", "node-a", &PORTS)?;
+    cluster.add_pod("web-2", "web", "node-b", &PORTS)?;
+    for node in ["node-a", "node-b"] {
+        cluster.start_proxy(node)?;
+    }
+    let client = cluster.lab().client();
+    let load = |kind, family| LoadSpec {
+        probe: Probe::tcp(vip(family)),
+        kind,
+        connections: 8,
+        pause: Duration::from_millis(2),
+    };
+    let mut loads = Vec::new();
+    for family in Family::BOTH {
+        loads.push(client.load(load(LoadKind::NewConnections, family))?);
+        loads.push(client.load(load(LoadKind::HeldConnections, family))?);
+    }
+    for crash in [true, false] {
+        if crash {
+            cluster.with_proxy("node-a", |proxy| proxy.crash()).expect("it is running")?;
+        } else {
+            cluster.stop_proxy("node-a")?;
+        }
+        std::thread::sleep(Duration::from_millis(300)); // traffic without a daemon
+        cluster.start_proxy("node-a")?;
+        let lines = cluster
+            .with_proxy("node-a", |proxy| proxy.lines_with("first sync done"))
+            .expect("it is running");
+        assert!(lines.iter().all(|line| line.contains("operations=0")), "{lines:?}");
+        std::thread::sleep(Duration::from_millis(300)); // traffic with the new one
+    }
+    for load in loads {
+        let tally = load.stop()?;
+        assert_eq!(tally.failed, Default::default(), "of {} exchanges", tally.successes());
+        assert!(tally.successes() > 100, "there was traffic: {tally:?}");
+    }
+    Ok(())
+}
+
+fn come_and_go() -> Outcome {
+    let cluster = cluster("nftables: {minSyncPeriod: 1ms}")?;
+    let (first, _) = cluster.add_pod("web-1", "web", "node-a", &PORTS)?;
+    cluster.start_proxy("node-a")?;
+    let client = cluster.lab().client();
+    let all = |wanted: &dyn Fn(&Answer) -> bool, what: &str| {
+        for family in Family::BOTH {
+            for protocol in Protocol::ALL {
+                let probe = Probe::new(protocol, vip(family));
+                eventually(&format!("{probe:?}: {what}"), || {
+                    client.probe(&probe).ok().filter(|answer| wanted(answer)).map(|_| ())
+                });
+            }
+        }
+    };
+    all(&|answer| answer.by() == Some("web-1"), "the only pod answers");
+    let (second, _) = cluster.add_pod("web-2", "web", "node-b", &PORTS)?;
+    cluster.remove_pod(&first)?;
+    all(&|answer| answer.by() == Some("web-2"), "the new pod answers");
+    cluster.remove_pod(&second)?;
+    all(&|answer| *answer == Answer::Refused, "nobody is left");
+    let node = cluster.lab().node("node-a")?;
+    for family in Family::BOTH {
+        for protocol in Protocol::ALL {
+            let probe = Probe::new(protocol, node.socket_addr(family, NODE_PORT));
+            assert_eq!(client.probe(&probe)?, Answer::Refused, "node port over {protocol}");
+        }
+    }
+    Ok(())
+}
+
+fn masquerade_all() -> Outcome {
+    let cluster = cluster("nftables: {minSyncPeriod: 1ms, masqueradeAll: true}")?;
+    let (pod, _) = cluster.add_pod("web-1", "web", "node-b", &PORTS)?;
+    let (other, _) = cluster.add_pod("other", "other", "node-a", &PORTS)?;
+    cluster.start_proxy("node-a")?;
+    for family in Family::BOTH {
+        let hidden = cluster.lab().node("node-a")?.ip(family);
+        for (_, source) in sources(&other, Probe::tcp(vip(family)), &[&pod]) {
+            assert_eq!(source, hidden);
+        }
+    }
+    Ok(())
+}

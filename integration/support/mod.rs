@@ -1,0 +1,58 @@
+//! What several test programs need: a network of their own, the real daemon, and its log.
+
+#![allow(dead_code)] // every test program uses its own part
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test may end where it is
+
+pub(crate) mod daemon;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, unshare};
+
+/// Why a test failed; any error will do.
+pub(crate) type Outcome = Result<(), libtest_mimic::Failed>;
+
+/// A named test that runs in a network namespace of its own, with loopback up.
+pub(crate) fn trial(name: &str, run: fn() -> Outcome) -> libtest_mimic::Trial {
+    libtest_mimic::Trial::test(name, move || in_own_network(run))
+}
+
+/// Runs `body` on a thread in a network namespace that nobody else sees; processes that it starts
+/// are in it too.
+pub(crate) fn in_own_network<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+            run("ip", &["link", "set", "lo", "up"]);
+            body()
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Runs a program, which must succeed, and gives what it printed.
+#[track_caller]
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Waits until `probe` gives something, for at most ten seconds.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "ten seconds have passed without: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
