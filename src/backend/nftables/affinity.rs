@@ -2,6 +2,7 @@
 //! must go too, or they would be sent to it until the timeout.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -70,7 +71,7 @@ impl Sticky {
             }
         };
         let stale = elements.into_iter().filter(stale);
-        stale.map(|element| Op::DeleteElement { set: name.clone(), element }).collect()
+        stale.map(|element| Op::DeleteElement { set: Arc::clone(&name), element }).collect()
     }
 }
 
