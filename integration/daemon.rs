@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice::lab::api::{ApiServer, Options, Outage, Resource};
+use sluice::lab::api::{ApiServer, Options, Outage, Part, Patch, Resource};
 use sluice::lab::{Isolation, prepare};
 
 use support::daemon::{Daemon, config, number};
@@ -174,7 +174,26 @@ fn goldens() -> Outcome {
         "clusterIPs": ["10.96.0.13", "fd00:10:96::13"]}),
         ),
     );
-    for (name, hosts) in [("cluster-ip", &[1, 2, 3][..]), ("node-port", &[4]), ("local", &[5, 6])] {
+    create(
+        &api,
+        service(
+            "balanced",
+            json!({"type": "LoadBalancer", "clusterIP": "10.96.0.14",
+                "clusterIPs": ["10.96.0.14", "fd00:10:96::14"], "sessionAffinity": "ClientIP",
+                "loadBalancerSourceRanges": ["203.0.113.0/24", "2001:db8:1::/48"],
+                "externalIPs": ["198.51.100.9"],
+                "ports": [{"port": 80, "targetPort": 8080, "nodePort": 30082}]}),
+        ),
+    );
+    let ingress = json!([{"ip": "198.51.100.1"}, {"ip": "2001:db8::1"}]);
+    let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+    api.patch(Resource::Services, "default", "balanced", Part::Status, &Patch::Merge(status))?;
+    for (name, hosts) in [
+        ("cluster-ip", &[1, 2, 3][..]),
+        ("node-port", &[4]),
+        ("local", &[5, 6]),
+        ("balanced", &[7]),
+    ] {
         for slice in both_slices(name, hosts) {
             create(&api, slice);
         }

@@ -61,10 +61,11 @@ impl Seen {
         (!differs).then_some(existing)
     }
 
-    /// Every element of our sets.
+    /// Every element of our sets, but for those that rules write.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, &Element)> {
         let sets = self.table.iter().flat_map(|table| &table.sets);
-        sets.filter_map(|(name, set)| Some((SetId::from_name(name)?, set)))
+        let ours = |name: &str| SetId::from_name(name).filter(|id| !id.written_by_rules());
+        sets.filter_map(move |(name, set)| Some((ours(name)?, set)))
             .flat_map(|(id, set)| set.elements.iter().map(move |element| (id, element)))
     }
 
@@ -102,7 +103,7 @@ fn split_slot(key: &Key) -> Option<(Key, usize)> {
     Some((Key::from_bytes(frontend)?, usize::try_from(u32::from_ne_bytes(*slot)).ok()?))
 }
 
-fn endpoint(family: Family, value: &Value) -> Option<(IpAddr, u16)> {
+pub(super) fn endpoint(family: Family, value: &Value) -> Option<(IpAddr, u16)> {
     let Value::Data(data) = value else { return None };
     let data: &Data = data;
     let (ip, rest) = data.as_bytes().split_at_checked(family.address_len())?;

@@ -137,6 +137,15 @@ impl Nft {
         Ok(())
     }
 
+    /// Reads the elements of one set, sorted by key; none if it is not there.
+    pub fn elements(&mut self, table: &TableName, set: &Set) -> Result<Vec<Element>, NftError> {
+        match self.read_elements(table, set) {
+            Ok((elements, _)) => Ok(elements),
+            Err(NftError::Read { source, .. }) if is_absent(&source) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads the elements of a set, sorted by key, and how many could not be read.
     ///
     /// The kernel continues a dump where it stopped by counting the elements before that
