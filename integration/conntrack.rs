@@ -466,7 +466,9 @@ fn tcp_lives() -> Outcome {
     let old = world.pod("web-1", "web")?;
     let mut connections = connections(&world)?;
     // A flow of UDP shows when the removal was noticed.
-    Family::BOTH.map(|family| answered_by("web-1", &world.client, vip(family)));
+    for family in Family::BOTH {
+        answered_by("web-1", &world.client, vip(family));
+    }
     world.pod("web-2", "web")?;
     world.until_removed(|world| world.cluster.retire_pod(&old))?;
     for connection in &mut connections {

@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use crate::kernel::conntrack::{self, ConntrackError, Flow};
 use crate::model::{Condition, ServiceName, Snapshot};
 use crate::net::{Family, Protocol};
-use crate::plan::{Address, ForwardingTable, NodePortAddresses, PortPlan};
+use crate::plan::{Address, ForwardingTable, NodePortAddresses, PortPlan, Verdict};
 
 /// What becomes of a TCP connection whose endpoint is no longer one of its Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,7 +151,12 @@ impl Frontends {
                     continue;
                 }
                 let answerers = Arc::new(answerers(world.snapshot, name, self.family, port));
-                for address in port.frontends.iter().map(|frontend| frontend.at) {
+                let usable = port.frontends.iter().filter(|frontend| {
+                    // Where new connections are dropped, one that is cut would hang, not be reset.
+                    let drops = frontend.routes.iter().any(|route| route.verdict == Verdict::Drop);
+                    port.protocol != Protocol::Tcp || !drops
+                });
+                for address in usable.map(|frontend| frontend.at) {
                     self.answerers.insert(address, Arc::clone(&answerers));
                     before.entry(address).or_insert(None);
                     held.push(address);

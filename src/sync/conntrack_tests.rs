@@ -1,9 +1,12 @@
 use super::*;
-use crate::model::{Service, ServicePort};
+use crate::model::{Service, ServicePort, TrafficPolicy};
 use crate::plan::build;
 use crate::plan::fixtures::{NODE_IP, endpoint, host, ip, service, slice, snapshot};
 
 use Condition::{Ready, Terminating, Unusable};
+
+/// The one pod that is on another node.
+const REMOTE: u8 = 77;
 
 /// What the API says at one moment.
 #[derive(Clone, Default)]
@@ -29,7 +32,7 @@ impl Api {
         let mut slices = Vec::new();
         for (service, pods) in &self.pods {
             let pod = |(n, condition): &(u8, Condition)| {
-                endpoint(&format!("10.244.1.{n}"), *condition, true)
+                endpoint(&format!("10.244.1.{n}"), *condition, *n != REMOTE)
             };
             for (index, protocol) in Protocol::ALL.into_iter().enumerate() {
                 let endpoints = pods.iter().map(pod).collect();
@@ -199,6 +202,16 @@ fn tcp_is_left_alone_unless_asked_for() {
         replaced,
         [(VIP, POD_1, true), (NODE_PORT, POD_1, true), (VIP, VIP, false), (VIP, POD_2, false)],
     );
+    // Nor where its next segment would be dropped: no endpoint of this node is left.
+    let local = Service { internal_policy: TrafficPolicy::Local, ..dns(Protocol::Tcp) };
+    let two = Api::default().with(local, &[(1, Ready), (REMOTE, Ready)]);
+    let mut one = two.clone();
+    one.pods[0].1.remove(0);
+    let mut frontends = Frontends::settled(&two, RemovedTcp::Reset);
+    frontends.see(&one, &["dns"]);
+    assert!(!frontends.judges(Protocol::Tcp, VIP, POD_1), "it would hang");
+    assert!(frontends.judges(Protocol::Tcp, NODE_PORT, POD_1), "policy Cluster");
+
     let mut frontends = Frontends::settled(
         &Api::default().with(dns(Protocol::Tcp), &[(1, Ready)]),
         RemovedTcp::Reset,
