@@ -26,7 +26,7 @@ use crate::kernel::nft::{
     Chain, ChainKind, Field, Hook, NatFlags, Rule, Set, address_type, ct_state, ct_status,
     phrase::{self, Phrase},
 };
-use crate::net::Family;
+use crate::net::{Family, Protocol};
 use crate::plan::{ForwardingTable, NodePortAddresses, PodDetector};
 
 /// `NF_IP_PRI_*` of `linux/netfilter_ipv4.h`.
@@ -207,7 +207,7 @@ impl Writer {
         let strangers = phrase::is_not_in(&place.source_key(self.family), &SetId::Sources.name());
         self.rule("sources-check", [restricted, strangers, phrase::drop()]);
 
-        let reject = phrase::reject(self.family);
+        let reject = phrase::goto(&self.reject());
         let without = self.frontend_in(SetId::Reject(place), place);
         self.rule("service-check", [without, reject.clone()]);
         let elsewhere = self.frontend_in(SetId::Drop(place), place);
@@ -281,6 +281,15 @@ impl Writer {
                 ])
             }
         }
+    }
+
+    /// The chain that refuses, by a reset for TCP: a client whose connection connection tracking has
+    /// forgotten would ignore an ICMP error.
+    fn reject(&mut self) -> Arc<str> {
+        let chain: Arc<str> = "reject-chain".into();
+        self.rule(&chain, [phrase::protocol(Protocol::Tcp), phrase::reject_by_reset()]);
+        self.rule(&chain, [phrase::reject(self.family)]);
+        chain
     }
 
     fn masquerading(&mut self, table: &ForwardingTable) {

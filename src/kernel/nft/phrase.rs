@@ -259,6 +259,11 @@ pub fn reject(family: Family) -> Phrase {
     vec![Expr::Reject(Reject::port_unreachable(family))]
 }
 
+/// `reject with tcp reset`; say [`protocol`] first.
+pub fn reject_by_reset() -> Phrase {
+    vec![Expr::Reject(Reject::TcpReset)]
+}
+
 /// `counter`.
 pub fn counter() -> Phrase {
     vec![Expr::Counter]
