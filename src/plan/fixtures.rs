@@ -86,6 +86,7 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
             internal_policy: policy,
             external_policy: policy,
             external_ips: vec![ip("10.96.0.2")],
+            health_check_node_port: (policy == TrafficPolicy::Local).then_some(31000),
             ..service(name, vip)
         })
     });
