@@ -9,6 +9,7 @@ use super::RunFlags;
 use crate::backend::Backend;
 use crate::backend::nftables::Nftables;
 use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat, Mode};
+use crate::health::{self, BindFailure, Health};
 use crate::kernel;
 use crate::net::Family;
 use crate::sync::{self, Sources};
@@ -104,6 +105,7 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     );
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
+    let health = serve_health(&config, &stop)?;
     let addresses = kernel::addresses::follow().await?;
     let (sender, updates) = mpsc::channel(INBOX);
     let options = WatchOptions { node_name: node_name.clone() };
@@ -113,13 +115,22 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();
     let syncing = tokio::spawn(async move {
-        sync::run(config, &node_name, backends, sources, running).await;
+        sync::run(config, &node_name, backends, sources, health, running).await;
     });
     syncing.await.context("the sync loop ended")?;
     stop.cancel();
     while watches.join_next().await.is_some() {}
     tracing::info!("stopped; the rules stay in force");
     Ok(())
+}
+
+/// Answers who asks for this proxy's health.
+fn serve_health(config: &Config, stop: &CancellationToken) -> Result<Health> {
+    let health = Health::new(config.sync.period.saturating_mul(2));
+    let failure =
+        if config.bind_address_hard_fail { BindFailure::Fatal } else { BindFailure::Retry };
+    health::start(&health, config.healthz_bind_address, failure, stop)?;
+    Ok(health)
 }
 
 /// One backend per family that this kernel has.

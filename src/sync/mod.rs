@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::pacer::{Pacer, Reason};
 use crate::backend::{Backend, Observation, Report, Scope};
 use crate::config::Config;
+use crate::health::Health;
 use crate::model::{Change, ServiceName, Snapshot};
 use crate::net::Family;
 use crate::plan::{Effect, Planner};
@@ -45,6 +46,8 @@ struct Plane {
     /// Services that the backend has not been told about, or refused.
     pending: BTreeSet<ServiceName>,
     refused: BTreeMap<ServiceName, String>,
+    /// The health checks have not been handed on since they changed.
+    checks_changed: bool,
     /// No sync has succeeded yet.
     fresh: bool,
 }
@@ -61,6 +64,7 @@ struct Loop {
     planes: Vec<Plane>,
     addresses: BTreeSet<IpAddr>,
     lost: BTreeSet<Resource>,
+    health: Health,
 }
 
 /// Runs until `stop` is cancelled or every source of changes is gone. The kernel keeps what it has.
@@ -69,15 +73,21 @@ pub async fn run(
     node_name: &str,
     backends: Vec<(Family, Box<dyn Backend>)>,
     mut sources: Sources,
+    health: Health,
     stop: CancellationToken,
 ) {
     let addresses = sources.addresses.borrow_and_update().clone();
-    let mut state = Loop::new(config, node_name, backends, addresses);
+    // Healthy from the start: what was in force before stays so until all is known.
+    backends.iter().for_each(|(family, _)| health.updated(*family));
+    let mut state = Loop::new(config, node_name, backends, addresses, health);
     let mut pacer = Pacer::new(state.config.sync);
     let mut inbox = Vec::new();
     loop {
         let now = Instant::now();
         let (at, reason) = pacer.next(now);
+        if state.ready(now) && (reason == Reason::Change || at <= now) {
+            state.queued();
+        }
         if state.ready(now) && at <= now {
             let succeeded = tokio::task::block_in_place(|| state.sync(reason));
             pacer.ran(Instant::now(), reason, succeeded);
@@ -111,12 +121,14 @@ impl Loop {
         node_name: &str,
         backends: Vec<(Family, Box<dyn Backend>)>,
         addresses: BTreeSet<IpAddr>,
+        health: Health,
     ) -> Loop {
         let plane = |(family, backend)| Plane {
             planner: Planner::new(family, node_name, host::host(family, &config, None, &addresses)),
             backend,
             pending: BTreeSet::new(),
             refused: BTreeMap::new(),
+            checks_changed: true,
             fresh: true,
         };
         let planes = backends.into_iter().map(plane).collect();
@@ -130,6 +142,14 @@ impl Loop {
             planes,
             addresses,
             lost: BTreeSet::new(),
+            health,
+        }
+    }
+
+    /// From now on somebody waits for a sync.
+    fn queued(&self) {
+        for plane in &self.planes {
+            self.health.queued(plane.planner.table().family);
         }
     }
 
@@ -144,6 +164,9 @@ impl Loop {
                     Change::ServiceCidrs(_) => self.listed.insert(Resource::ServiceCidrs),
                     _ => false,
                 };
+                if let Change::Node(node) = &change {
+                    self.health.node(node.as_ref());
+                }
                 let for_all = matches!(change, Change::Node(_) | Change::ServiceCidrs(_));
                 self.host_changed |= for_all;
                 self.snapshot.apply(change, &mut self.dirty);
@@ -201,7 +224,7 @@ impl Loop {
             }
             let effect = plane.planner.update(&self.snapshot, &dirty);
             plane.note(effect);
-            succeeded &= plane.sync(reason);
+            succeeded &= plane.sync(reason, &self.health);
         }
         succeeded
     }
@@ -210,10 +233,11 @@ impl Loop {
 impl Plane {
     fn note(&mut self, effect: Effect) {
         effect.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        self.checks_changed |= effect.health_checks || effect.host;
         self.pending.extend(effect.services);
     }
 
-    fn sync(&mut self, reason: Reason) -> bool {
+    fn sync(&mut self, reason: Reason, health: &Health) -> bool {
         let scope =
             Scope { services: std::mem::take(&mut self.pending), full: reason == Reason::Full };
         let started = Instant::now();
@@ -221,6 +245,11 @@ impl Plane {
         match self.backend.sync(table, &scope) {
             Ok(report) => {
                 self.report(&scope, report, started.elapsed());
+                // A Service that the kernel refuses is no reason to take the node out of service.
+                health.updated(self.planner.table().family);
+                if std::mem::take(&mut self.checks_changed) {
+                    health.checks(self.planner.table());
+                }
                 self.refused.is_empty()
             }
             Err(error) => {
