@@ -5,6 +5,8 @@
 //! `docs/health.md`.
 
 mod answer;
+#[cfg(test)]
+mod answer_tests;
 mod checks;
 mod http;
 mod proxy;

@@ -143,7 +143,7 @@ mod tests {
         let (clock, mut state) = (clock(), State::new(TIMEOUT));
         let at = |seconds| clock.at(seconds);
         assert_eq!(state.report(at(0)).pace(), Pace::InTime, "before anything is known");
-        Family::BOTH.map(|family| state.updated(family, at(1)));
+        Family::BOTH.into_iter().for_each(|family| state.updated(family, at(1)));
         assert_eq!(state.report(at(9999)).pace(), Pace::InTime, "nothing has changed since");
         state.queued(Family::V6, at(10_000));
         state.queued(Family::V6, at(10_059));
