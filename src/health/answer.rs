@@ -120,3 +120,7 @@ fn typed(status: StatusCode, content_type: HeaderValue, body: String) -> Answer 
 fn time(at: Option<Timestamp>) -> String {
     at.map_or_else(|| NEVER.to_owned(), |at| at.to_string())
 }
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

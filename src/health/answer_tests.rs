@@ -2,11 +2,8 @@
 
 use futures::FutureExt;
 use http_body_util::BodyExt;
-use jiff::Timestamp;
 
-use super::answer::*;
-use super::checks::Check;
-use super::state::{Eligibility, Pace, Report};
+use super::*;
 use crate::model::ServiceName;
 use crate::net::Family;
 

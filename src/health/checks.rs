@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::http::{Reach, listen, serve};
+use super::http::serve;
 use super::{Health, RETRY, answer};
+use crate::kernel::listen::{Reach, listen};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{ForwardingTable, NodePortAddresses};

@@ -5,8 +5,6 @@
 //! `docs/health.md`.
 
 mod answer;
-#[cfg(test)]
-mod answer_tests;
 mod checks;
 mod http;
 mod proxy;
@@ -21,8 +19,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::checks::{FamilyChecks, Wanted};
-use self::http::{Reach, listen};
 use self::state::{Moment, Report, State};
+use crate::kernel::listen::{Reach, listen};
 use crate::model::Node;
 use crate::net::Family;
 use crate::plan::ForwardingTable;

@@ -9,8 +9,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Answer};
-use super::http::{Reach, listen, serve};
+use super::http::serve;
 use super::{Health, RETRY};
+use crate::kernel::listen::{Reach, listen};
 
 /// Serves until `stop`, from `first` if that is bound already.
 pub(super) async fn run(

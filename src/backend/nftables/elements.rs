@@ -96,7 +96,7 @@ fn found_elements(
     match found {
         Found::Reject => out.push((SetId::Reject(address), Element::new(*key))),
         Found::Drop => out.push((SetId::Drop(address), Element::new(*key))),
-        Found::Pool(pool) if pool.is_empty() => {}
+        Found::Pool([]) => {}
         Found::Pool(pool) => {
             out.push((SetId::Slots(place, slots_for(pool.len())), Element::new(*key)));
             for (slot, endpoint) in (0..).zip(pool) {

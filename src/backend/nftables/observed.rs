@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use super::elements::pools_of;
 use super::layout::{Place, SetId, frontend_key};
 use super::rules::Schema;
+use super::slots::Slots;
 use crate::kernel::nft::{Data, Element, Key, Observed, Value};
 use crate::net::Family;
 use crate::plan::{PoolKind, PortPlan};
@@ -18,7 +19,7 @@ pub(super) struct Seen {
     family: Family,
     table: Option<Observed>,
     /// Endpoints by place, frontend and slot.
-    slots: FxHashMap<(Place, Key), Vec<Option<(IpAddr, u16)>>>,
+    slots: FxHashMap<(Place, Key), Slots>,
 }
 
 /// The highest slot that is believed: more endpoints than any Service has.
@@ -68,7 +69,7 @@ impl Seen {
     }
 
     /// What is in the slots of a pool: of the first of its frontends that has any.
-    pub(super) fn slots_of(&self, port: &PortPlan, kind: PoolKind) -> Vec<Option<(IpAddr, u16)>> {
+    pub(super) fn slots_of(&self, port: &PortPlan, kind: PoolKind) -> Slots {
         let places = port.frontends.iter().flat_map(|frontend| {
             let key = frontend_key(&frontend.at);
             pools_of(frontend).filter(|(_, k)| *k == kind).map(move |(place, _)| (place, key))

@@ -9,8 +9,8 @@ use super::elements::{own_elements, shared_elements};
 use super::layout::{Place, SetId};
 use super::observed::Seen;
 use super::rules::{Schema, schema};
-use super::slots::arrange;
-use crate::kernel::nft::{Chain, Element, Key, Op, Rule, Value};
+use super::slots::{Slots, arrange};
+use crate::kernel::nft::{Element, Key, Op, Value};
 use crate::model::ServiceName;
 use crate::plan::{ForwardingTable, NodePortAddresses, PoolKind, PortPlan, ServicePlan};
 
@@ -315,19 +315,12 @@ fn migrate(old: &Schema, new: &Schema) -> (Vec<Op>, Vec<Op>) {
     let mut prepare: Vec<Op> = new_sets.map(|(_, set)| Op::AddSet(set.clone())).collect();
     prepare.extend(new_chains.map(|(_, (chain, _))| Op::AddChain(chain.clone())));
 
-    let mut finish = Vec::new();
-    let rules_of = |schema: &Schema, name: &str| -> Option<Vec<Rule>> {
-        schema.chains.get(name).map(|(_, rules)| rules.clone())
-    };
-    let changed: Vec<(&Arc<str>, &(Chain, Vec<Rule>))> = new
-        .chains
-        .iter()
-        .filter(|(name, (_, rules))| rules_of(old, name).as_ref() != Some(rules))
-        .collect();
-    let gone: Vec<&Arc<str>> =
-        old.chains.keys().filter(|name| !new.chains.contains_key(*name)).collect();
-    let existing = changed.iter().map(|(name, _)| *name).filter(|n| old.chains.contains_key(*n));
-    finish.extend(existing.chain(gone.iter().copied()).map(|n| Op::FlushChain(Arc::clone(n))));
+    let differs = |&(name, chain): &(_, _)| old.chains.get(name) != Some(chain);
+    let changed: Vec<_> = new.chains.iter().filter(differs).collect();
+    let gone: Vec<_> = old.chains.keys().filter(|name| !new.chains.contains_key(*name)).collect();
+    let changed_names = changed.iter().map(|(name, _)| *name);
+    let flushed = changed_names.filter(|name| old.chains.contains_key(*name)).chain(gone.clone());
+    let mut finish: Vec<Op> = flushed.map(|name| Op::FlushChain(Arc::clone(name))).collect();
     for (_, (_, rules)) in changed {
         finish.extend(rules.iter().cloned().map(Op::AddRule));
     }
@@ -345,9 +338,6 @@ fn host_elements(table: &ForwardingTable) -> BTreeSet<(SetId, Key)> {
         }
     }
 }
-
-/// What was in the slots of a pool.
-type Slots = Vec<Option<(std::net::IpAddr, u16)>>;
 
 fn addresses(pool: &[crate::plan::PoolEndpoint]) -> Slots {
     pool.iter().map(|endpoint| Some((endpoint.ip, endpoint.port))).collect()

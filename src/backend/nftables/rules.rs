@@ -144,7 +144,7 @@ impl Writer {
 
     /// Policy Local: pods and this node are sent on as if through the load balancer and back.
     fn split(&mut self, chain: &str, place: Place, table: &ForwardingTable) {
-        for from_pod in self.from_pod(&table.host.pods) {
+        for from_pod in self.of_pods(&table.host.pods) {
             self.rule(chain, [from_pod, phrase::goto(&pools(place))]);
         }
         let from_node = || phrase::source_type(address_type::LOCAL);
@@ -248,7 +248,7 @@ impl Writer {
     }
 
     /// Each of these matches traffic that some pods sent.
-    fn from_pod(&self, detector: &PodDetector) -> Vec<Phrase> {
+    fn of_pods(&self, detector: &PodDetector) -> Vec<Phrase> {
         match detector {
             PodDetector::None => Vec::new(),
             PodDetector::Cidrs(nets) => {
