@@ -4,7 +4,7 @@
 //! once, because a table built from half of them would take working rules away. After that the last known state
 //! stays in force whatever happens to the API server.
 
-mod host;
+pub mod host;
 mod pacer;
 
 use std::collections::{BTreeMap, BTreeSet};
