@@ -81,12 +81,8 @@ impl Stage {
             let range = plan::twin_net(plan::CLIENT_RANGE, family)?;
             let remote_pods = self.cluster.lab().node("node-c")?.pod_cidr(family);
             let fabric = self.cluster.lab().fabric();
-            // The lab's own way into nowhere has no metric in either family.
-            routes(&fabric, family, &["replace", "prohibit", "default", "metric", "1"])?;
-            let blackhole = ["del", "blackhole", "default"];
-            if routes(&fabric, family, &blackhole).is_err() {
-                routes(&fabric, family, &["del", "default", "metric", "1024"])?;
-            }
+            routes(&fabric, family, &["del", "blackhole", "default"])?;
+            routes(&fabric, family, &["add", "prohibit", "default"])?;
             let host = |name: &str| self.host(name).ok_or("nobody");
             let range = range.to_string();
             // The gateway's word must find its way back.
