@@ -1,22 +1,20 @@
 //! The lab's network with real packets: who answers, who is seen, and what is left afterwards.
 
 use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use nix::errno::Errno;
-use sluice::lab::claim::remove_leftovers;
-use sluice::lab::netns::NETNS_DIR;
 use sluice::lab::{
     Answer, Host, Isolation, Lab, LabSpec, LoadKind, LoadSpec, Pod, Privilege, Probe, prepare,
 };
 use sluice::net::{Family, Protocol};
 
-/// Tells a child process of a test what it is for.
-const ROLE: &str = "SLUICE_LAB_TEST_ROLE";
+#[path = "lab_network/remains.rs"]
+mod remains;
 
 /// For probes that are to stay without an answer.
 const SHORT: Duration = Duration::from_millis(200);
@@ -24,10 +22,8 @@ const SHORT: Duration = Duration::from_millis(200);
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> Outcome {
-    match std::env::var(ROLE).as_deref() {
-        Ok("lab") => return child_with_a_lab(),
-        Ok("rootless") => return child_without_root(),
-        _ => {}
+    if let Some(outcome) = remains::child() {
+        return outcome;
     }
     let privilege = prepare(Isolation::Private)?;
     let trial = |name: &str, test: fn() -> Outcome| {
@@ -43,14 +39,15 @@ fn main() -> Outcome {
         trial("a_spread_counts_every_connection", spread_over_two_pods),
         trial("a_held_connection_survives_a_new_ruleset", held_connection),
         trial("a_load_counts_what_a_removed_pod_breaks", load_over_removal),
+        trial("nodes_and_the_client_can_serve_too", other_responders),
         trial("pods_and_nodes_come_and_go", coming_and_going),
         trial("names_are_checked", names_are_checked),
-        trial("a_namespace_is_entered_by_name_from_outside", entered_by_name),
-        trial("a_killed_lab_is_removed_by_the_next_and_a_living_one_is_not", leftovers),
-        trial("nothing_is_left_and_the_surroundings_are_unchanged", nothing_left),
+        trial("a_namespace_is_entered_by_name_from_outside", remains::entered_by_name),
+        trial("a_killed_lab_is_removed_by_the_next_and_a_living_one_is_not", remains::leftovers),
+        trial("nothing_is_left_and_the_surroundings_are_unchanged", remains::nothing_left),
     ];
     if privilege == Privilege::PrivateRoot {
-        trials.push(trial("the_lab_works_without_root", rootless));
+        trials.push(trial("the_lab_works_without_root", remains::rootless));
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -117,10 +114,10 @@ fn chosen_source() -> Outcome {
     for (protocol, family) in wires() {
         let client = lab.client();
         let probe = Probe::new(protocol, one.socket_addr(family, 8080));
-        let answer = client.probe(&probe.from(client.ip(family)).from_port(4321))?;
+        let answer = client.probe(&probe.from_ip(client.ip(family)).from_port(4321))?;
         let expected = Some(client.socket_addr(family, 4321));
         check(format!("{protocol} over {family}"), answer.saw(), expected)?;
-        let foreign = client.probe(&probe.from(one.ip(family)));
+        let foreign = client.probe(&probe.from_ip(one.ip(family)));
         if foreign.is_ok() {
             return Err(format!("{protocol} over {family}: sent from another's address").into());
         }
@@ -216,22 +213,26 @@ fn translation(pods: &[&Pod]) -> String {
 }
 
 fn translated() -> Outcome {
-    let (lab, _one, two) = two_pods()?;
+    let (lab, one, two) = two_pods()?;
     let node = lab.node("node-a")?;
-    nft(&node, &translation(&[&two]))?;
-    let inside = lab.add_pod("inside", &node, &[])?;
-    let cases: [(&Host, &Host); 3] = [(&lab.client(), &node), (&node, &node), (&inside, &inside)];
-    for (from, seen_as) in cases {
-        for (protocol, family) in wires() {
-            let what = format!("from {} by {protocol} over {family}", from.name());
-            match from.probe(&Probe::new(protocol, vip(family)))? {
-                Answer::Answered { by, saw, local } => {
-                    let got = (by.as_str(), saw.ip(), local);
-                    check(what, got, ("web-2", seen_as.ip(family), two.socket_addr(family, 8080)))?;
+    let (client, inside) = (lab.client(), lab.add_pod("inside", &node, &[])?);
+    // On the node itself, and behind the other one.
+    for pod in [&one, &two] {
+        nft(&node, &translation(&[pod]))?;
+        let cases: [(&Host, &Host); 3] = [(&client, &node), (&node, &node), (&inside, &inside)];
+        for (from, seen_as) in cases {
+            for (protocol, family) in wires() {
+                let what = format!("{} to {}, {protocol} over {family}", from.name(), pod.name());
+                let expected = (pod.name(), seen_as.ip(family), pod.socket_addr(family, 8080));
+                match from.probe(&Probe::new(protocol, vip(family)))? {
+                    Answer::Answered { by, saw, local } => {
+                        check(what, (by.as_str(), saw.ip(), local), expected)?;
+                    }
+                    other => return Err(format!("{what}: {other}").into()),
                 }
-                other => return Err(format!("{what}: {other}").into()),
             }
         }
+        nft(&node, "delete table ip t; delete table ip6 t")?;
     }
     Ok(())
 }
@@ -306,6 +307,20 @@ fn load_over_removal() -> Outcome {
     Ok(())
 }
 
+fn other_responders() -> Outcome {
+    let (lab, one, _two) = two_pods()?;
+    let node = lab.node("node-b")?;
+    node.serve("daemon", &ports(9000))?;
+    lab.client().serve("outside", &ports(9000))?;
+    for (protocol, family) in wires() {
+        for (host, name) in [(&*node, "daemon"), (&lab.client(), "outside")] {
+            let answer = one.probe(&Probe::new(protocol, host.socket_addr(family, 9000)))?;
+            check(format!("{name} by {protocol} over {family}"), answer.by(), Some(name))?;
+        }
+    }
+    Ok(())
+}
+
 fn coming_and_going() -> Outcome {
     let lab = Lab::new(LabSpec { nodes: 1 })?;
     let first = lab.node("node-a")?;
@@ -361,117 +376,4 @@ fn names_are_checked() -> Outcome {
                     Address already in use (os error 98)";
     check("a port that is taken", message.as_str(), expected)?;
     lab.add_pod("twice", &node, &[(Protocol::Tcp, 80)]).map(drop).map_err(Into::into)
-}
-
-fn entered_by_name() -> Outcome {
-    let (_lab, one, _two) = two_pods()?;
-    let output = Command::new("nsenter")
-        .arg(format!("--net={}", one.namespace().path().display()))
-        .args(["ip", "-o", "address", "show", "dev", "eth0"])
-        .output()?;
-    let text = String::from_utf8(output.stdout)?;
-    for family in Family::BOTH {
-        let address = one.ip(family).to_string();
-        if !text.contains(&address) {
-            return Err(format!("{address} is not in: {text}").into());
-        }
-    }
-    let inside = one.namespace().run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
-    let links = |text: &str| text.lines().filter(|line| line.contains(':')).count();
-    check("links of the pod", links(&inside), 2)
-}
-
-/// The names of a process's labs.
-fn names_of(pid: u32) -> Vec<String> {
-    let entries = std::fs::read_dir(NETNS_DIR).map(|dir| dir.flatten().collect()).unwrap_or(vec![]);
-    let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with(&format!("sluice-{pid}-"))).collect()
-}
-
-/// Starts this program again with a lab of its own, and waits until the lab is built.
-fn start_child(role: &str, command: &mut Command) -> Result<Child, Box<dyn Error>> {
-    let mut child = command.env(ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().ok_or("no pipe from the child")?).read_line(&mut line)?;
-    if line != "ready\n" {
-        let _ = child.kill();
-        let status = child.wait()?;
-        return Err(format!("the {role} child said {line:?} and ended with {status}").into());
-    }
-    Ok(child)
-}
-
-/// The child of tests about what remains: builds a lab and keeps it until its standard input ends.
-fn child_with_a_lab() -> Outcome {
-    prepare(Isolation::Shared)?;
-    let lab = Lab::new(LabSpec { nodes: 2 })?;
-    lab.add_pod("web-1", &lab.node("node-a")?, &ports(8080))?;
-    stay()
-}
-
-fn stay() -> Outcome {
-    let mut out = std::io::stdout();
-    out.write_all(b"ready\n")?;
-    out.flush()?;
-    std::io::stdin().read_line(&mut String::new())?;
-    Ok(())
-}
-
-fn leftovers() -> Outcome {
-    let exe = std::env::current_exe()?;
-    let mut living = start_child("lab", &mut Command::new(&exe))?;
-    let mut killed = start_child("lab", &mut Command::new(&exe))?;
-    check("names of a lab of five hosts", names_of(killed.id()).len(), 5)?;
-    killed.kill()?;
-    killed.wait()?;
-    check("names outlive their process", names_of(killed.id()).len(), 5)?;
-    let removed = remove_leftovers()?;
-    check("names of the killed lab", names_of(killed.id()), Vec::new())?;
-    // Another test may just have built its lab, and removed them first.
-    if removed.iter().any(|name| name.starts_with(&format!("sluice-{}-", living.id()))) {
-        return Err("a living lab was removed".into());
-    }
-    check("names of the living lab", names_of(living.id()).len(), 5)?;
-    drop(living.stdin.take());
-    check("the living child ends well", living.wait()?.success(), true)?;
-    check("names of the lab that ended", names_of(living.id()), Vec::new())
-}
-
-fn nothing_left() -> Outcome {
-    let links = || std::fs::read_to_string("/proc/self/net/dev").map(|text| text.lines().count());
-    let before = links()?;
-    let (lab, one, _two) = two_pods()?;
-    let name = lab.id().namespace_name("web-1");
-    let own = |name: &str| std::path::Path::new(NETNS_DIR).join(name).exists();
-    check("the pod's name is there", own(&name), true)?;
-    check("links outside, meanwhile", links()?, before)?;
-    drop(lab);
-    for host in ["fabric", "client", "node-a", "node-b", "web-1", "web-2"] {
-        let name = one.namespace().name().replace("web-1", host);
-        check(&name, own(&name), false)?;
-    }
-    check("links outside, afterwards", links()?, before)
-}
-
-/// The child of the test without root: builds a lab in a user namespace and uses it.
-fn child_without_root() -> Outcome {
-    check("what it works on", prepare(Isolation::Shared)?, Privilege::UserNamespace)?;
-    let (lab, one, two) = two_pods()?;
-    nft(&*lab.node("node-a")?, &translation(&[&two]))?;
-    for (protocol, family) in wires() {
-        let direct = lab.client().probe(&Probe::new(protocol, one.socket_addr(family, 8080)))?;
-        check(format!("{protocol} over {family}"), direct.by(), Some("web-1"))?;
-        let translated = lab.client().probe(&Probe::new(protocol, vip(family)))?;
-        check(format!("translated {protocol} over {family}"), translated.by(), Some("web-2"))?;
-    }
-    stay()
-}
-
-fn rootless() -> Outcome {
-    use std::os::unix::process::CommandExt;
-    let nobody = 65_534;
-    let mut command = Command::new("/proc/self/exe");
-    let mut child = start_child("rootless", command.uid(nobody).gid(nobody).current_dir("/"))?;
-    drop(child.stdin.take());
-    check("the child ends well", child.wait()?.success(), true)
 }

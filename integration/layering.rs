@@ -59,6 +59,12 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
+/// Whether a line has a word that is not the end of a longer one.
+fn contains_word(line: &str, word: &str) -> bool {
+    let continues = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| !line[..at].ends_with(continues))
+}
+
 /// Modules that follow `crate::` in a line.
 fn used(line: &str) -> impl Iterator<Item = String> {
     line.split("crate::").skip(1).filter_map(|rest| {
@@ -105,7 +111,7 @@ fn words_of_the_outside_world_stand_only_where_the_table_says() {
                 continue;
             }
             for (number, line) in code(&source.text) {
-                for word in words.iter().filter(|word| line.contains(word.as_str())) {
+                for word in words.iter().filter(|word| contains_word(line, word)) {
                     violations.push(format!("src/{path}:{number}: {word} ({})", row[2]));
                 }
             }

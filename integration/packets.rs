@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sluice::lab::api::{Part, Patch, Resource};
 use sluice::lab::{
     Answer, Cluster, ClusterSpec, Host, Isolation, LoadKind, LoadSpec, Pod, Probe, prepare,
 };
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
         trial("a_restart_under_load_loses_no_connection", restart),
         trial("pods_come_and_go_and_the_last_one_leaves_a_refusal", come_and_go),
         trial("masquerade_all_hides_pods_too", masquerade_all),
+        trial("a_client_keeps_its_endpoint_until_that_leaves", affinity),
+        trial("only_listed_sources_reach_a_load_balancer", source_ranges),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -208,6 +211,82 @@ fn masquerade_all() -> Outcome {
         let hidden = cluster.lab().node("node-a")?.ip(family);
         for (_, source) in sources(&other, Probe::tcp(vip(family)), &[&pod]) {
             assert_eq!(source, hidden);
+        }
+    }
+    Ok(())
+}
+
+fn affinity() -> Outcome {
+    let cluster = cluster("nftables: {minSyncPeriod: 1ms}")?;
+    let patch = json!({"spec": {"sessionAffinity": "ClientIP"}});
+    cluster.api().patch(Resource::Services, "default", "web", Part::Whole, &Patch::Merge(patch))?;
+    let mut pods = Vec::new();
+    for number in 1..=4 {
+        let node = if number % 2 == 0 { "node-b" } else { "node-a" };
+        pods.push(cluster.add_pod(&format!("web-{number}"), "web", node, &PORTS)?.0);
+    }
+    cluster.start_proxy("node-a")?;
+    let (client, node) = (cluster.lab().client(), cluster.lab().node("node-a")?);
+    for family in Family::BOTH {
+        for protocol in Protocol::ALL {
+            for to in [vip(family), node.socket_addr(family, NODE_PORT)] {
+                let probe = Probe::new(protocol, to);
+                for from in [&client, &*node, &*pods[0]] {
+                    let tally = from.spread(&probe, 30)?;
+                    assert_eq!(tally.failures(), 0, "{tally:?}");
+                    assert_eq!(tally.answered.len(), 1, "{} -> {probe:?}: {tally:?}", from.name());
+                }
+            }
+        }
+    }
+    // Its endpoint leaves: the client goes to another one, and stays there.
+    let probe = Probe::tcp(vip(Family::V4));
+    let before = client.probe(&probe)?.by().map(str::to_owned).ok_or("nobody answered")?;
+    let leaving = pods.iter().find(|pod| pod.name() == before).ok_or("an unknown pod")?;
+    cluster.retire_pod(leaving)?;
+    eventually("the client finds another endpoint", || {
+        client.probe(&probe).ok()?.by().filter(|by| *by != before).map(|_| ())
+    });
+    let tally = client.spread(&probe, 30)?;
+    assert_eq!((tally.failures(), tally.answered.len()), (0, 1), "{tally:?}");
+    Ok(())
+}
+
+fn source_ranges() -> Outcome {
+    let cluster = cluster("nftables: {minSyncPeriod: 1ms}")?;
+    cluster.add_pod("web-1", "web", "node-a", &PORTS)?;
+    let (client, node) = (cluster.lab().client(), cluster.lab().node("node-a")?);
+    let outside = cluster.add_pod("other", "other", "node-a", &PORTS)?.0;
+    let balancer = |family| match family {
+        Family::V4 => IpAddr::from([198, 51, 100, 1]),
+        Family::V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+    };
+    let ranges = Family::BOTH.map(|family| {
+        format!(
+            "{}/{}",
+            client.ip(family),
+            match family {
+                Family::V4 => 31,
+                Family::V6 => 127,
+            }
+        )
+    });
+    let spec = json!({"spec": {"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}});
+    let ingress = Family::BOTH.map(|family| json!({"ip": balancer(family)}));
+    let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+    let api = cluster.api();
+    api.patch(Resource::Services, "default", "web", Part::Whole, &Patch::Merge(spec))?;
+    api.patch(Resource::Services, "default", "web", Part::Status, &Patch::Merge(status))?;
+    cluster.start_proxy("node-a")?;
+    for family in Family::BOTH {
+        for protocol in Protocol::ALL {
+            let to = SocketAddr::new(balancer(family), 80);
+            let probe = Probe::new(protocol, to).timeout(Duration::from_millis(300));
+            assert_eq!(client.probe(&probe)?.by(), Some("web-1"), "{probe:?} within the range");
+            assert_eq!(outside.probe(&probe)?, Answer::Silent, "{probe:?} outside of it");
+            assert_eq!(node.probe(&probe)?, Answer::Silent, "{probe:?} from the node");
+            let node_port = Probe::new(protocol, node.socket_addr(family, NODE_PORT));
+            assert_eq!(outside.probe(&node_port)?.by(), Some("web-1"), "node ports are not bound");
         }
     }
     Ok(())

@@ -18,12 +18,13 @@ mod stage;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use sluice::lab::{Isolation, prepare};
 use sluice::net::Family;
 
-use case::{Case, World};
+use case::{Case, Step, World, Write};
 use oracle::Oracle;
 use stage::Stage;
 
@@ -129,12 +130,22 @@ fn played(stage: &mut Stage, case: &Case, family: Family) -> Outcome {
         stage.settle()?;
         let checks = shots::checks(&step.packets, &oracle, family)?;
         let host = |name: &str| stage.host(name);
-        let failures = packets::run(&stage.scene(&world, &host), checks);
-        problems.extend(failures.into_iter().map(|line| format!("{}{line}", title(&step.title))));
+        let scene = stage.scene(&world, &host);
+        let failures = packets::run_until(&scene, checks, patience(step));
+        problems.extend(failures.into_iter().map(|(check, why)| {
+            format!("{}{}: {why}", title(&step.title), check.label)
+        }));
     }
     stage.write(&World::default(), family)?;
     stage.settle()?;
     report(&problems)
+}
+
+/// Nothing tells when the daemon has seen a change of its Node or of a ServiceCIDR.
+fn patience(step: &Step) -> Duration {
+    let untold = |write: &Write| matches!(write, Write::Node(_) | Write::ServiceCidr { .. });
+    let deleted = step.writes.iter().any(|write| matches!(write, Write::Delete(_)));
+    if deleted || step.writes.iter().any(untold) { Duration::from_secs(5) } else { Duration::ZERO }
 }
 
 fn title(step: &str) -> String {

@@ -91,6 +91,9 @@ fn service(it: &Service) -> Result<Value, String> {
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": it.name, "namespace": "default"}, "spec": spec,
     });
+    if it.kind == "LoadBalancer" && it.ports.iter().all(|port| port.node_port.is_none()) {
+        object["spec"]["allocateLoadBalancerNodePorts"] = json!(false);
+    }
     for (key, value) in &it.fields {
         field(&mut object, key, value)?;
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice::lab::{Answer, Host, Probe};
 
@@ -53,8 +53,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) affinity: Mutex<BTreeMap<String, SocketAddr>>,
 }
 
-/// Runs all checks and gives one line for each that failed.
-pub(crate) fn run(scene: &Scene<'_>, checks: Vec<Check>) -> Vec<String> {
+/// Runs all checks and gives those that failed, each with what was seen.
+pub(crate) fn run(scene: &Scene<'_>, checks: Vec<Check>) -> Vec<(Check, String)> {
     let queue = Mutex::new(VecDeque::from(checks));
     let failures = Mutex::new(Vec::new());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -64,13 +64,30 @@ pub(crate) fn run(scene: &Scene<'_>, checks: Vec<Check>) -> Vec<String> {
                 while let Some(check) = next() {
                     if let Err(why) = scene.judge(&check) {
                         let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
-                        failures.push(format!("{}: {why}", check.label));
+                        failures.push((check, why));
                     }
                 }
             });
         }
     });
     failures.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same, and repeats what failed until it holds or patience ends: for changes that nothing tells
+/// when the daemon has seen them.
+pub(crate) fn run_until(
+    scene: &Scene<'_>,
+    mut checks: Vec<Check>,
+    patience: Duration,
+) -> Vec<(Check, String)> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let failures = run(scene, checks);
+        if failures.is_empty() || Instant::now() > deadline {
+            return failures;
+        }
+        checks = failures.into_iter().map(|(check, _)| check).collect();
+    }
 }
 
 /// So many draws miss a given one of `shares` equal shares with probability `chance`.

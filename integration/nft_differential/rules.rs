@@ -34,6 +34,7 @@ pub(crate) fn expressions(family: Family) {
     let (declarations, mut ops) = declarations(&table);
     let mut pairs = addresses(family);
     pairs.extend(packets());
+    pairs.extend(ports());
     pairs.extend(interfaces());
     pairs.extend(connections(family));
     pairs.extend(marks());
@@ -124,42 +125,14 @@ fn addresses(family: Family) -> Vec<Pair> {
 }
 
 fn packets() -> Vec<Pair> {
-    let port = |op, port: u16| Expr::cmp(op, &port.to_be_bytes());
     let l4 = || meta(JsonMeta::L4proto);
     let load = |key| Expr::Meta { key, dreg: FIRST };
-    let load_port = Field::Dport.load(FIRST).unwrap();
-    let number = |value: u32| Expr::cmp(CmpOp::Eq, &value.to_ne_bytes());
-    let outside = Expr::Range {
-        sreg: FIRST,
-        op: RangeOp::Outside,
-        from: Constant::new().port(80),
-        to: Constant::new().port(90),
-    };
+    let equals = |value: u32| Expr::cmp(CmpOp::Eq, &value.to_ne_bytes());
     let raw = Expr::Payload { base: PayloadBase::Transport, offset: 13, len: 1, dreg: FIRST };
+    let to_network =
+        Expr::Byteorder { sreg: FIRST, dreg: FIRST, op: ByteorderOp::ToNetwork, len: 4, size: 4 };
     vec![
         typed(vec![eq(l4(), string("sctp"))], rule([phrase::protocol(Protocol::Sctp)])),
-        typed(
-            vec![eq(payload("tcp", "dport"), number_word(80))],
-            rule([phrase::protocol(Protocol::Tcp), phrase::destination_port(80)]),
-        ),
-        typed(
-            vec![eq(payload("udp", "sport"), number_word(53))],
-            rule([
-                phrase::protocol(Protocol::Udp),
-                phrase::equals(Field::Sport, &53_u16.to_be_bytes()),
-            ]),
-        ),
-        typed(
-            vec![eq(payload("tcp", "dport"), range(80, 90))],
-            rule([
-                phrase::protocol(Protocol::Tcp),
-                vec![load_port.clone(), port(CmpOp::Ge, 80), port(CmpOp::Le, 90)],
-            ]),
-        ),
-        typed(
-            vec![ne(payload("tcp", "dport"), range(80, 90))],
-            rule([phrase::protocol(Protocol::Tcp), vec![load_port, outside]]),
-        ),
         text(
             "tcp flags & syn == syn",
             rule([
@@ -172,32 +145,57 @@ fn packets() -> Vec<Pair> {
             rule([vec![load(MetaKey::PacketType), Expr::cmp(CmpOp::Eq, &[0])]]),
         ),
         typed(
-            vec![eq(meta(JsonMeta::Length), number_word(100))],
-            rule([vec![load(MetaKey::Length), number(100)]]),
+            vec![eq(meta(JsonMeta::Length), number(100))],
+            rule([vec![load(MetaKey::Length), equals(100)]]),
         ),
         typed(
-            vec![eq(meta(JsonMeta::Cpu), number_word(1))],
-            rule([vec![load(MetaKey::Cpu), number(1)]]),
+            vec![eq(meta(JsonMeta::Cpu), number(1))],
+            rule([vec![load(MetaKey::Cpu), equals(1)]]),
         ),
         text(
             "meta mark > 16",
             rule([vec![
                 load(MetaKey::Mark),
-                Expr::Byteorder {
-                    sreg: FIRST,
-                    dreg: FIRST,
-                    op: ByteorderOp::ToNetwork,
-                    len: 4,
-                    size: 4,
-                },
+                to_network,
                 Expr::cmp(CmpOp::Gt, &16_u32.to_be_bytes()),
             ]]),
         ),
     ]
 }
 
-fn number_word(value: u32) -> Expression<'static> {
-    number(value)
+fn ports() -> Vec<Pair> {
+    let compare = |op, port: u16| Expr::cmp(op, &port.to_be_bytes());
+    let load = Field::Dport.load(FIRST).unwrap();
+    let outside = Expr::Range {
+        sreg: FIRST,
+        op: RangeOp::Outside,
+        from: Constant::new().port(80),
+        to: Constant::new().port(90),
+    };
+    vec![
+        typed(
+            vec![eq(payload("tcp", "dport"), number(80))],
+            rule([phrase::protocol(Protocol::Tcp), phrase::destination_port(80)]),
+        ),
+        typed(
+            vec![eq(payload("udp", "sport"), number(53))],
+            rule([
+                phrase::protocol(Protocol::Udp),
+                phrase::equals(Field::Sport, &53_u16.to_be_bytes()),
+            ]),
+        ),
+        typed(
+            vec![eq(payload("tcp", "dport"), range(80, 90))],
+            rule([
+                phrase::protocol(Protocol::Tcp),
+                vec![load.clone(), compare(CmpOp::Ge, 80), compare(CmpOp::Le, 90)],
+            ]),
+        ),
+        typed(
+            vec![ne(payload("tcp", "dport"), range(80, 90))],
+            rule([phrase::protocol(Protocol::Tcp), vec![load, outside]]),
+        ),
+    ]
 }
 
 fn interfaces() -> Vec<Pair> {

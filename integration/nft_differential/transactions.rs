@@ -58,11 +58,11 @@ fn refusals(result: Result<(), ApplyError>) -> Vec<Refused> {
 
 pub(crate) fn many_elements() {
     let mut nft = Nft::open().unwrap();
-    // With a listener, the kernel also has to make the notifications.
     let mut events = NftEvents::open(nft.port_id(), vec![table()]).unwrap();
     let before = nft.generation().unwrap();
     let ops: Vec<Op> = map().into_iter().chain((0..MANY).map(add)).collect();
-    nft.apply(&table(), &ops).expect("a hundred thousand elements are accepted at once");
+    let applied = events.apply_unheard(&mut nft, &table(), &ops);
+    applied.expect("a hundred thousand elements are accepted at once");
     assert_eq!(nft.generation().unwrap(), before + 1, "it was one transaction");
     assert_eq!(events.try_next().unwrap(), None, "our own changes are not heard");
 
@@ -71,7 +71,7 @@ pub(crate) fn many_elements() {
     assert_eq!(elements.len(), 100_000);
     let mut expected: Vec<Element> =
         (0..MANY).map(|number| Element::data(key(number), endpoint(number))).collect();
-    expected.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    expected.sort_unstable_by_key(|element| element.key);
     assert!(*elements == expected, "they are those that were written");
 
     let ops: Vec<Op> = (0..MANY).map(delete).collect();
@@ -152,6 +152,16 @@ pub(crate) fn absent_table() {
     assert_eq!(nft.dump(&table()).unwrap(), None);
     nft.apply(&table(), &[]).expect("nothing is easily done");
     nft.apply(&table(), &map()).unwrap();
+    let ops: Vec<Op> = (0..MANY).map(add).collect();
+    let other = TableName::new(Family::V4, "other");
+    let refused = refusals(nft.apply(&other, &ops));
+    assert_eq!((refused[0].op, refused[0].errno), (0, libc::ENOENT));
+    assert!((1000..20_000).contains(&refused.len()), "{} are named one by one", refused.len());
+    assert_eq!(
+        refused[0].object,
+        "add element ip other endpoints { 0x0a6000000600000001bb000000000000 \
+         : 0x0a0000001f900000 }"
+    );
     let other_family = TableName::new(Family::V6, "kube-proxy");
     assert_eq!(nft.dump(&other_family).unwrap(), None);
 }
@@ -230,6 +240,13 @@ pub(crate) fn events() {
         assert_eq!(next(&mut events), NftEvent::ForeignChange(tables[table].clone()), "{command}");
         while events.try_next().unwrap().is_some() {}
     }
+    let large: Vec<Op> = (0..20_000).map(add).collect();
+    events.apply_unheard(&mut ours, &tables[0], &map()).unwrap();
+    events.apply_unheard(&mut ours, &tables[0], &large).unwrap();
+    assert_eq!(events.try_next().unwrap(), None, "what was not listened to was our own");
+    ours.apply(&tables[0], &[Op::DeleteTable]).unwrap();
+    events.apply_unheard(&mut ours, &tables[0], &large).unwrap_err();
+    assert_eq!(events.try_next().unwrap(), None, "a refused transaction changes nothing");
     // A second socket of this process is as foreign as any.
     Nft::open().unwrap().apply(&tables[0], &map()).unwrap();
     assert_eq!(next(&mut events), NftEvent::ForeignChange(tables[0].clone()));

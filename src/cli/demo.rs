@@ -165,18 +165,25 @@ fn changes(cluster: &Cluster, pods: &[Pod]) -> Result<Pod> {
 
     let (newcomer, written) = cluster.add_pod("web-4", "web", "node-a", &POD_PORTS)?;
     let seen = until(&client, &to, |answer| answer.by() == Some("web-4"))?;
-    println!("  web-4 comes: answers after    {:>8.1?}", seen.duration_since(written));
+    println!("  web-4 comes: it answers after {:.1?}", seen.duration_since(written));
 
     let written = cluster.retire_pod(&pods[1])?;
-    let gone = quiet_since(cluster, &pods[1], written)?;
-    println!("  web-2 leaves: gone after      {gone:>8.1?}");
+    let gone = last_connection(cluster, &pods[1], written)?;
+    println!("  web-2 leaves: {}", last_one(gone));
     let tally = client.spread(&Probe::tcp(to), CONNECTIONS)?;
     ensure!(tally.failures() == 0, "connections failed: {:?}", tally.failed);
     let counts: BTreeMap<_, _> = tally.answered.into_iter().collect();
     let words: Vec<String> = counts.iter().map(|(pod, count)| format!("{pod} {count}")).collect();
-    println!("  {CONNECTIONS} connections now:          {}", words.join("  "));
+    println!("  {CONNECTIONS} connections now: {}", words.join("  "));
     ensure!(!counts.contains_key("web-2"), "a pod that left still gets connections");
     Ok(newcomer)
+}
+
+fn last_one(late: Option<Duration>) -> String {
+    match late {
+        Some(late) => format!("its last connection began after {late:.1?}"),
+        None => "not one more connection reached it".to_owned(),
+    }
 }
 
 /// Probes until one gives the wanted answer, and tells when that was.
@@ -195,18 +202,17 @@ fn until(
     }
 }
 
-/// How long after `written` the rules of node-a no longer name a pod.
-fn quiet_since(cluster: &Cluster, pod: &Pod, written: Instant) -> Result<Duration> {
+/// How long after `written` the last connection that reached a pod began, if any did.
+fn last_connection(cluster: &Cluster, pod: &Pod, written: Instant) -> Result<Option<Duration>> {
     let client = cluster.lab().client();
     let to = cluster.lab().node("node-a")?.socket_addr(Family::V4, NODE_PORT);
     let deadline = Instant::now() + PATIENCE;
-    // The last connection that still reached it ends the time.
-    let mut last = Duration::ZERO;
+    let mut last = None;
     let mut misses = 0;
     while misses < 200 {
         let asked = Instant::now();
         if client.probe(&Probe::tcp(to))?.by() == Some(pod.name()) {
-            last = asked.duration_since(written);
+            last = Some(asked.saturating_duration_since(written));
             misses = 0;
         } else {
             misses += 1;
@@ -244,6 +250,6 @@ fn last_one_gone(cluster: &Cluster, pods: &[Pod], newcomer: &Pod) -> Result<()> 
     let to = std::net::SocketAddr::new(CLUSTER_IP.parse()?, 80);
     let client = cluster.lab().client();
     let refused = until(&client, &to, |answer| *answer == Answer::Refused)?;
-    println!("  {to} is refused after {:>8.1?}", refused.duration_since(written));
+    println!("  {to} is refused after {:.1?}", refused.duration_since(written));
     Ok(())
 }

@@ -42,6 +42,10 @@ struct RunFlags {
     /// The proxy mode.
     #[arg(long, value_name = "MODE")]
     proxy_mode: Option<String>,
+    /// End TCP connections to endpoints that are no longer part of their Service: the client's next
+    /// segment is answered by a reset. Otherwise they live for as long as the endpoint answers.
+    #[arg(long)]
+    reset_removed_tcp_endpoints: bool,
     /// How much is logged: 0 for operators, 4 and more for developers.
     #[arg(short = 'v', long = "v", value_name = "LEVEL")]
     verbosity: Option<u32>,

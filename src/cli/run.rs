@@ -11,7 +11,7 @@ use crate::backend::nftables::Nftables;
 use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat, Mode};
 use crate::kernel;
 use crate::net::Family;
-use crate::sync::{self, Sources};
+use crate::sync::{self, RemovedTcp, Sources};
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
 /// Updates that may wait for the loop; beyond that the connections are slowed down.
@@ -92,7 +92,7 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     let node_name = node_name.trim().to_lowercase();
     let backends = backends()?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
-    let options = ClientOptions { kubeconfig: config.kubeconfig(), master: flags.master };
+    let options = ClientOptions { kubeconfig: config.kubeconfig(), master: flags.master.clone() };
     let server = ApiServer::new(&options).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -110,16 +110,32 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     let mut watches = watch::start(&server, &options, &sender, &stop);
     drop(sender);
     let sources = Sources { updates, addresses };
+    let removed_tcp = removed_tcp(&flags);
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();
     let syncing = tokio::spawn(async move {
-        sync::run(config, &node_name, backends, sources, running).await;
+        sync::run(config, &node_name, backends, removed_tcp, sources, running).await;
     });
     syncing.await.context("the sync loop ended")?;
     stop.cancel();
     while watches.join_next().await.is_some() {}
     tracing::info!("stopped; the rules stay in force");
     Ok(())
+}
+
+/// What becomes of TCP connections to endpoints that are removed.
+fn removed_tcp(flags: &RunFlags) -> RemovedTcp {
+    if !flags.reset_removed_tcp_endpoints {
+        return RemovedTcp::Keep;
+    }
+    if !kernel::conntrack::takes_up_tcp_midstream() {
+        tracing::warn!(
+            "--reset-removed-tcp-endpoints has no effect: with net.netfilter.nf_conntrack_tcp_loose=0 \
+             connections would hang and not be reset; set it to 1"
+        );
+        return RemovedTcp::Keep;
+    }
+    RemovedTcp::Reset
 }
 
 /// One backend per family that this kernel has.

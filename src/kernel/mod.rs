@@ -4,6 +4,7 @@
 //! connections. Nothing here knows of Services.
 
 pub mod addresses;
+pub mod conntrack;
 pub mod nft;
 
 use std::path::Path;

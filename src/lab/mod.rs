@@ -12,6 +12,7 @@
 //! [`Lab::new`] builds it, [`Lab::add_pod`] starts a pod whose responders say who they are and whom
 //! they saw ([`pod`]), and [`Host::probe`], [`Host::spread`], [`Host::connect`] and [`Host::load`]
 //! send traffic from any pod, node or the client and say what happened ([`traffic`], [`load`]).
+//! [`Host::serve`] adds responders anywhere, and [`Host::command`] runs programs.
 //! A program that uses the lab calls [`prepare`] first thing in `main`:
 //!
 //! ```no_run

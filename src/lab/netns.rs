@@ -220,8 +220,11 @@ impl Namespace {
         let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(alive) = alive else { return Ok(()) };
         alive.stop.cancel();
-        // A panic of the thread was reported by the task that caused it.
-        let _ = alive.thread.join();
+        // One of the namespace's own tasks may have held the last handle: no thread can wait for
+        // itself. A panic of the thread was reported by the task that caused it.
+        if alive.thread.thread().id() != std::thread::current().id() {
+            let _ = alive.thread.join();
+        }
         remove_name(&self.name)
     }
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
+use super::address::DualStack;
 use super::host::Host;
 use super::netns;
 use super::sctp::{Chunk, Cookie, Packet};
@@ -74,8 +75,8 @@ impl FromStr for Sighting {
         let parse = || {
             let mut words = line.split_whitespace();
             let by = words.next()?.to_owned();
-            let saw = words.next().filter(|word| *word == "saw").and(words.next())?;
-            let local = words.next().filter(|word| *word == "local").and(words.next())?;
+            let saw = words.next().filter(|word| *word == "saw").and_then(|_| words.next())?;
+            let local = words.next().filter(|word| *word == "local").and_then(|_| words.next())?;
             let sighting = Sighting { by, saw: saw.parse().ok()?, local: local.parse().ok()? };
             words.next().is_none().then_some(sighting)
         };
@@ -88,35 +89,42 @@ impl FromStr for Sighting {
 #[error("this is not the answer of a pod of the lab")]
 pub struct NotASighting;
 
-/// Starts responders on a host's own addresses, in both families. They end with the host.
-pub(super) fn start(host: &Host, ports: &[(Protocol, u16)]) -> Result<(), Error> {
-    let name: Arc<str> = host.name().into();
-    let (addresses, ports) = (host.addresses(), ports.to_vec());
-    host.namespace().block_on(async move {
-        for family in Family::BOTH {
-            let ip = addresses.of(family);
-            for &(protocol, port) in &ports {
-                let at = SocketAddr::new(ip, port);
-                let started = match protocol {
-                    Protocol::Tcp => start_tcp(&name, at),
-                    Protocol::Udp => start_udp(&name, at).await,
-                    // One socket hears all ports.
-                    Protocol::Sctp => Ok(()),
-                };
-                started.map_err(|source| Error::Listen { protocol, at, source })?;
-            }
-            let sctp = ports.iter().filter(|(protocol, _)| *protocol == Protocol::Sctp);
-            let sctp: Vec<u16> = sctp.map(|&(_, port)| port).collect();
-            if let Some(&first) = sctp.first() {
-                start_sctp(&name, ip, sctp).map_err(|source| Error::Listen {
-                    protocol: Protocol::Sctp,
-                    at: SocketAddr::new(ip, first),
-                    source,
-                })?;
-            }
+impl Host {
+    /// Starts responders on the host's own addresses, in both families, that answer under a name.
+    /// They end with the host. Pods have theirs from the start; this adds ports, or lets a pod "run"
+    /// in a node's own network, or a server outside the cluster on the client.
+    ///
+    /// Only one call for a host may name SCTP ports: each such responder refuses all ports that are
+    /// not its own.
+    pub fn serve(&self, name: &str, ports: &[(Protocol, u16)]) -> Result<(), Error> {
+        let (name, addresses, ports) = (name.into(), self.addresses(), ports.to_vec());
+        self.namespace().block_on(async move { start(&name, addresses, &ports).await })?
+    }
+}
+
+async fn start(
+    name: &Arc<str>,
+    addresses: DualStack,
+    ports: &[(Protocol, u16)],
+) -> Result<(), Error> {
+    let sctp = ports.iter().filter(|(protocol, _)| *protocol == Protocol::Sctp);
+    let sctp: Vec<u16> = sctp.map(|&(_, port)| port).collect();
+    for family in Family::BOTH {
+        for &(protocol, port) in ports {
+            let at = addresses.socket_addr(family, port);
+            let started = match protocol {
+                Protocol::Tcp => start_tcp(name, at),
+                Protocol::Udp => start_udp(name, at).await,
+                // One socket hears all ports: the first of them brings it about.
+                Protocol::Sctp if sctp.first() == Some(&port) => {
+                    start_sctp(name, at.ip(), sctp.clone())
+                }
+                Protocol::Sctp => Ok(()),
+            };
+            started.map_err(|source| Error::Listen { protocol, at, source })?;
         }
-        Ok(())
-    })?
+    }
+    Ok(())
 }
 
 fn start_tcp(name: &Arc<str>, at: SocketAddr) -> io::Result<()> {

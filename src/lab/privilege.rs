@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{getegid, geteuid};
 
@@ -22,17 +23,13 @@ pub enum Error {
     #[error("read the capabilities of this process from /proc/self/status: {0}")]
     Capabilities(#[source] io::Error),
     /// The kernel does not allow user namespaces, or the process has threads already.
-    #[error(
-        "enter a user namespace: {0}; run as root, or allow user namespaces (sysctl \
-         user.max_user_namespaces, kernel.unprivileged_userns_clone, \
-         kernel.apparmor_restrict_unprivileged_userns), and prepare the lab before any thread starts"
-    )]
+    #[error("enter a user namespace before any thread starts: {0}; {ADVICE}")]
     UserNamespace(#[source] io::Error),
     /// Private namespaces were refused.
     #[error("enter private mount and network namespaces: {0}")]
     PrivateNamespaces(#[source] io::Error),
     /// The user and group of the process could not be mapped to root.
-    #[error("map the user to root in the new user namespace by {file}: {source}")]
+    #[error("map the user to root in the new user namespace by {file}: {source}; {ADVICE}")]
     MapIdentity {
         /// The file that was written.
         file: &'static str,
@@ -40,9 +37,16 @@ pub enum Error {
         source: io::Error,
     },
     /// A private `/run` could not be mounted.
-    #[error("mount a private /run for the names of namespaces: {0}")]
+    #[error("mount a private /run for the names of namespaces: {0}; {ADVICE}")]
     CoverRun(#[source] io::Error),
+    /// The limit on open files could not be raised.
+    #[error("raise the limit on open files to what is allowed: {0}")]
+    OpenFiles(#[source] io::Error),
 }
+
+/// What helps where the kernel or the distribution keeps user namespaces from people.
+const ADVICE: &str = "run as root, or allow user namespaces (sysctl user.max_user_namespaces, \
+                      kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)";
 
 /// How much of the lab the rest of the machine can see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +92,15 @@ pub fn prepare(isolation: Isolation) -> Result<Privilege, Error> {
             Privilege::UserNamespace
         }
     };
+    raise_open_files().map_err(Error::OpenFiles)?;
     Ok(*PREPARED.get_or_init(|| privilege))
+}
+
+/// Allows as many open files as may be: a pod takes about a dozen, and the customary limit of 1024
+/// would end the lab at 80 pods.
+fn raise_open_files() -> io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }
 
 /// What [`prepare`] found; [`Privilege::Root`] if it was never called.

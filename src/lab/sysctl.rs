@@ -67,7 +67,7 @@ pub(super) fn write(settings: &[(&str, &'static str)]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Like [`write`], and leaves out what is not there.
+/// Like [`write()`], and leaves out what is not there.
 pub(super) fn write_if_there(settings: &[(&str, &'static str)]) -> Result<(), Error> {
     for &(name, value) in settings {
         let written = write(&[(name, value)]);

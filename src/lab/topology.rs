@@ -230,7 +230,7 @@ impl Lab {
         let host = create_host(&self.claim, name, address::pod(node.number(), number), &[])?;
         let interface = interface_name(name, number);
         attach_pod(&node, &host, &interface)?;
-        if let Err(source) = pod::start(&host, ports) {
+        if let Err(source) = host.serve(name, ports) {
             in_host(&node, |wire| async move { wire.remove_link(&interface).await })?;
             return Err(Error::Responders { pod: name.to_owned(), source });
         }

@@ -101,7 +101,7 @@ impl Probe {
     }
 
     /// The same from a certain address of the host.
-    pub fn from(self, source: IpAddr) -> Probe {
+    pub fn from_ip(self, source: IpAddr) -> Probe {
         Probe { source: Some(source), ..self }
     }
 
@@ -326,7 +326,8 @@ async fn ask_sctp(host: &Host, probe: &Probe) -> Result<Answer, Error> {
     let socket = match SctpSocket::connect(probe.source, port, probe.destination.ip()) {
         Ok(socket) => socket,
         Err(source) if matches!(source.raw_os_error(), Some(libc::EADDRNOTAVAIL)) => {
-            let address = SocketAddr::new(probe.source.unwrap_or(probe.destination.ip()), port);
+            let address =
+                SocketAddr::new(probe.source.unwrap_or_else(|| probe.destination.ip()), port);
             return Err(Error::Bind { address, source });
         }
         Err(source) if matches!(source.raw_os_error(), Some(libc::EPERM | libc::EMFILE)) => {

@@ -80,15 +80,27 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
     let address = prop::sample::select(vec!["10.96.0.1", "10.96.0.2"]);
     let policy = prop::sample::select(vec![TrafficPolicy::Cluster, TrafficPolicy::Local]);
     let condition = prop::sample::select(vec![Condition::Ready, Condition::Terminating]);
-    let put = (name.clone(), address, policy, 0..3_i64).prop_map(|(name, vip, policy, created)| {
-        Change::Service(Service {
-            created,
-            internal_policy: policy,
-            external_policy: policy,
-            external_ips: vec![ip("10.96.0.2")],
-            ..service(name, vip)
-        })
-    });
+    let features = (any::<bool>(), any::<bool>(), any::<bool>());
+    let put = (name.clone(), address, policy, 0..3_i64, features).prop_map(
+        |(name, vip, policy, created, (sticky, balanced, restricted))| {
+            let ranges = ["192.168.0.0/24", "203.0.113.7/32"];
+            let ranges = ranges.iter().map(|range| range.parse().expect("prefix")).collect();
+            Change::Service(Service {
+                created,
+                internal_policy: policy,
+                external_policy: policy,
+                external_ips: vec![ip("10.96.0.2")],
+                affinity: sticky.then_some(10_800),
+                load_balancer_ips: balanced.then(|| ip("198.51.100.1")).into_iter().collect(),
+                source_ranges: if restricted {
+                    SourceRanges::Only(ranges)
+                } else {
+                    SourceRanges::Anyone
+                },
+                ..service(name, vip)
+            })
+        },
+    );
     let gone = name.clone().prop_map(|n| Change::ServiceGone(ServiceName::new("default", n)));
     let pods = prop::collection::vec((1..5_u8, condition, any::<bool>()), 0..4);
     let put_slice = (name.clone(), name.clone(), pods).prop_map(|(owner, suffix, pods)| {

@@ -2,7 +2,7 @@
 //! what cannot be used comes back as a [`Warning`].
 //!
 //! [`build`] makes the whole [`ForwardingTable`] of one IP family; [`Planner`] keeps one up to date,
-//! Service by Service, with the same result. [`decide`] answers for one packet from the table alone:
+//! Service by Service, with the same result. [`decide()`] answers for one packet from the table alone:
 //! every backend's rules, and real packets, must agree with it.
 
 mod claims;

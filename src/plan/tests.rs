@@ -235,8 +235,8 @@ fn contested_addresses_have_one_winner_whatever_the_order() {
             let effect = planner.update(&snapshot, &dirty);
             (planner.claims().clone(), effect)
         };
-        for service in order.iter().copied() {
-            update(Change::Service(service.clone()));
+        for service in order.iter() {
+            update(Change::Service((*service).clone()));
         }
         let (claims, _) = update(Change::Slice(two_endpoints().remove(0)));
         let vip = Address::Vip { ip: ip("10.96.0.10"), protocol: Protocol::Tcp, port: 80 };

@@ -4,6 +4,7 @@
 //! once, because a table built from half of them would take working rules away. After that the last known state
 //! stays in force whatever happens to the API server.
 
+mod conntrack;
 pub mod host;
 mod pacer;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::conntrack::{Conntrack, World};
 use self::pacer::{Pacer, Reason};
 use crate::backend::{Backend, Observation, Report, Scope};
 use crate::config::Config;
@@ -21,6 +23,8 @@ use crate::model::{Change, ServiceName, Snapshot};
 use crate::net::Family;
 use crate::plan::{Effect, Planner};
 use crate::watch::{ConnectionState, Resource, Update};
+
+pub use self::conntrack::RemovedTcp;
 
 /// How long the first sync waits for the own Node and the ServiceCIDRs once all else is known (upstream:
 /// `cmd/kube-proxy/app/server.go`, getNodeIPs).
@@ -45,6 +49,7 @@ struct Plane {
     /// Services that the backend has not been told about, or refused.
     pending: BTreeSet<ServiceName>,
     refused: BTreeMap<ServiceName, String>,
+    conntrack: Conntrack,
     /// No sync has succeeded yet.
     fresh: bool,
 }
@@ -68,11 +73,12 @@ pub async fn run(
     config: Config,
     node_name: &str,
     backends: Vec<(Family, Box<dyn Backend>)>,
+    removed_tcp: RemovedTcp,
     mut sources: Sources,
     stop: CancellationToken,
 ) {
     let addresses = sources.addresses.borrow_and_update().clone();
-    let mut state = Loop::new(config, node_name, backends, addresses);
+    let mut state = Loop::new(config, node_name, backends, removed_tcp, addresses);
     let mut pacer = Pacer::new(state.config.sync);
     let mut inbox = Vec::new();
     loop {
@@ -110,6 +116,7 @@ impl Loop {
         config: Config,
         node_name: &str,
         backends: Vec<(Family, Box<dyn Backend>)>,
+        removed_tcp: RemovedTcp,
         addresses: BTreeSet<IpAddr>,
     ) -> Loop {
         let plane = |(family, backend)| Plane {
@@ -117,6 +124,7 @@ impl Loop {
             backend,
             pending: BTreeSet::new(),
             refused: BTreeMap::new(),
+            conntrack: Conntrack::new(family, removed_tcp),
             fresh: true,
         };
         let planes = backends.into_iter().map(plane).collect();
@@ -201,7 +209,8 @@ impl Loop {
             }
             let effect = plane.planner.update(&self.snapshot, &dirty);
             plane.note(effect);
-            succeeded &= plane.sync(reason);
+            plane.conntrack.touch(&dirty);
+            succeeded &= plane.sync(reason, &self.snapshot, &self.addresses);
         }
         succeeded
     }
@@ -210,10 +219,11 @@ impl Loop {
 impl Plane {
     fn note(&mut self, effect: Effect) {
         effect.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        self.conntrack.touch(&effect.services);
         self.pending.extend(effect.services);
     }
 
-    fn sync(&mut self, reason: Reason) -> bool {
+    fn sync(&mut self, reason: Reason, snapshot: &Snapshot, local: &BTreeSet<IpAddr>) -> bool {
         let scope =
             Scope { services: std::mem::take(&mut self.pending), full: reason == Reason::Full };
         let started = Instant::now();
@@ -221,6 +231,8 @@ impl Plane {
         match self.backend.sync(table, &scope) {
             Ok(report) => {
                 self.report(&scope, report, started.elapsed());
+                let world = World { table: self.planner.table(), snapshot, local };
+                self.conntrack.reconcile(world, self.refused.keys());
                 self.refused.is_empty()
             }
             Err(error) => {

@@ -1,10 +1,12 @@
 //! The elements that say what the forwarding table says about one Service.
 
+use ipnet::IpNet;
+
 use super::layout::{Place, SetId, frontend_key, slots_for};
 use crate::kernel::nft::{Data, Element, Key};
 use crate::plan::{
-    Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route, ServicePlan,
-    SourceClass, Verdict,
+    Admit, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route,
+    ServicePlan, SourceClass, Verdict,
 };
 
 /// What some traffic to a frontend finds.
@@ -66,6 +68,16 @@ fn frontend_elements(port: &PortPlan, frontend: &Frontend, out: &mut Vec<(SetId,
         Verdict::Drop => Found::Drop,
     };
     let anyone = frontend.routes.for_anyone();
+    if let Admit::Only(ranges) = &frontend.admit {
+        out.push((SetId::Restricted, Element::new(key)));
+        let admitted = |range: &IpNet| {
+            Element::new(key.address(range.network())).through_parts(key.address(range.broadcast()))
+        };
+        out.extend(ranges.iter().map(|range| (SetId::Sources, admitted(range))));
+    }
+    if let Some(timeout) = port.affinity.filter(|_| pools_of(frontend).next().is_some()) {
+        out.push((SetId::Sticky(place, timeout), Element::new(key)));
+    }
     if is_split(frontend) {
         out.push((SetId::Split(place), Element::new(key)));
         if let Some(privileged) = frontend.routes.first() {
@@ -96,7 +108,7 @@ fn found_elements(
     match found {
         Found::Reject => out.push((SetId::Reject(address), Element::new(*key))),
         Found::Drop => out.push((SetId::Drop(address), Element::new(*key))),
-        Found::Pool(pool) if pool.is_empty() => {}
+        Found::Pool([]) => {}
         Found::Pool(pool) => {
             out.push((SetId::Slots(place, slots_for(pool.len())), Element::new(*key)));
             for (slot, endpoint) in (0..).zip(pool) {

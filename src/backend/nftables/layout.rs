@@ -9,7 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::kernel::nft::{Field, Key, Set};
+use crate::kernel::nft::{Field, Key, Set, SetFlags};
 use crate::net::Family;
 use crate::plan::Address;
 
@@ -53,6 +53,14 @@ impl Place {
         }
     }
 
+    /// The place of the same address, whoever the traffic comes from.
+    pub(super) fn address(self) -> Place {
+        match self {
+            Place::Service | Place::ServiceLocal => Place::Service,
+            Place::NodePort | Place::NodePortLocal => Place::NodePort,
+        }
+    }
+
     /// What frontends are found by.
     pub(super) fn key(self, family: Family) -> Vec<Field> {
         match self {
@@ -68,6 +76,30 @@ impl Place {
         let mut key = self.key(family);
         key.push(Field::Random { modulus: size });
         key
+    }
+
+    /// The frontend, then the source: whom a restricted frontend admits.
+    pub(super) fn source_key(self, family: Family) -> Vec<Field> {
+        let mut key = self.key(family);
+        key.push(Field::Saddr(family));
+        key
+    }
+
+    /// The source, then the frontend: what a client's endpoint is found by.
+    pub(super) fn client_key(self, family: Family) -> Vec<Field> {
+        let mut key = vec![Field::Saddr(family)];
+        key.extend(self.key(family));
+        key
+    }
+
+    /// The frontend, after address translation has taken it out of the packet's own headers.
+    pub(super) fn original_key(self, family: Family) -> Vec<Field> {
+        let original = |field| match field {
+            Field::Daddr(family) => Field::OriginalDaddr(family),
+            Field::Dport => Field::OriginalDport,
+            other => other,
+        };
+        self.key(family).into_iter().map(original).collect()
     }
 
     fn prefix(self) -> &'static str {
@@ -107,7 +139,18 @@ pub(super) enum SetId {
     Slots(Place, u32),
     /// Endpoints by frontend and slot.
     Endpoints(Place),
+    /// Frontends that only some sources may use.
+    Restricted,
+    /// Those sources, by frontend.
+    Sources,
+    /// Frontends with session affinity, by its timeout in seconds.
+    Sticky(Place, u32),
+    /// The endpoints that clients of such frontends use. Rules write to it.
+    Affinity(Place),
 }
+
+/// How many clients the kernel remembers at the most; beyond that, new ones have no affinity.
+const MOST_CLIENTS: u32 = 1 << 20;
 
 /// The largest number of slots that `typeof` announces; of no consequence to the kernel.
 const SLOTS_SHOWN: u32 = 65536;
@@ -123,7 +166,8 @@ impl SetId {
                 SetId::Split(place),
             ]
         });
-        [SetId::ClusterIps, SetId::NodePortIps, SetId::Hairpin]
+        use SetId::{ClusterIps, Hairpin, NodePortIps, Restricted, Sources};
+        [ClusterIps, NodePortIps, Hairpin, Restricted, Sources]
             .into_iter()
             .chain(per_address)
             .chain(Place::ALL.map(SetId::Endpoints))
@@ -141,14 +185,42 @@ impl SetId {
             SetId::Split(place) => format!("{place}-split").into(),
             SetId::Slots(place, size) => format!("{place}-slots-{size}").into(),
             SetId::Endpoints(place) => format!("{place}-endpoints").into(),
+            SetId::Restricted => "service-restricted".into(),
+            SetId::Sources => "service-sources".into(),
+            SetId::Sticky(place, timeout) => format!("{place}-sticky-{timeout}").into(),
+            SetId::Affinity(place) => format!("{place}-affinity").into(),
         }
+    }
+
+    /// Whether its elements are the rules' own.
+    pub(super) fn written_by_rules(self) -> bool {
+        matches!(self, SetId::Affinity(_))
+    }
+
+    /// How many slots its frontends draw from, if it is such a set of this place.
+    pub(super) fn slots_of(&self, wanted: Place) -> Option<u32> {
+        match *self {
+            SetId::Slots(place, size) if place == wanted => Some(size),
+            _ => None,
+        }
+    }
+
+    /// Whether it is there only while frontends are in it; the other sets always are.
+    pub(super) fn varies(self) -> bool {
+        matches!(self, SetId::Slots(..) | SetId::Sticky(..))
     }
 
     /// The set of ours that has this name.
     pub(super) fn from_name(name: &str) -> Option<SetId> {
-        if let Some((place, size)) = name.rsplit_once("-slots-") {
-            let place = Place::ALL.into_iter().find(|p| p.prefix() == place)?;
-            return Some(SetId::Slots(place, size.parse().ok()?));
+        let place = |prefix: &str| Place::ALL.into_iter().find(|place| place.prefix() == prefix);
+        if let Some((prefix, size)) = name.rsplit_once("-slots-") {
+            return Some(SetId::Slots(place(prefix)?, size.parse().ok()?));
+        }
+        if let Some((prefix, timeout)) = name.rsplit_once("-sticky-") {
+            return Some(SetId::Sticky(place(prefix)?, timeout.parse().ok()?));
+        }
+        if let Some(prefix) = name.strip_suffix("-affinity") {
+            return Some(SetId::Affinity(place(prefix)?));
         }
         SetId::permanent().find(|id| *id.name() == *name)
     }
@@ -189,6 +261,24 @@ impl SetId {
                 Set::map(name, place.slot_key(family, SLOTS_SHOWN), vec![daddr, port]),
                 "the endpoint in each slot of a frontend",
             ),
+            SetId::Restricted => (
+                Set::set(name, Place::Service.key(family)),
+                "load balancer addresses that only service-sources may use",
+            ),
+            SetId::Sources => {
+                let mut set = Set::set(name, Place::Service.source_key(family));
+                set.flags = SetFlags::INTERVAL;
+                (set, "who may use which restricted address")
+            }
+            SetId::Sticky(place, _) => {
+                (Set::set(name, place.key(family)), "session affinity, by its timeout in seconds")
+            }
+            SetId::Affinity(place) => {
+                let mut set = Set::map(name, place.client_key(family), vec![daddr, port]);
+                set.flags = SetFlags::DYNAMIC | SetFlags::TIMEOUT;
+                set.size = Some(MOST_CLIENTS);
+                (set, "session affinity: the endpoint that a client uses")
+            }
         };
         set.comment = Some(comment.into());
         set

@@ -4,6 +4,7 @@
 //! plan in set elements, [`slots`] keeps endpoints where they are, [`programmed`] finds what a change
 //! costs, [`observed`] reads the kernel back. `docs/modes/nftables.md` explains the shape.
 
+mod affinity;
 mod elements;
 mod layout;
 mod observed;
@@ -15,11 +16,14 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::affinity::Sticky;
 use self::layout::TABLE;
 use self::observed::Seen;
 use self::programmed::{Programmed, Step};
 use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
-use crate::kernel::nft::{ApplyError, Nft, NftError, NftEvents, Observed, Op, Refused, TableName};
+use crate::kernel::nft::{
+    ApplyError, Element, Nft, NftError, NftEvents, Observed, Op, Refused, Set, TableName,
+};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::ForwardingTable;
@@ -36,6 +40,8 @@ pub trait Tables: Send {
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError>;
     /// Reads our table.
     fn dump(&mut self) -> Result<Option<Observed>, NftError>;
+    /// Reads the elements of one set; none if it is not there.
+    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError>;
     /// The number of transactions so far, of anybody.
     fn generation(&mut self) -> Result<u32, NftError>;
     /// Listens for foreign changes of our table from now on; whether it did so before.
@@ -63,7 +69,14 @@ pub struct Live {
 
 impl Tables for Live {
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
-        self.nft.apply(&self.table, ops)
+        match &mut self.events {
+            Some(events) => events.apply_unheard(&mut self.nft, &self.table, ops),
+            None => self.nft.apply(&self.table, ops),
+        }
+    }
+
+    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError> {
+        self.nft.elements(&self.table, set)
     }
 
     fn dump(&mut self) -> Result<Option<Observed>, NftError> {
@@ -129,6 +142,28 @@ impl<T: Tables> Nftables<T> {
         }
     }
 
+    /// Makes the kernel forget clients' affinity to endpoints that left; how many elements it was.
+    fn purge(&mut self, family: Family, sticky: &Sticky) -> Result<usize, ApplyError> {
+        let mut count = 0;
+        for map in sticky.maps() {
+            for _ in 0..ATTEMPTS {
+                let elements = self.tables.elements(&map.definition(family))?;
+                let ops = sticky.purge(family, map, elements);
+                if ops.is_empty() {
+                    break;
+                }
+                match self.tables.apply(&ops) {
+                    Ok(()) => count += ops.len(),
+                    // One of them has expired meanwhile.
+                    Err(ApplyError::Refused(refused))
+                        if refused.iter().all(Refused::contradicts_state) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(count)
+    }
+
     /// Finds out what there is to do.
     fn prepare(
         &mut self,
@@ -172,7 +207,8 @@ impl<T: Tables> Nftables<T> {
                 }
                 Err(ApplyError::Refused(refused)) => {
                     let blamed = blame(&work.step, &refused);
-                    if blamed.is_empty() || work.may_be_drift(&refused) {
+                    let drift = refused.iter().any(Refused::contradicts_state);
+                    if blamed.is_empty() || drift {
                         return Err(ApplyError::Refused(refused));
                     }
                     work.refused.extend(blamed);
@@ -202,14 +238,6 @@ struct Work {
     scope: BTreeSet<ServiceName>,
     refused: BTreeMap<ServiceName, String>,
     report: Report,
-}
-
-impl Work {
-    /// After a fresh look at the kernel, what it refuses it really does not want; without one, our
-    /// belief about its state may be wrong.
-    fn may_be_drift(&self, refused: &[Refused]) -> bool {
-        self.seen.is_none() && refused.iter().any(Refused::contradicts_state)
-    }
 }
 
 fn is_element(op: &Op) -> bool {
@@ -251,7 +279,10 @@ impl<T: Tables> Backend for Nftables<T> {
             let mut work = prepared.map_err(|error| failed(error.to_string()))?;
             match self.apply(table, &mut work) {
                 Ok(()) => {}
-                Err(ApplyError::Refused(refused)) if work.may_be_drift(&refused) => {
+                // What we believe of the kernel's state is wrong, or was read while it settled.
+                Err(ApplyError::Refused(refused))
+                    if refused.iter().any(Refused::contradicts_state) =>
+                {
                     observation = Observation::Drift;
                     continue;
                 }
@@ -262,7 +293,13 @@ impl<T: Tables> Backend for Nftables<T> {
             }
             let commits = u32::from(work.report.operations > 0);
             let interfered = self.listen(work.generation, commits);
-            work.step.commit(&mut self.programmed);
+            let sticky = work.step.commit(&mut self.programmed);
+            match self.purge(family, &sticky) {
+                Ok(count) => work.report.operations += count,
+                Err(error) => tracing::warn!(
+                    %family, %error, "clients may still be sent to endpoints that left, until their affinity ends"
+                ),
+            }
             if work.seen.is_some() && interfered.map_err(|error| failed(error.to_string()))? {
                 observation = Observation::Drift;
                 continue;

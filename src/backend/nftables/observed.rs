@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use super::elements::pools_of;
 use super::layout::{Place, SetId, frontend_key};
 use super::rules::Schema;
+use super::slots::Slots;
 use crate::kernel::nft::{Data, Element, Key, Observed, Value};
 use crate::net::Family;
 use crate::plan::{PoolKind, PortPlan};
@@ -18,7 +19,7 @@ pub(super) struct Seen {
     family: Family,
     table: Option<Observed>,
     /// Endpoints by place, frontend and slot.
-    slots: FxHashMap<(Place, Key), Vec<Option<(IpAddr, u16)>>>,
+    slots: FxHashMap<(Place, Key), Slots>,
 }
 
 /// The highest slot that is believed: more endpoints than any Service has.
@@ -60,15 +61,16 @@ impl Seen {
         (!differs).then_some(existing)
     }
 
-    /// Every element of our sets.
+    /// Every element of our sets, but for those that rules write.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, &Element)> {
         let sets = self.table.iter().flat_map(|table| &table.sets);
-        sets.filter_map(|(name, set)| Some((SetId::from_name(name)?, set)))
+        let ours = |name: &str| SetId::from_name(name).filter(|id| !id.written_by_rules());
+        sets.filter_map(move |(name, set)| Some((ours(name)?, set)))
             .flat_map(|(id, set)| set.elements.iter().map(move |element| (id, element)))
     }
 
     /// What is in the slots of a pool: of the first of its frontends that has any.
-    pub(super) fn slots_of(&self, port: &PortPlan, kind: PoolKind) -> Vec<Option<(IpAddr, u16)>> {
+    pub(super) fn slots_of(&self, port: &PortPlan, kind: PoolKind) -> Slots {
         let places = port.frontends.iter().flat_map(|frontend| {
             let key = frontend_key(&frontend.at);
             pools_of(frontend).filter(|(_, k)| *k == kind).map(move |(place, _)| (place, key))
@@ -101,7 +103,7 @@ fn split_slot(key: &Key) -> Option<(Key, usize)> {
     Some((Key::from_bytes(frontend)?, usize::try_from(u32::from_ne_bytes(*slot)).ok()?))
 }
 
-fn endpoint(family: Family, value: &Value) -> Option<(IpAddr, u16)> {
+pub(super) fn endpoint(family: Family, value: &Value) -> Option<(IpAddr, u16)> {
     let Value::Data(data) = value else { return None };
     let data: &Data = data;
     let (ip, rest) = data.as_bytes().split_at_checked(family.address_len())?;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::affinity::Sticky;
 use super::elements::{own_elements, shared_elements};
-use super::layout::{Place, SetId};
+use super::layout::SetId;
 use super::observed::Seen;
 use super::rules::{Schema, schema};
-use super::slots::arrange;
-use crate::kernel::nft::{Chain, Element, Key, Op, Rule, Value};
+use super::slots::{Slots, arrange};
+use crate::kernel::nft::{Element, Key, Op};
 use crate::model::ServiceName;
 use crate::plan::{ForwardingTable, NodePortAddresses, PoolKind, PortPlan, ServicePlan};
 
@@ -24,8 +25,8 @@ pub(super) struct Programmed {
     services: FxHashMap<ServiceName, ServicePlan>,
     /// How many Services need a shared element.
     shared: FxHashMap<(SetId, Key), u32>,
-    /// How many frontends draw from a number of slots.
-    sizes: BTreeMap<(Place, u32), u32>,
+    /// How many frontends are in a set that is only there while it is needed.
+    varying: BTreeMap<SetId, u32>,
 }
 
 /// An operation on an element, with the index of the Service that asks for it.
@@ -58,7 +59,8 @@ struct Outcome {
     host: BTreeSet<(SetId, Key)>,
     services: Vec<(ServiceName, Option<ServicePlan>)>,
     shared: FxHashMap<(SetId, Key), Delta>,
-    sizes: BTreeMap<(Place, u32), i64>,
+    varying: BTreeMap<SetId, i64>,
+    sticky: Sticky,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -123,19 +125,20 @@ impl Step {
         let comment = Some("rules for kube-proxy".into());
         step.prepare.insert(0, Op::AddTable { comment });
         step.outcome.fresh = true;
+        step.outcome.sticky.know_all();
         step
     }
 
     /// Takes elements that are there as wanted out of the operations, and deletes the others.
     fn keep_what_is_right(&mut self, seen: &Seen) {
-        let mut wanted: FxHashMap<(SetId, Key), (Value, Option<u32>)> = self
+        let mut wanted: FxHashMap<(SetId, Key), (Element, Option<u32>)> = self
             .adds
             .drain(..)
-            .map(|add| ((add.set, add.element.key), (add.element.value, add.owner)))
+            .map(|add| ((add.set, add.element.key), (add.element, add.owner)))
             .collect();
         for (set, element) in seen.elements() {
             match wanted.get(&(set, element.key)) {
-                Some((value, _)) if *value == element.value && element.extra.is_none() => {
+                Some((right, _)) if right == element => {
                     wanted.remove(&(set, element.key));
                 }
                 _ => {
@@ -144,11 +147,9 @@ impl Step {
                 }
             }
         }
-        self.adds.extend(wanted.into_iter().map(|((set, key), (value, owner))| ElementChange {
-            set,
-            element: Element { key, value, extra: None },
-            owner,
-        }));
+        let missing = wanted.into_iter();
+        let add = |((set, _), (element, owner))| ElementChange { set, element, owner };
+        self.adds.extend(missing.map(add));
     }
 
     fn service(&mut self, name: &ServiceName, old: Option<&ServicePlan>, new: Option<ServicePlan>) {
@@ -160,8 +161,9 @@ impl Step {
             elements
         };
         let (before, after) = (sorted(old), sorted(new.as_ref()));
-        self.count_sizes(&before, -1);
-        self.count_sizes(&after, 1);
+        self.count_varying(&before, -1);
+        self.count_varying(&after, 1);
+        self.outcome.sticky.note(old, new.as_ref());
         let change = |(set, element)| ElementChange { set, element, owner: Some(owner) };
         let (gone, came) = difference(before, after);
         self.deletes.extend(gone.into_iter().map(change));
@@ -178,11 +180,9 @@ impl Step {
         self.outcome.services.push((name.clone(), new));
     }
 
-    fn count_sizes(&mut self, elements: &[(SetId, Element)], sign: i64) {
-        for (set, _) in elements {
-            if let SetId::Slots(place, size) = *set {
-                *self.outcome.sizes.entry((place, size)).or_default() += sign;
-            }
+    fn count_varying(&mut self, elements: &[(SetId, Element)], sign: i64) {
+        for (set, _) in elements.iter().filter(|(set, _)| set.varies()) {
+            *self.outcome.varying.entry(*set).or_default() += sign;
         }
     }
 
@@ -214,9 +214,9 @@ impl Step {
 
     /// Chains and rules change with what holds for the whole host, and with the pool sizes in use.
     fn schema(&mut self, programmed: &Programmed, table: &ForwardingTable) {
-        let mut sizes = programmed.sizes.clone();
-        add_counts(&mut sizes, &self.outcome.sizes);
-        let wanted = schema(table, &sizes.into_keys().collect());
+        let mut varying = programmed.varying.clone();
+        add_counts(&mut varying, &self.outcome.varying);
+        let wanted = schema(table, varying.into_keys().collect());
         if wanted != programmed.schema {
             (self.prepare, self.finish) = migrate(&programmed.schema, &wanted);
             self.outcome.schema = Some(wanted);
@@ -252,8 +252,8 @@ impl Step {
         self.owners.get(usize::try_from(change.owner?).ok()?)
     }
 
-    /// Makes what was applied what is known.
-    pub(super) fn commit(self, programmed: &mut Option<Programmed>) {
+    /// Makes what was applied what is known, and gives what it means for session affinity.
+    pub(super) fn commit(self, programmed: &mut Option<Programmed>) -> Sticky {
         if self.outcome.fresh {
             *programmed = None;
         }
@@ -275,11 +275,12 @@ impl Step {
                 known.shared.remove(&key);
             }
         }
-        add_counts(&mut known.sizes, &self.outcome.sizes);
+        add_counts(&mut known.varying, &self.outcome.varying);
+        self.outcome.sticky
     }
 }
 
-fn add_counts(counts: &mut BTreeMap<(Place, u32), u32>, deltas: &BTreeMap<(Place, u32), i64>) {
+fn add_counts(counts: &mut BTreeMap<SetId, u32>, deltas: &BTreeMap<SetId, i64>) {
     for (key, delta) in deltas {
         let count = counts.entry(*key).or_default();
         *count = u32::try_from(i64::from(*count) + delta).unwrap_or(0);
@@ -315,19 +316,12 @@ fn migrate(old: &Schema, new: &Schema) -> (Vec<Op>, Vec<Op>) {
     let mut prepare: Vec<Op> = new_sets.map(|(_, set)| Op::AddSet(set.clone())).collect();
     prepare.extend(new_chains.map(|(_, (chain, _))| Op::AddChain(chain.clone())));
 
-    let mut finish = Vec::new();
-    let rules_of = |schema: &Schema, name: &str| -> Option<Vec<Rule>> {
-        schema.chains.get(name).map(|(_, rules)| rules.clone())
-    };
-    let changed: Vec<(&Arc<str>, &(Chain, Vec<Rule>))> = new
-        .chains
-        .iter()
-        .filter(|(name, (_, rules))| rules_of(old, name).as_ref() != Some(rules))
-        .collect();
-    let gone: Vec<&Arc<str>> =
-        old.chains.keys().filter(|name| !new.chains.contains_key(*name)).collect();
-    let existing = changed.iter().map(|(name, _)| *name).filter(|n| old.chains.contains_key(*n));
-    finish.extend(existing.chain(gone.iter().copied()).map(|n| Op::FlushChain(Arc::clone(n))));
+    let differs = |&(name, chain): &(_, _)| old.chains.get(name) != Some(chain);
+    let changed: Vec<_> = new.chains.iter().filter(differs).collect();
+    let gone: Vec<_> = old.chains.keys().filter(|name| !new.chains.contains_key(*name)).collect();
+    let changed_names = changed.iter().map(|(name, _)| *name);
+    let flushed = changed_names.filter(|name| old.chains.contains_key(*name)).chain(gone.clone());
+    let mut finish: Vec<Op> = flushed.map(|name| Op::FlushChain(Arc::clone(name))).collect();
     for (_, (_, rules)) in changed {
         finish.extend(rules.iter().cloned().map(Op::AddRule));
     }
@@ -345,9 +339,6 @@ fn host_elements(table: &ForwardingTable) -> BTreeSet<(SetId, Key)> {
         }
     }
 }
-
-/// What was in the slots of a pool.
-type Slots = Vec<Option<(std::net::IpAddr, u16)>>;
 
 fn addresses(pool: &[crate::plan::PoolEndpoint]) -> Slots {
     pool.iter().map(|endpoint| Some((endpoint.ip, endpoint.port))).collect()

@@ -5,6 +5,8 @@
 //!                                               │  └────▶ nodeports ──▶ nodeport-pools ──▶ …
 //!                                               └───────▶ service-split ──▶ service-local-pools ──▶ …
 //! filter-input, filter-forward, filter-output ──▶ service-check, nodeport-check, cluster-ips-check
+//! filter-prerouting-pre-dnat, filter-output-pre-dnat ──▶ sources-check
+//! filter-prerouting-post-dnat, filter-output-post-dnat ──▶ affinity (only where it is asked for)
 //!                              nat-postrouting ──▶ masquerading
 //! ```
 //!
@@ -15,6 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -23,12 +26,14 @@ use crate::kernel::nft::{
     Chain, ChainKind, Field, Hook, NatFlags, Rule, Set, address_type, ct_state, ct_status,
     phrase::{self, Phrase},
 };
-use crate::net::Family;
+use crate::net::{Family, Protocol};
 use crate::plan::{ForwardingTable, NodePortAddresses, PodDetector};
 
 /// `NF_IP_PRI_*` of `linux/netfilter_ipv4.h`.
 const FILTER: i32 = 0;
 const DSTNAT: i32 = -100;
+const BEFORE_DSTNAT: i32 = DSTNAT - 10;
+const AFTER_DSTNAT: i32 = DSTNAT + 10;
 const SRCNAT: i32 = 100;
 
 /// How often a draw that hit no slot is repeated, in two factors. Each draw misses with a probability
@@ -45,18 +50,23 @@ pub(super) struct Schema {
     pub(super) chains: BTreeMap<Arc<str>, (Chain, Vec<Rule>)>,
 }
 
-/// The schema for a forwarding table whose frontends draw from these numbers of slots.
-pub(super) fn schema(table: &ForwardingTable, sizes: &BTreeSet<(Place, u32)>) -> Schema {
-    let mut writer = Writer { family: table.family, schema: Schema::default() };
-    let varying = sizes.iter().map(|&(place, size)| SetId::Slots(place, size));
-    for set in SetId::permanent().chain(varying) {
+/// The schema for a forwarding table whose frontends are in these sets that vary.
+pub(super) fn schema(table: &ForwardingTable, varying: BTreeSet<SetId>) -> Schema {
+    let mut writer = Writer { family: table.family, varying, schema: Schema::default() };
+    let memory = |set: &SetId| match *set {
+        SetId::Sticky(place, _) => Some(SetId::Affinity(place)),
+        _ => None,
+    };
+    let memories: Vec<SetId> = writer.varying.iter().filter_map(memory).collect();
+    for set in SetId::permanent().chain(writer.varying.clone()).chain(memories) {
         writer.schema.sets.insert(set.name(), set.definition(table.family));
     }
     writer.hooks();
+    writer.affinity(table);
     writer.services(table);
     writer.node_ports(table);
     for place in Place::ALL {
-        writer.pools(place, sizes);
+        writer.pools(place);
     }
     writer.checks(table);
     writer.masquerading(table);
@@ -65,6 +75,8 @@ pub(super) fn schema(table: &ForwardingTable, sizes: &BTreeSet<(Place, u32)>) ->
 
 struct Writer {
     family: Family,
+    /// The sets in use of those that are not always there.
+    varying: BTreeSet<SetId>,
     schema: Schema,
 }
 
@@ -95,7 +107,9 @@ impl Writer {
         use ChainKind::{Filter, Nat};
         use Hook::{Forward, Input, Output, Postrouting, Prerouting};
         let new = || phrase::ct_state(ct_state::NEW);
-        let hooks: [(&str, ChainKind, Hook, i32, &[&str]); 6] = [
+        let hooks: [(&str, ChainKind, Hook, i32, &[&str]); 8] = [
+            ("filter-prerouting-pre-dnat", Filter, Prerouting, BEFORE_DSTNAT, &["sources-check"]),
+            ("filter-output-pre-dnat", Filter, Output, BEFORE_DSTNAT, &["sources-check"]),
             ("filter-input", Filter, Input, FILTER, &["nodeport-check", "service-check"]),
             ("filter-forward", Filter, Forward, FILTER, &["service-check", "cluster-ips-check"]),
             ("filter-output", Filter, Output, FILTER, &["service-check", "cluster-ips-check"]),
@@ -144,7 +158,7 @@ impl Writer {
 
     /// Policy Local: pods and this node are sent on as if through the load balancer and back.
     fn split(&mut self, chain: &str, place: Place, table: &ForwardingTable) {
-        for from_pod in self.from_pod(&table.host.pods) {
+        for from_pod in self.of_pods(&table.host.pods) {
             self.rule(chain, [from_pod, phrase::goto(&pools(place))]);
         }
         let from_node = || phrase::source_type(address_type::LOCAL);
@@ -154,9 +168,16 @@ impl Writer {
     }
 
     /// Finds the number of slots that a frontend draws from, and draws.
-    fn pools(&mut self, place: Place, sizes: &BTreeSet<(Place, u32)>) {
+    fn pools(&mut self, place: Place) {
         self.chain(Chain::regular(pools(place)));
-        for &(_, size) in sizes.iter().filter(|(p, _)| *p == place) {
+        let memory = SetId::Affinity(place.address());
+        if self.schema.sets.contains_key(&memory.name()) {
+            let client = place.client_key(self.family);
+            let known = phrase::dnat_to_data_of(self.family, &client, &memory.name());
+            self.rule(&pools(place), [known]);
+        }
+        let sizes: Vec<u32> = self.varying.iter().filter_map(|set| set.slots_of(place)).collect();
+        for size in sizes {
             let member = self.frontend_in(SetId::Slots(place, size), place);
             let draw: Arc<str> = format!("{place}-draw-{size}").into();
             self.rule(&pools(place), [member, phrase::goto(&draw)]);
@@ -182,7 +203,11 @@ impl Writer {
 
     fn checks(&mut self, table: &ForwardingTable) {
         let place = Place::Service;
-        let reject = phrase::reject(self.family);
+        let restricted = self.frontend_in(SetId::Restricted, place);
+        let strangers = phrase::is_not_in(&place.source_key(self.family), &SetId::Sources.name());
+        self.rule("sources-check", [restricted, strangers, phrase::drop()]);
+
+        let reject = phrase::goto(&self.reject());
         let without = self.frontend_in(SetId::Reject(place), place);
         self.rule("service-check", [without, reject.clone()]);
         let elsewhere = self.frontend_in(SetId::Drop(place), place);
@@ -201,6 +226,70 @@ impl Writer {
         for cidr in &table.service_cidrs {
             self.rule("cluster-ips-check", [phrase::within(daddr, *cidr), phrase::drop()]);
         }
+    }
+
+    /// Session affinity: after a new connection has found its endpoint, the endpoint is remembered
+    /// under the client and the address that it used.
+    fn affinity(&mut self, table: &ForwardingTable) {
+        let sticky = |set: &SetId| match *set {
+            SetId::Sticky(place, timeout) => Some((place, timeout)),
+            _ => None,
+        };
+        let sticky: Vec<(Place, u32)> = self.varying.iter().filter_map(sticky).collect();
+        if sticky.is_empty() {
+            return;
+        }
+        for (name, hook) in [
+            ("filter-prerouting-post-dnat", Hook::Prerouting),
+            ("filter-output-post-dnat", Hook::Output),
+        ] {
+            self.chain(Chain::base(name, ChainKind::Filter, hook, AFTER_DSTNAT));
+            let translated = phrase::ct_status(ct_status::DNAT);
+            let new = phrase::ct_state(ct_state::NEW);
+            self.rule(name, [new, translated, phrase::jump(&"affinity".into())]);
+        }
+        for (place, timeout) in sticky {
+            let original = place.original_key(self.family);
+            let mut key = vec![Field::Saddr(self.family)];
+            key.extend(&original);
+            let endpoint = [Field::Daddr(self.family), Field::Dport];
+            let lifetime = Some(Duration::from_secs(u64::from(timeout)));
+            let memory = SetId::Affinity(place).name();
+            let condition = match place {
+                Place::NodePort | Place::NodePortLocal => self.came_to_node_port(table),
+                Place::Service | Place::ServiceLocal => Phrase::new(),
+            };
+            let member = phrase::is_in(&original, &SetId::Sticky(place, timeout).name());
+            let remember = phrase::remember(&memory, &key, lifetime, &endpoint);
+            self.rule("affinity", [condition, member, remember]);
+        }
+    }
+
+    /// Matches translated connections whose first destination was a node port, not a virtual IP with
+    /// the same port.
+    fn came_to_node_port(&self, table: &ForwardingTable) -> Phrase {
+        let daddr = [Field::OriginalDaddr(self.family)];
+        match table.host.node_ports {
+            NodePortAddresses::Only(_) => phrase::is_in(&daddr, &SetId::NodePortIps.name()),
+            NodePortAddresses::AnyLocal => {
+                let place = Place::Service;
+                let vip = place.original_key(self.family);
+                all([
+                    phrase::is_not_in(&daddr, &SetId::ClusterIps.name()),
+                    phrase::is_not_in(&vip, &SetId::Masquerade(place).name()),
+                    phrase::is_not_in(&vip, &SetId::Split(place).name()),
+                ])
+            }
+        }
+    }
+
+    /// The chain that refuses, by a reset for TCP: a client whose connection connection tracking has
+    /// forgotten would ignore an ICMP error.
+    fn reject(&mut self) -> Arc<str> {
+        let chain: Arc<str> = "reject-chain".into();
+        self.rule(&chain, [phrase::protocol(Protocol::Tcp), phrase::reject_by_reset()]);
+        self.rule(&chain, [phrase::reject(self.family)]);
+        chain
     }
 
     fn masquerading(&mut self, table: &ForwardingTable) {
@@ -248,7 +337,7 @@ impl Writer {
     }
 
     /// Each of these matches traffic that some pods sent.
-    fn from_pod(&self, detector: &PodDetector) -> Vec<Phrase> {
+    fn of_pods(&self, detector: &PodDetector) -> Vec<Phrase> {
         match detector {
             PodDetector::None => Vec::new(),
             PodDetector::Cidrs(nets) => {

@@ -10,6 +10,9 @@ use rustc_hash::FxHashMap;
 
 use crate::plan::PoolEndpoint;
 
+/// What was in each slot of a pool, if anything.
+pub(super) type Slots = Vec<Option<(IpAddr, u16)>>;
+
 /// Puts `wanted` (sorted) into slots, given what was in them before.
 pub(super) fn arrange(
     before: impl IntoIterator<Item = Option<(IpAddr, u16)>>,

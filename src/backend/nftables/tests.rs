@@ -22,7 +22,7 @@ use crate::plan::{ForwardingTable, NodePortAddresses, Planner, PodDetector, buil
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Model {
     exists: bool,
-    sets: BTreeMap<Arc<str>, (Set, BTreeMap<Key, Value>)>,
+    sets: BTreeMap<Arc<str>, (Set, BTreeMap<Key, Element>)>,
     chains: BTreeMap<Arc<str>, (Chain, Vec<Rule>)>,
 }
 
@@ -52,7 +52,7 @@ impl Model {
             Op::DeleteRule { .. } => return Err("not used by this mode"),
             Op::AddElement { set, element } => {
                 let elements = &mut self.sets.get_mut(&set).ok_or("no set")?.1;
-                if elements.insert(element.key, element.value).is_some() {
+                if elements.insert(element.key, element).is_some() {
                     return Err("element exists");
                 }
             }
@@ -80,10 +80,8 @@ impl Model {
 
     /// What a process that starts now would read.
     fn observed(&self) -> Option<Observed> {
-        let element =
-            |(key, value): (&Key, &Value)| Element { key: *key, value: value.clone(), extra: None };
         let sets = self.sets.iter().map(|(name, (set, elements))| {
-            let elements = elements.iter().map(element).collect();
+            let elements = elements.values().cloned().collect();
             (Arc::clone(name), ObservedSet { set: set.clone(), elements })
         });
         let chains = self.chains.iter().map(|(name, (chain, rules))| {
@@ -155,6 +153,12 @@ impl Tables for Kernel {
         Ok(self.model.observed())
     }
 
+    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError> {
+        let observed = self.model.observed().unwrap_or_default();
+        let found = observed.sets.get(&set.name);
+        Ok(found.map(|set| set.elements.clone()).unwrap_or_default())
+    }
+
     fn generation(&mut self) -> Result<u32, NftError> {
         Ok(self.generation)
     }
@@ -206,13 +210,14 @@ impl World {
 
 /// Elements with the slot of an endpoint replaced by its number of twins: the order in slots is the
 /// one thing that history may decide.
-fn without_order(model: &Model) -> Vec<(Arc<str>, Vec<u8>, Value)> {
+fn without_order(model: &Model) -> Vec<(Arc<str>, Vec<u8>, Value, String)> {
     let mut elements = Vec::new();
     for (name, (_, content)) in &model.sets {
-        for (key, value) in content {
+        for (key, element) in content {
             let bytes = key.as_bytes();
             let cut = if name.ends_with("-endpoints") { bytes.len() - 4 } else { bytes.len() };
-            elements.push((Arc::clone(name), bytes[..cut].to_vec(), value.clone()));
+            let (value, extra) = (element.value.clone(), format!("{:?}", element.extra));
+            elements.push((Arc::clone(name), bytes[..cut].to_vec(), value, extra));
         }
     }
     elements.sort();

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use netlink_packet_core::NLM_F_ACK;
 
-use super::encode::{Verb, begin_elements, operation, put_element};
+use super::encode::{Verb, begin, operation, put_element};
 use super::error::NftError;
 use super::object::{Element, TableName};
 use super::op::Op;
+use super::uapi::elem::LIST_ELEMENTS;
 use super::uapi::{BATCH_BEGIN, BATCH_END, SUBSYS_NFTABLES};
-use super::wire::{Open, Writer};
+use super::wire::Writer;
 
 /// A transaction as bytes, and which operations each of its messages stands for.
 ///
@@ -96,27 +97,36 @@ impl Batch {
         single: &HashSet<usize>,
     ) -> Result<usize, NftError> {
         let sequence = self.sequence(self.messages.len());
-        let run = match element(&ops[0]) {
-            Some(_) if !single.contains(&first) => ops,
-            _ => &ops[..1],
+        let message = begin(&mut self.writer, table, &ops[0], sequence);
+        operation(&mut self.writer, &ops[0], sequence);
+        let count = match element(&ops[0]) {
+            None => 1,
+            Some(_) => self.pack_elements(table, ops, first, single)?,
         };
-        let Some((verb, set, _)) = element(&ops[0]) else {
-            operation(&mut self.writer, table, &ops[0], sequence);
-            self.check(table, &ops[0])?;
-            return Ok(1);
-        };
-        let (message, list) = begin_elements(&mut self.writer, verb, table, set, sequence);
+        self.writer.end_message(message);
+        self.check(table, &ops[0])?;
+        Ok(count)
+    }
+
+    /// Writes the list of elements of a message.
+    fn pack_elements(
+        &mut self,
+        table: &TableName,
+        ops: &[Op],
+        first: usize,
+        single: &HashSet<usize>,
+    ) -> Result<usize, NftError> {
+        let list = self.writer.nest(LIST_ELEMENTS);
+        let way = element(&ops[0]).map(|(verb, set, _)| (verb, set));
         let mut count = 0;
-        for (index, op) in run.iter().enumerate() {
-            let fitting = match element(op) {
-                Some((other, name, element)) if (other, name) == (verb, set) => element,
-                _ => break,
-            };
-            if index > 0 && single.contains(&(first + index)) {
+        for op in ops {
+            let alone = single.contains(&(first + count)) || single.contains(&first);
+            let Some((verb, set, element)) = element(op) else { break };
+            if count > 0 && (alone || Some((verb, set)) != way) {
                 break;
             }
             let before = self.writer.len();
-            put_element(&mut self.writer, fitting, verb);
+            put_element(&mut self.writer, element, verb);
             if count > 0 && !self.writer.fits(list) {
                 self.writer.truncate(before);
                 break;
@@ -124,14 +134,8 @@ impl Batch {
             self.check(table, op)?;
             count += 1;
         }
-        self.close(message, list);
-        self.check(table, &ops[0])?;
-        Ok(count)
-    }
-
-    fn close(&mut self, message: Open, list: Open) {
         self.writer.end(list);
-        self.writer.end_message(message);
+        Ok(count)
     }
 
     fn check(&mut self, table: &TableName, op: &Op) -> Result<(), NftError> {

@@ -165,7 +165,7 @@ impl Elements {
 
     /// All elements, sorted by key, ranges of an interval tree put together.
     pub(super) fn finish(mut self, set: &Set) -> Vec<Element> {
-        self.whole.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        self.whole.sort_unstable_by_key(|element| element.key);
         if !(set.flags.contains(SetFlags::INTERVAL) && set.key.len() == 1) {
             return self.whole;
         }

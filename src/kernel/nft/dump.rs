@@ -8,7 +8,7 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 
 use super::decode::{self, Elements};
 use super::error::NftError;
-use super::object::{Set, TableName};
+use super::object::{Element, Set, TableName};
 use super::observed::{Observed, ObservedChain, ObservedSet};
 use super::socket::{Answer, Wait};
 use super::transaction::Nft;
@@ -66,7 +66,8 @@ impl Nft {
             }
             other => other?,
         }
-        generation.ok_or(NftError::Malformed { what: what.to_owned(), why: "it has no number" })
+        let malformed = || NftError::Malformed { what: what.to_owned(), why: "it has no number" };
+        generation.ok_or_else(malformed)
     }
 
     /// Reads the definitions of all sets of a table.
@@ -127,21 +128,51 @@ impl Nft {
 
     fn read_sets(&mut self, table: &TableName, into: &mut Observed) -> Result<(), NftError> {
         for (name, set) in self.set_definitions(table)? {
-            let mut elements = Elements::default();
-            let what = format!("elements of set {table} {name}");
-            let fill = |writer: &mut Writer| {
-                writer.put_name(uapi::elem::LIST_TABLE, &table.name);
-                writer.put_name(uapi::elem::LIST_SET, &name);
-            };
-            let each = |message: &Message<'_>| elements.read(message.body());
-            self.request(Request::All, msg::GETSETELEM, table.family, &what, fill, each)?;
-            if elements.foreign > 0 {
-                into.foreign.push(format!("{} elements of set {name}", elements.foreign));
+            let (elements, foreign) = self.read_elements(table, &set)?;
+            if foreign > 0 {
+                into.foreign.push(format!("{foreign} elements of set {name}"));
             }
-            let elements = elements.finish(&set);
             into.sets.insert(name, ObservedSet { set, elements });
         }
         Ok(())
+    }
+
+    /// Reads the elements of one set, sorted by key; none if it is not there.
+    pub fn elements(&mut self, table: &TableName, set: &Set) -> Result<Vec<Element>, NftError> {
+        match self.read_elements(table, set) {
+            Ok((elements, _)) => Ok(elements),
+            Err(NftError::Read { source, .. }) if is_absent(&source) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the elements of a set, sorted by key, and how many could not be read.
+    ///
+    /// The kernel continues a dump where it stopped by counting the elements before that
+    /// (`nf_tables_dump_set`). After a large transaction, its hash table is being resized in the
+    /// background, which changes their order without changing the generation: then the dump has
+    /// some elements twice, and as many are missing. So a dump with an element twice is repeated.
+    fn read_elements(
+        &mut self,
+        table: &TableName,
+        set: &Set,
+    ) -> Result<(Vec<Element>, usize), NftError> {
+        let what = format!("elements of set {table} {}", set.name);
+        for _ in 0..ATTEMPTS {
+            let mut elements = Elements::default();
+            let fill = |writer: &mut Writer| {
+                writer.put_name(uapi::elem::LIST_TABLE, &table.name);
+                writer.put_name(uapi::elem::LIST_SET, &set.name);
+            };
+            let each = |message: &Message<'_>| elements.read(message.body());
+            self.request(Request::All, msg::GETSETELEM, table.family, &what, fill, each)?;
+            let foreign = elements.foreign;
+            let elements = elements.finish(set);
+            if elements.is_sorted_by(|before, after| before.key < after.key) {
+                return Ok((elements, foreign));
+            }
+        }
+        Err(NftError::Unstable { table: table.clone(), attempts: ATTEMPTS })
     }
 
     fn read_foreign(&mut self, table: &TableName, into: &mut Observed) -> Result<(), NftError> {

@@ -20,83 +20,49 @@ pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Writes any operation but those on elements, which are packed by [`super::batch`].
-pub(super) fn operation(writer: &mut Writer, table: &TableName, op: &Op, sequence: u32) {
-    let family = table.family;
-    let begin = |writer: &mut Writer, kind, flags| writer.message(kind, flags, family, sequence);
-    let message = match op {
+/// Begins the message for an operation.
+pub(super) fn begin(writer: &mut Writer, table: &TableName, op: &Op, sequence: u32) -> Open {
+    let (kind, flags) = match op {
+        Op::AddTable { .. } => (msg::NEWTABLE, NLM_F_CREATE),
+        Op::DeleteTable => (msg::DELTABLE, 0),
+        Op::AddChain(_) => (msg::NEWCHAIN, NLM_F_CREATE),
+        Op::DeleteChain(_) => (msg::DELCHAIN, 0),
+        Op::AddSet(_) => (msg::NEWSET, NLM_F_CREATE),
+        Op::DeleteSet(_) => (msg::DELSET, 0),
+        Op::AddRule(_) => (msg::NEWRULE, NLM_F_CREATE | NLM_F_APPEND),
+        Op::FlushChain(_) | Op::DeleteRule { .. } => (msg::DELRULE, 0),
+        Op::AddElement { .. } => (msg::NEWSETELEM, NLM_F_CREATE),
+        Op::FlushSet(_) | Op::DeleteElement { .. } => (msg::DELSETELEM, 0),
+    };
+    let message = writer.message(kind, flags, table.family, sequence);
+    // All kinds of objects name their table first, in an attribute of the same number.
+    writer.put_name(table::NAME, &table.name);
+    message
+}
+
+/// Writes what an operation is about. Of operations on elements that is only the set; the elements
+/// are written by [`put_element`].
+pub(super) fn operation(writer: &mut Writer, op: &Op, sequence: u32) {
+    match op {
         Op::AddTable { comment } => {
-            let message = begin(writer, msg::NEWTABLE, NLM_F_CREATE);
-            writer.put_name(table::NAME, &table.name);
             writer.put_u32(table::FLAGS, 0);
             put_comment(writer, table::USERDATA, comment.as_deref());
-            message
         }
-        Op::DeleteTable => {
-            let message = begin(writer, msg::DELTABLE, 0);
-            writer.put_name(table::NAME, &table.name);
-            message
-        }
-        Op::AddChain(chain) => {
-            let message = begin(writer, msg::NEWCHAIN, NLM_F_CREATE);
-            put_chain(writer, table, chain);
-            message
-        }
-        Op::FlushChain(name) => {
-            let message = begin(writer, msg::DELRULE, 0);
-            writer.put_name(rule::TABLE, &table.name);
-            writer.put_name(rule::CHAIN, name);
-            message
-        }
-        Op::DeleteChain(name) => {
-            let message = begin(writer, msg::DELCHAIN, 0);
-            writer.put_name(chain::TABLE, &table.name);
-            writer.put_name(chain::NAME, name);
-            message
-        }
-        Op::AddSet(set) => {
-            let message = begin(writer, msg::NEWSET, NLM_F_CREATE);
-            put_set(writer, table, set, sequence);
-            message
-        }
-        Op::DeleteSet(name) => {
-            let message = begin(writer, msg::DELSET, 0);
-            writer.put_name(set::TABLE, &table.name);
-            writer.put_name(set::NAME, name);
-            message
-        }
-        Op::AddRule(rule) => {
-            let message = begin(writer, msg::NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
-            put_rule(writer, table, rule);
-            message
-        }
+        Op::DeleteTable => {}
+        Op::AddChain(chain) => put_chain(writer, chain),
+        Op::DeleteChain(name) => writer.put_name(chain::NAME, name),
+        Op::AddSet(set) => put_set(writer, set, sequence),
+        Op::DeleteSet(name) => writer.put_name(set::NAME, name),
+        Op::AddRule(rule) => put_rule(writer, rule),
+        Op::FlushChain(name) => writer.put_name(rule::CHAIN, name),
         Op::DeleteRule { chain, handle } => {
-            let message = begin(writer, msg::DELRULE, 0);
-            writer.put_name(rule::TABLE, &table.name);
             writer.put_name(rule::CHAIN, chain);
             writer.put_u64(rule::HANDLE, *handle);
-            message
         }
-        Op::FlushSet(name) => {
-            let message = begin(writer, msg::DELSETELEM, 0);
-            writer.put_name(elem::LIST_TABLE, &table.name);
-            writer.put_name(elem::LIST_SET, name);
-            message
-        }
-        Op::AddElement { set, element } => {
-            let (message, list) = begin_elements(writer, Verb::Add, table, set, sequence);
-            put_element(writer, element, Verb::Add);
-            writer.end(list);
-            message
-        }
-        Op::DeleteElement { set, element } => {
-            let (message, list) = begin_elements(writer, Verb::Delete, table, set, sequence);
-            put_element(writer, element, Verb::Delete);
-            writer.end(list);
-            message
-        }
-    };
-    writer.end_message(message);
+        Op::FlushSet(name)
+        | Op::AddElement { set: name, .. }
+        | Op::DeleteElement { set: name, .. } => writer.put_name(elem::LIST_SET, name),
+    }
 }
 
 /// What is done to elements.
@@ -106,24 +72,6 @@ pub(super) enum Verb {
     Add,
     /// They are deleted.
     Delete,
-}
-
-/// Begins a message for elements of one set: the message and its list.
-pub(super) fn begin_elements(
-    writer: &mut Writer,
-    verb: Verb,
-    table: &TableName,
-    set: &str,
-    sequence: u32,
-) -> (Open, Open) {
-    let (kind, flags) = match verb {
-        Verb::Add => (msg::NEWSETELEM, NLM_F_CREATE),
-        Verb::Delete => (msg::DELSETELEM, 0),
-    };
-    let message = writer.message(kind, flags, table.family, sequence);
-    writer.put_name(elem::LIST_TABLE, &table.name);
-    writer.put_name(elem::LIST_SET, set);
-    (message, writer.nest(elem::LIST_ELEMENTS))
 }
 
 /// Writes one element. A range of a one-part key becomes two elements, its first key and the key
@@ -181,8 +129,7 @@ fn successor(key: &Key) -> Option<Key> {
     None
 }
 
-fn put_chain(writer: &mut Writer, table: &TableName, chain: &Chain) {
-    writer.put_name(chain::TABLE, &table.name);
+fn put_chain(writer: &mut Writer, chain: &Chain) {
     writer.put_name(chain::NAME, &chain.name);
     if let Some(base) = &chain.base {
         let hook = writer.nest(chain::HOOK);
@@ -195,15 +142,13 @@ fn put_chain(writer: &mut Writer, table: &TableName, chain: &Chain) {
     put_comment(writer, chain::USERDATA, chain.comment.as_deref());
 }
 
-fn put_rule(writer: &mut Writer, table: &TableName, rule: &Rule) {
-    writer.put_name(rule::TABLE, &table.name);
+fn put_rule(writer: &mut Writer, rule: &Rule) {
     writer.put_name(rule::CHAIN, &rule.chain);
     expressions(writer, &rule.exprs);
     put_comment(writer, rule::USERDATA, rule.comment.as_deref());
 }
 
-fn put_set(writer: &mut Writer, table: &TableName, set: &Set, id: u32) {
-    writer.put_name(set::TABLE, &table.name);
+fn put_set(writer: &mut Writer, set: &Set, id: u32) {
     writer.put_name(set::NAME, &set.name);
     let by_parts = set.flags.contains(SetFlags::INTERVAL) && set.key.len() > 1;
     writer.put_u32(set::FLAGS, set_flags(set, by_parts));

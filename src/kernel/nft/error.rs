@@ -30,6 +30,14 @@ pub enum NftError {
         "this kernel has no nf_tables: load the module (modprobe nf_tables) or choose another proxy mode"
     )]
     Unsupported,
+    /// The batch is larger than the send queue may be.
+    #[error(
+        "send {bytes} bytes to nf_tables: the send queue is limited; run with CAP_NET_ADMIN in the initial user namespace or raise the sysctl net.core.wmem_max"
+    )]
+    TooLarge {
+        /// Size of the whole batch.
+        bytes: usize,
+    },
     /// The message could not be sent.
     #[error("send {bytes} bytes to nf_tables: {source}")]
     Send {

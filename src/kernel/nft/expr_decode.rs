@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::expr::{
-    ByteorderOp, CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags, FibResult,
-    LimitMatch, LimitUnit, LookupResult, MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase,
-    RangeOp, Register, RegisterRange, Reject,
-};
+use super::expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 use super::expr_wire::{
     bitwise, byteorder, cmp, counter, ct, dynset, fib, immediate, limit, log, lookup, masq, meta,
     nat, numgen, payload, range, redir, reject,
+};
+use super::kind::{
+    ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, LimitMatch, LimitUnit,
+    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject,
 };
 use super::object::Verdict;
 use super::observed::Counted;
@@ -100,13 +100,7 @@ fn expression(name: &str, data: &[u8]) -> Option<Expr> {
             size: find_u32(data, byteorder::SIZE)?,
         },
         "lookup" => look_up(data)?,
-        "immediate" => match find_u32(data, immediate::DREG)? {
-            0 => Expr::Verdict(verdict(find(data, immediate::DATA)?)?),
-            number => Expr::Immediate {
-                dreg: Register::from_wire(number)?,
-                data: constant(data, immediate::DATA)?,
-            },
-        },
+        "immediate" => constant_or_verdict(data)?,
         "numgen" => Expr::Numgen {
             kind: NumgenKind::from_number(find_u32(data, numgen::TYPE)?)?,
             modulus: find_u32(data, numgen::MODULUS)?,
@@ -177,6 +171,17 @@ fn connection(data: &[u8]) -> Option<Expr> {
         _ => None,
     };
     Some(Expr::Ct { key, direction, dreg: register(data, ct::DREG)? })
+}
+
+/// A constant for the verdict register is a verdict.
+fn constant_or_verdict(data: &[u8]) -> Option<Expr> {
+    Some(match find_u32(data, immediate::DREG)? {
+        0 => Expr::Verdict(verdict(find(data, immediate::DATA)?)?),
+        number => Expr::Immediate {
+            dreg: Register::from_wire(number)?,
+            data: constant(data, immediate::DATA)?,
+        },
+    })
 }
 
 fn look_up(data: &[u8]) -> Option<Expr> {

@@ -1,10 +1,11 @@
 //! Writes expressions.
 
-use super::expr::{Expr, LookupResult, NatFlags, Register, RegisterRange, Reject};
+use super::expr::{Expr, LookupResult, Register, RegisterRange};
 use super::expr_wire::{
     bitwise, byteorder, cmp, counter, ct, dynset, fib, immediate, limit, log, lookup, masq, meta,
     nat, numgen, payload, range, redir, reject,
 };
+use super::kind::{NatFlags, Reject};
 use super::object::Verdict;
 use super::uapi::{
     DATA_VALUE, DATA_VERDICT, LIST_ELEM, VERDICT_CHAIN, VERDICT_CODE, rule, verdict,
@@ -87,7 +88,7 @@ fn put_register(writer: &mut Writer, kind: u16, register: Register) {
     writer.put_u32(kind, register.to_wire());
 }
 
-/// Expressions that load and compare; the others are in [`statement`].
+/// Expressions that load something; the others are in [`compute`].
 fn expression(writer: &mut Writer, expr: &Expr) {
     match expr {
         &Expr::Payload { base, offset, len, dreg } => {
@@ -107,6 +108,28 @@ fn expression(writer: &mut Writer, expr: &Expr) {
                 writer.put(ct::DIRECTION, &direction.number().to_be_bytes()[3..]);
             }
         }
+        &Expr::Numgen { kind, modulus, offset, dreg } => {
+            put_register(writer, numgen::DREG, dreg);
+            writer.put_u32(numgen::MODULUS, modulus);
+            writer.put_u32(numgen::TYPE, kind.number());
+            writer.put_u32(numgen::OFFSET, offset);
+        }
+        &Expr::Fib { result, flags, dreg } => {
+            put_register(writer, fib::DREG, dreg);
+            writer.put_u32(fib::RESULT, result.number());
+            writer.put_u32(fib::FLAGS, flags.0);
+        }
+        Expr::Immediate { dreg, data } => {
+            put_register(writer, immediate::DREG, *dreg);
+            value(writer, immediate::DATA, data.as_bytes());
+        }
+        _ => compute(writer, expr),
+    }
+}
+
+/// Expressions that compare, compute and look up; the others are in [`translate`].
+fn compute(writer: &mut Writer, expr: &Expr) {
+    match expr {
         Expr::Cmp { sreg, op, data } => {
             put_register(writer, cmp::SREG, *sreg);
             writer.put_u32(cmp::OP, op.number());
@@ -143,26 +166,33 @@ fn expression(writer: &mut Writer, expr: &Expr) {
                 LookupResult::Verdict => writer.put_u32(lookup::DREG, 0),
             }
         }
-        &Expr::Numgen { kind, modulus, offset, dreg } => {
-            put_register(writer, numgen::DREG, dreg);
-            writer.put_u32(numgen::MODULUS, modulus);
-            writer.put_u32(numgen::TYPE, kind.number());
-            writer.put_u32(numgen::OFFSET, offset);
+        _ => translate(writer, expr),
+    }
+}
+
+/// Expressions that translate addresses; the others are in [`statement`].
+fn translate(writer: &mut Writer, expr: &Expr) {
+    match *expr {
+        Expr::Nat { kind, family, address, port, flags } => {
+            writer.put_u32(nat::TYPE, kind.number());
+            writer.put_u32(nat::FAMILY, u32::from(nfproto(family)));
+            put_range(writer, nat::ADDRESS_MIN, nat::ADDRESS_MAX, address);
+            put_range(writer, nat::PORT_MIN, nat::PORT_MAX, port);
+            put_nat_flags(writer, nat::FLAGS, flags);
         }
-        &Expr::Fib { result, flags, dreg } => {
-            put_register(writer, fib::DREG, dreg);
-            writer.put_u32(fib::RESULT, result.number());
-            writer.put_u32(fib::FLAGS, flags.0);
+        Expr::Masquerade { flags, port } => {
+            put_nat_flags(writer, masq::FLAGS, flags);
+            put_range(writer, masq::PORT_MIN, masq::PORT_MAX, port);
         }
-        Expr::Immediate { dreg, data } => {
-            put_register(writer, immediate::DREG, *dreg);
-            value(writer, immediate::DATA, data.as_bytes());
+        Expr::Redirect { flags, port } => {
+            put_range(writer, redir::PORT_MIN, redir::PORT_MAX, port);
+            put_nat_flags(writer, redir::FLAGS, flags);
         }
         _ => statement(writer, expr),
     }
 }
 
-/// Expressions that do something.
+/// Expressions that decide or have an effect.
 fn statement(writer: &mut Writer, expr: &Expr) {
     match expr {
         &Expr::MetaSet { key, sreg } => {
@@ -176,21 +206,6 @@ fn statement(writer: &mut Writer, expr: &Expr) {
         Expr::Verdict(what) => {
             writer.put_u32(immediate::DREG, 0);
             verdict(writer, immediate::DATA, what);
-        }
-        &Expr::Nat { kind, family, address, port, flags } => {
-            writer.put_u32(nat::TYPE, kind.number());
-            writer.put_u32(nat::FAMILY, u32::from(nfproto(family)));
-            put_range(writer, nat::ADDRESS_MIN, nat::ADDRESS_MAX, address);
-            put_range(writer, nat::PORT_MIN, nat::PORT_MAX, port);
-            put_nat_flags(writer, nat::FLAGS, flags);
-        }
-        &Expr::Masquerade { flags, port } => {
-            put_nat_flags(writer, masq::FLAGS, flags);
-            put_range(writer, masq::PORT_MIN, masq::PORT_MAX, port);
-        }
-        &Expr::Redirect { flags, port } => {
-            put_range(writer, redir::PORT_MIN, redir::PORT_MAX, port);
-            put_nat_flags(writer, redir::FLAGS, flags);
         }
         &Expr::Reject(how) => {
             let (kind, code) = match how {

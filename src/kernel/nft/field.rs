@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::expr::{CtDirection, CtKey, Expr, MetaKey, NumgenKind, PayloadBase, Register};
+use super::expr::{Expr, Register};
+use super::kind::{CtDirection, CtKey, MetaKey, NumgenKind, PayloadBase};
 use crate::net::{Family, Protocol};
 
 /// One part of a key or of data: what is loaded from a packet, and how `nft` names it (`typeof`).

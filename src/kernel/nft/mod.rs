@@ -19,12 +19,15 @@ mod expr_decode;
 mod expr_encode;
 mod expr_wire;
 mod field;
+mod kind;
 mod object;
 mod observed;
 mod op;
 mod packed;
 pub mod phrase;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod uapi;
 mod userdata;
@@ -32,12 +35,13 @@ mod wire;
 
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{NftEvent, NftEvents};
-pub use expr::{
-    ByteorderOp, CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags, FibResult,
-    LimitMatch, LimitUnit, LookupResult, MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase,
-    RangeOp, Register, RegisterRange, Reject, address_type, ct_state, ct_status,
-};
+pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 pub use field::Field;
+pub use kind::{
+    ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, LimitMatch, LimitUnit,
+    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject, address_type, ct_state,
+    ct_status,
+};
 pub use object::{
     BaseChain, Chain, ChainKind, Element, ElementExtra, Hook, Last, Policy, Rule, Set, SetFlags,
     SetKind, TableName, Value, Verdict,

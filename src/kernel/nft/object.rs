@@ -182,6 +182,7 @@ pub struct Set {
 
 impl Set {
     /// A plain set.
+    #[allow(clippy::self_named_constructors)] // a set, not a map, is what nf_tables calls a set
     pub fn set(name: impl Into<Arc<str>>, key: Vec<Field>) -> Set {
         Set::with_kind(name, key, SetKind::Set)
     }

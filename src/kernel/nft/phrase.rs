@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::expr::{
-    CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags, FibResult, LookupResult,
-    MetaKey, NatFlags, NatKind, PayloadBase, Register, RegisterRange, Reject,
-};
+use super::expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 use super::field::{Field, layout};
+use super::kind::{
+    CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, MetaKey, NatFlags, NatKind,
+    PayloadBase, Reject,
+};
 use super::object::Verdict;
 use crate::net::{Family, Protocol};
 
@@ -258,6 +259,11 @@ pub fn reject(family: Family) -> Phrase {
     vec![Expr::Reject(Reject::port_unreachable(family))]
 }
 
+/// `reject with tcp reset`; say [`protocol`] first.
+pub fn reject_by_reset() -> Phrase {
+    vec![Expr::Reject(Reject::TcpReset)]
+}
+
 /// `counter`.
 pub fn counter() -> Phrase {
     vec![Expr::Counter]
@@ -295,8 +301,8 @@ pub fn redirect_to(port: u16) -> Phrase {
 ///
 /// To remember the endpoint that a look-up found, say this in a hook after the address translation,
 /// with [`Field::OriginalDaddr`] and [`Field::OriginalDport`] in the key. The kernel would also take
-/// a look-up as the data, but every `nft` that tries to list such a rule (1.0.6 and later, as read
-/// in `netlink_parse_dynset` of its `src/netlink_delinearize.c`) dies of a failed assertion.
+/// a look-up as the data, but `nft` 1.0.6 dies of a failed assertion when it lists such a rule
+/// (`netlink_parse_dynset` in its `src/netlink_delinearize.c`).
 ///
 /// # Panics
 /// If key and data together are longer than the sixteen registers.

@@ -64,6 +64,12 @@ impl NetfilterSocket {
         self.socket.add_membership(group).map_err(|source| NftError::Option { option, source })
     }
 
+    /// Receives no more notifications of a group.
+    pub(super) fn leave(&mut self, group: u32) -> Result<(), NftError> {
+        let option = "NETLINK_DROP_MEMBERSHIP";
+        self.socket.drop_membership(group).map_err(|source| NftError::Option { option, source })
+    }
+
     /// Sends messages in one system call, making room for them first.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), NftError> {
         if bytes.len() > self.send_queue {
@@ -74,7 +80,10 @@ impl NetfilterSocket {
             }
             self.send_queue = room;
         }
-        let failed = |source| NftError::Send { bytes: bytes.len(), source };
+        let failed = |source: io::Error| match source.raw_os_error() {
+            Some(libc::EMSGSIZE) => NftError::TooLarge { bytes: bytes.len() },
+            _ => NftError::Send { bytes: bytes.len(), source },
+        };
         let sent = self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0).map_err(failed)?;
         if sent != bytes.len() {
             return Err(failed(io::ErrorKind::WriteZero.into()));

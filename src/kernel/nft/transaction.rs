@@ -17,6 +17,10 @@ use super::wire::messages;
 /// How often a transaction is sent again that the kernel could not take at the moment.
 const ATTEMPTS: u32 = 5;
 
+/// How many messages of refused elements are sent again in pieces. More are refused only if the
+/// whole set is missing or full, and then one name is as good as a hundred thousand.
+const MOST_SPLIT: usize = 8;
+
 /// nf_tables of the network namespace in which it was opened.
 ///
 /// One for the life of the process: closing such a socket waits for the kernel to free what
@@ -56,12 +60,13 @@ impl Nft {
     /// Operations take effect in order. Any number is possible: elements are packed into as few
     /// messages as their lengths allow. If one is refused, those that were refused are named
     /// exactly, which may take sending the batch again in smaller pieces; should it succeed then,
-    /// it is applied.
+    /// it is applied. Of thousands that are refused, only the first are named one by one.
     pub fn apply(&mut self, table: &TableName, ops: &[Op]) -> Result<(), ApplyError> {
         if ops.is_empty() {
             return Ok(());
         }
         let mut single = HashSet::new();
+        let mut split = 0;
         let mut attempt = 1;
         loop {
             match self.attempt(table, ops, &single)? {
@@ -72,9 +77,12 @@ impl Nft {
                 }
                 Outcome::Refused(messages) => {
                     let packed = messages.iter().filter(|(ops, _)| ops.len() > 1);
-                    let before = single.len();
-                    single.extend(packed.flat_map(|(ops, _)| ops.clone()));
-                    if single.len() == before {
+                    let before = split;
+                    for (ops, _) in packed.take(MOST_SPLIT - split) {
+                        single.extend(ops.clone());
+                        split += 1;
+                    }
+                    if split == before {
                         return Err(ApplyError::Refused(self.name(table, ops, messages)));
                     }
                 }
@@ -161,7 +169,10 @@ impl Nft {
         let describe = |(range, answer): (Range<usize>, Answer)| Refused {
             op: range.start,
             errno: answer.errno,
-            detail: answer.words(),
+            detail: match range.len() {
+                1 => answer.words(),
+                many => format!("{} (it or others of {many} elements)", answer.words()),
+            },
             object: ops[range.start].line(table, set_of(&ops[range.start], &sets)).to_string(),
         };
         refused.into_iter().map(describe).collect()

@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use super::expr::{CtKey, MetaKey};
 use super::field::Field;
+use super::kind::{CtKey, MetaKey};
 use super::object::{Set, SetKind};
 use super::uapi::{COMMENT_MAX, USERDATA_MAX};
 use crate::net::Family;

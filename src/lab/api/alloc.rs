@@ -116,8 +116,8 @@ impl Allocator {
         let total: u128 = ranges.iter().map(size).sum();
         let first = ranges.first().map_or(0, lower_band);
         let mut position = *self.next_address.get(&family).unwrap_or(&first);
-        // Each address held can be in the way at most once.
-        for _ in 0..=self.addresses_held.len() as u128 + 2 {
+        // In the way can be each held address and both ends of each range, and each only once.
+        for _ in 0..=self.addresses_held.len() + 2 * ranges.len() {
             position = if position >= total { 0 } else { position };
             let ip = nth(&ranges, position);
             position += 1;

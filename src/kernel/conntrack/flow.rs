@@ -1,0 +1,33 @@
+//! One tracked connection, as far as it matters to services.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::net::Protocol;
+
+/// A connection that the kernel tracks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Flow {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Who began it: the source of its first packet.
+    pub source: SocketAddr,
+    /// Where its first packet was sent to, before any translation.
+    pub destination: SocketAddr,
+    /// Whose replies belong to it: the destination after translation.
+    pub answered_by: SocketAddr,
+}
+
+impl Flow {
+    /// Whether its destination is translated to another one.
+    pub fn is_redirected(&self) -> bool {
+        self.answered_by != self.destination
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Flow { protocol, source, destination, answered_by } = self;
+        write!(f, "{protocol} {source} to {destination}, answered by {answered_by}")
+    }
+}
