@@ -104,7 +104,7 @@ impl Scene<'_> {
     fn judge(&self, check: &Check) -> Result<(), String> {
         let shot = &check.shot;
         let host = (self.host)(&shot.from).ok_or(format!("there is no host {}", shot.from))?;
-        let probe = Probe::new(shot.protocol, shot.to).from(shot.source);
+        let probe = Probe::new(shot.protocol, shot.to).from_ip(shot.source);
         let ask = |timeout| host.probe(&probe.timeout(timeout)).map_err(|e| e.to_string());
         let fits = match &check.outcome {
             Outcome::Forward { to, affinity } => {
