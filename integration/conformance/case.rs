@@ -110,6 +110,8 @@ pub(crate) struct PacketLine {
     pub(crate) from: String,
     /// A source address other than the host's own.
     pub(crate) source: Option<Ipv4Addr>,
+    /// A source port, so that several lines speak of one flow.
+    pub(crate) source_port: Option<u16>,
     /// A host's name or an IPv4 address.
     pub(crate) to: String,
     pub(crate) port: u16,

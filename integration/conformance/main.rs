@@ -6,13 +6,17 @@
 //! `integration/cases/README.md`.
 
 mod case;
+mod kernel;
 mod objects;
 mod oracle;
+mod orders;
 mod packets;
 mod parse;
 mod plan;
 mod settings;
+mod semantics;
 mod shots;
+mod spread;
 mod stage;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +30,7 @@ use sluice::net::Family;
 
 use case::{Case, Step, World, Write};
 use oracle::Oracle;
+use shots::Extent;
 use stage::Stage;
 
 type Outcome = Result<(), Failed>;
@@ -37,8 +42,10 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // There is one stage, and packets of a case are in parallel anyway.
     arguments.test_threads = Some(1);
-    let mut cases = match parse::read_all(&directory().join("cases")) {
-        Ok(cases) => cases,
+    let directories = [directory().join("cases"), directory().join("cases/changes")];
+    let read: Result<Vec<_>, _> = directories.iter().map(|d| parse::read_all(d)).collect();
+    let mut cases = match read {
+        Ok(lists) => lists.concat(),
         Err(problem) => {
             eprintln!("{problem}");
             return ExitCode::FAILURE;
@@ -53,7 +60,10 @@ fn main() -> ExitCode {
     // The daemon restarts only where settings change.
     cases.sort_by(|a, b| a.settings.cmp(&b.settings).then_with(|| a.name.cmp(&b.name)));
     let stage = SharedStage::default();
-    let mut trials = Vec::new();
+    let index = cases.clone();
+    let mut trials = vec![Trial::test("every_rule_has_a_case_and_the_index_says_which", move || {
+        semantics::check(&index)
+    })];
     for case in cases.into_iter().map(Arc::new) {
         for family in Family::BOTH {
             let it = Arc::clone(&case);
@@ -63,8 +73,26 @@ fn main() -> ExitCode {
             let (it, stage) = (Arc::clone(&case), Arc::clone(&stage));
             let ignored = case.except.contains_key("nftables");
             let played =
-                trial(&case, "nftables", family, move || played_on(&stage, &it, family));
+                trial(&case, "nftables", family, move || {
+                    on_stage(&stage, |stage| played(stage, &it, family))
+                });
             trials.push(played.with_ignored_flag(ignored));
+        }
+        if case.steps.len() > 1 {
+            let (it, stage) = (Arc::clone(&case), Arc::clone(&stage));
+            let name = format!("{}/nftables/orders", case.name);
+            trials.push(Trial::test(name, move || {
+                on_stage(&stage, |stage| orders::run(stage, &it))
+            }));
+        }
+    }
+    for family in Family::BOTH {
+        for size in spread::SIZES {
+            let stage = Arc::clone(&stage);
+            let name = format!("spread-over-{size}/nftables/{}", short(family));
+            trials.push(Trial::test(name, move || {
+                on_stage(&stage, |stage| spread::run(stage, family, size))
+            }));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -83,8 +111,11 @@ fn trial(
     family: Family,
     run: impl FnOnce() -> Outcome + Send + 'static,
 ) -> Trial {
-    let family = if family == Family::V4 { "v4" } else { "v6" };
-    Trial::test(format!("{}/{what}/{family}", case.name), run)
+    Trial::test(format!("{}/{what}/{}", case.name, short(family)), run)
+}
+
+fn short(family: Family) -> &'static str {
+    if family == Family::V4 { "v4" } else { "v6" }
 }
 
 /// What the plan decides is what the case states.
@@ -104,13 +135,14 @@ fn decided(case: &Case, family: Family) -> Outcome {
     report(&problems)
 }
 
-fn played_on(stage: &SharedStage, case: &Case, family: Family) -> Outcome {
+/// Lends the stage out, and builds it before.
+fn on_stage(stage: &SharedStage, play: impl FnOnce(&mut Stage) -> Outcome) -> Outcome {
     let mut slot = stage.lock().unwrap_or_else(PoisonError::into_inner);
     let mut stage = match slot.take() {
         Some(stage) => stage,
         None => Stage::build()?,
     };
-    let result = played(&mut stage, case, family);
+    let result = play(&mut stage);
     // A stage whose daemon was lost is not used again.
     if stage.is_sound() {
         *slot = Some(stage);
@@ -128,13 +160,8 @@ fn played(stage: &mut Stage, case: &Case, family: Family) -> Outcome {
         let oracle = Oracle::new(&case.settings, &world, family)?;
         stage.write(&world, family)?;
         stage.settle()?;
-        let checks = shots::checks(&step.packets, &oracle, family)?;
-        let host = |name: &str| stage.host(name);
-        let scene = stage.scene(&world, &host);
-        let failures = packets::run_until(&scene, checks, patience(step));
-        problems.extend(failures.into_iter().map(|(check, why)| {
-            format!("{}{}: {why}", title(&step.title), check.label)
-        }));
+        let checks = shots::checks(Extent::All, &step.packets, &oracle, family)?;
+        problems.extend(stage.shoot(&world, checks, patience(step)));
     }
     stage.write(&World::default(), family)?;
     stage.settle()?;
@@ -143,13 +170,13 @@ fn played(stage: &mut Stage, case: &Case, family: Family) -> Outcome {
 
 /// Nothing tells when the daemon has seen a change of its Node or of a ServiceCIDR.
 fn patience(step: &Step) -> Duration {
-    let untold = |write: &Write| matches!(write, Write::Node(_) | Write::ServiceCidr { .. });
-    let deleted = step.writes.iter().any(|write| matches!(write, Write::Delete(_)));
-    if deleted || step.writes.iter().any(untold) { Duration::from_secs(5) } else { Duration::ZERO }
-}
-
-fn title(step: &str) -> String {
-    if step.is_empty() { String::new() } else { format!("{step}: ") }
+    let untold = |write: &Write| {
+        matches!(write, Write::Node(_) | Write::ServiceCidr { .. } | Write::Delete(_))
+    };
+    // Flows that were under way are ended after the rules are in force.
+    let flows = step.packets.iter().any(|line| line.source_port.is_some());
+    let wait = flows || step.writes.iter().any(untold);
+    if wait { Duration::from_secs(5) } else { Duration::ZERO }
 }
 
 fn report(problems: &[String]) -> Outcome {

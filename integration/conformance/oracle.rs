@@ -41,6 +41,8 @@ pub(crate) struct Shot {
     /// The host that sends it.
     pub(crate) from: String,
     pub(crate) source: IpAddr,
+    /// A certain source port; a fresh one for each connection otherwise.
+    pub(crate) source_port: Option<u16>,
     pub(crate) protocol: Protocol,
     pub(crate) to: SocketAddr,
 }

@@ -244,9 +244,13 @@ fn packet(line: &str, only: Option<Family>) -> Parsed<PacketLine> {
     let wrong = || format!("{line:?} is not of the form FROM -> TO:PORT/PROTOCOL EXPECTED");
     let (from, rest) = line.split_once("->").ok_or_else(wrong)?;
     let (target, expected) = rest.trim().split_once(' ').ok_or_else(wrong)?;
-    let (from, source) = match from.trim().split_once('@') {
-        Some((host, ip)) => (host, Some(number(ip)?)),
+    let (from, source_port) = match from.trim().split_once('#') {
+        Some((host, port)) => (host, Some(number(port)?)),
         None => (from.trim(), None),
+    };
+    let (from, source) = match from.split_once('@') {
+        Some((host, ip)) => (host, Some(number(ip)?)),
+        None => (from, None),
     };
     let (target, proto) = target.split_once('/').unwrap_or((target, "tcp"));
     let (to, port) = target.split_once(':').ok_or_else(wrong)?;
@@ -258,6 +262,7 @@ fn packet(line: &str, only: Option<Family>) -> Parsed<PacketLine> {
         only,
         from: from.to_owned(),
         source,
+        source_port,
         to: to.to_owned(),
         port: number(port)?,
         protocol: protocol(proto)?,

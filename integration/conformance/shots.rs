@@ -28,7 +28,8 @@ pub(crate) fn stated(line: &PacketLine, family: Family) -> Result<Option<Shot>, 
         None => address_of(&line.from, family).ok_or_else(|| nobody(&line.from))?,
     };
     let to = SocketAddr::new(to, line.port);
-    Ok(Some(Shot { from: line.from.clone(), source, protocol: line.protocol, to }))
+    let (from, source_port) = (line.from.clone(), line.source_port);
+    Ok(Some(Shot { from, source, source_port, protocol: line.protocol, to }))
 }
 
 /// Compares what a line expects with what `decide` says.
@@ -85,7 +86,8 @@ pub(crate) fn generated(oracle: &Oracle, family: Family) -> Vec<Shot> {
             let mut shoot = |from: &str, protocol, port| {
                 let Some(source) = address_of(from, family) else { return };
                 let to = SocketAddr::new(ip, port);
-                shots.insert(Shot { from: from.to_owned(), source, protocol, to });
+                let (from, source_port) = (from.to_owned(), None);
+                shots.insert(Shot { from, source, source_port, protocol, to });
             };
             plan::VANTAGES.iter().for_each(|from| shoot(from, protocol, port));
             let beside = Protocol::ALL.map(|other| (other, port));
@@ -97,7 +99,7 @@ pub(crate) fn generated(oracle: &Oracle, family: Family) -> Vec<Shot> {
             if let Admit::Only(ranges) = &frontend.admit {
                 for source in edges(ranges, family) {
                     let (from, to) = ("client".to_owned(), SocketAddr::new(ip, port));
-                    shots.insert(Shot { from, source, protocol, to });
+                    shots.insert(Shot { from, source, source_port: None, protocol, to });
                 }
             }
         }
@@ -157,8 +159,18 @@ fn lost_in_itself(oracle: &Oracle, shot: &Shot) -> bool {
     endpoints.any(|endpoint| endpoint.ip == shot.source && !endpoint.local)
 }
 
-/// All checks of one step: the stated packets, then the generated ones.
+/// Which packets of a step to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Those that the case states.
+    Stated,
+    /// Generated ones, too.
+    All,
+}
+
+/// The checks of one step.
 pub(crate) fn checks(
+    extent: Extent,
     lines: &[PacketLine],
     oracle: &Oracle,
     family: Family,
@@ -178,11 +190,19 @@ pub(crate) fn checks(
             all.push(check(line.text.clone(), shot, Rigour::Stated));
         }
     }
+    if extent == Extent::Stated {
+        return Ok(all);
+    }
     for shot in generated(oracle, family) {
         if known.insert(shot.clone()) && !lost_in_itself(oracle, &shot) {
-            let Shot { from, source, protocol, to } = &shot;
+            let Shot { from, source, protocol, to, .. } = &shot;
             let label = format!("generated: {from} ({source}) -> {to}/{protocol}");
-            all.push(check(label, shot, Rigour::Generated));
+            let mut check = check(label, shot, Rigour::Generated);
+            // That affinity is shared by all addresses is for a case of its own.
+            if let Outcome::Forward { affinity: Some(key), .. } = &mut check.outcome {
+                key.push_str(&check.shot.to.to_string());
+            }
+            all.push(check);
         }
     }
     // What is silent takes longest.

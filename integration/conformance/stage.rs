@@ -12,7 +12,7 @@ use sluice::net::{Family, Protocol};
 
 use super::case::{NodeState, Settings, World};
 use super::oracle::local_addresses;
-use super::packets::Scene;
+use super::packets::{self, Check, Scene};
 use super::{objects, plan};
 
 /// How long the daemon may take to follow.
@@ -250,14 +250,18 @@ impl Stage {
         self.cluster.with_proxy("node-a", |proxy| proxy.log()).unwrap_or_default()
     }
 
-    /// What the judge of packets must know.
-    pub(crate) fn scene<'a>(
+    /// Sends packets and gives a line for each that went otherwise.
+    pub(crate) fn shoot(
         &self,
         world: &World,
-        host: &'a (dyn Fn(&str) -> Option<Host> + Sync),
-    ) -> Scene<'a> {
+        checks: Vec<Check>,
+        patience: Duration,
+    ) -> Vec<String> {
+        let host = |name: &str| self.host(name);
         let node: BTreeSet<IpAddr> = local_addresses(world);
-        Scene { host, node, affinity: std::sync::Mutex::default() }
+        let scene = Scene { host: &host, node, affinity: std::sync::Mutex::default() };
+        let failures = packets::run_until(&scene, checks, patience);
+        failures.into_iter().map(|(check, why)| format!("{}: {why}", check.label)).collect()
     }
 
     /// What `nft` lists on node-a.
