@@ -29,7 +29,11 @@ pub(crate) fn normalized(ruleset: &str) -> Result<String, String> {
     out.push_str(rest);
     // A set that had only what was left out shows like an empty one.
     let lines = out.lines().map(str::trim_end).filter(|line| !line.trim().is_empty());
-    Ok(lines.collect::<Vec<_>>().join("\n"))
+    let text = lines.collect::<Vec<_>>().join("\n");
+    // `nft` lists sets and chains in the order in which they were made.
+    let mut blocks: Vec<&str> = text.split("\n\t}").collect();
+    blocks.sort_unstable();
+    Ok(blocks.join("\n\t}"))
 }
 
 /// Sentinels have the third octets from 200 up, and the endpoint `b1`.

@@ -21,6 +21,9 @@ const QUIET: Duration = Duration::from_millis(150);
 /// Checks that are under way at a time: most of them only wait.
 const PARALLEL: usize = 24;
 
+/// Connections that must all go to one endpoint where there is affinity.
+const STICKY: usize = 8;
+
 /// The chance at which an endpoint that gets its share is missed, and the test fails for no reason.
 const FALSE_ALARM: f64 = 1e-10;
 
@@ -137,7 +140,10 @@ impl Scene<'_> {
             Rigour::Stated => draws(to.len() + 1, 1e-6),
             Rigour::Generated => 2 + 2 * to.len(),
         };
-        let most = draws(to.len(), FALSE_ALARM).max(least);
+        let most = match affinity {
+            Some(_) => STICKY,
+            None => draws(to.len(), FALSE_ALARM).max(least),
+        };
         let mut seen: BTreeMap<SocketAddr, usize> = BTreeMap::new();
         for count in 1..=most {
             let answer = ask()?;
@@ -155,7 +161,7 @@ impl Scene<'_> {
                 if stays != *local {
                     return Err(format!("affinity led to {stays} before, now to {local}"));
                 }
-                if count >= 8 {
+                if count == STICKY {
                     return Ok(());
                 }
                 continue;

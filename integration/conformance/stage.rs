@@ -126,8 +126,10 @@ impl Stage {
     /// Starts the daemon with other settings, unless it has them.
     pub(crate) fn configure(&mut self, settings: &Settings) -> Result<(), Failed> {
         if self.settings.as_ref() != Some(settings) {
-            self.cluster.stop_proxy("node-a")?;
-            self.settings = None;
+            // After a crash there is nobody to stop.
+            if self.settings.take().is_some() {
+                self.cluster.stop_proxy("node-a")?;
+            }
             self.cluster.start_proxy_with("node-a", &settings.yaml()?)?;
             self.settings = Some(settings.clone());
         }
