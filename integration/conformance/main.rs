@@ -13,8 +13,8 @@ mod orders;
 mod packets;
 mod parse;
 mod plan;
-mod settings;
 mod semantics;
+mod settings;
 mod shots;
 mod spread;
 mod stage;
@@ -61,9 +61,10 @@ fn main() -> ExitCode {
     cases.sort_by(|a, b| a.settings.cmp(&b.settings).then_with(|| a.name.cmp(&b.name)));
     let stage = SharedStage::default();
     let index = cases.clone();
-    let mut trials = vec![Trial::test("every_rule_has_a_case_and_the_index_says_which", move || {
-        semantics::check(&index)
-    })];
+    let mut trials =
+        vec![Trial::test("every_rule_has_a_case_and_the_index_says_which", move || {
+            semantics::check(&index)
+        })];
     for case in cases.into_iter().map(Arc::new) {
         for family in Family::BOTH {
             let it = Arc::clone(&case);
@@ -72,18 +73,16 @@ fn main() -> ExitCode {
         for family in Family::BOTH {
             let (it, stage) = (Arc::clone(&case), Arc::clone(&stage));
             let ignored = case.except.contains_key("nftables");
-            let played =
-                trial(&case, "nftables", family, move || {
-                    on_stage(&stage, |stage| played(stage, &it, family))
-                });
+            let played = trial(&case, "nftables", family, move || {
+                on_stage(&stage, |stage| played(stage, &it, family))
+            });
             trials.push(played.with_ignored_flag(ignored));
         }
         if case.steps.len() > 1 {
             let (it, stage) = (Arc::clone(&case), Arc::clone(&stage));
             let name = format!("{}/nftables/orders", case.name);
-            trials.push(Trial::test(name, move || {
-                on_stage(&stage, |stage| orders::run(stage, &it))
-            }));
+            trials
+                .push(Trial::test(name, move || on_stage(&stage, |stage| orders::run(stage, &it))));
         }
     }
     for family in Family::BOTH {

@@ -38,8 +38,7 @@ pub(crate) fn objects(world: &World, family: Family) -> Result<Vec<Value>, Strin
 /// The object of node-a.
 pub(crate) fn node(state: &NodeState) -> Value {
     let addresses = address::node(1);
-    let addresses =
-        Family::BOTH.map(|f| json!({"type": "InternalIP", "address": addresses.of(f)}));
+    let addresses = Family::BOTH.map(|f| json!({"type": "InternalIP", "address": addresses.of(f)}));
     let cidrs = Family::BOTH.map(|family| address::pod_cidr(1, family).to_string());
     let mut labels = json!({"kubernetes.io/hostname": "node-a"});
     if let Some(zone) = &state.zone {
@@ -221,9 +220,8 @@ fn endpoint(it: &Endpoint, family: Family) -> Result<Value, String> {
     if let Some(node) = &it.node {
         object["nodeName"] = json!(node);
     }
-    let named = |list: &[String]| -> Vec<Value> {
-        list.iter().map(|name| json!({"name": name})).collect()
-    };
+    let named =
+        |list: &[String]| -> Vec<Value> { list.iter().map(|name| json!({"name": name})).collect() };
     if !it.zones.is_empty() {
         object["hints"]["forZones"] = json!(named(&it.zones));
     }

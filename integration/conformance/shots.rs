@@ -56,9 +56,9 @@ pub(crate) fn compare(
     }
     for pod in pods {
         let ip = address_of(&pod.name, family);
-        let found = to.iter().find(|(at, _)| {
-            Some(at.ip()) == ip && pod.port.is_none_or(|port| port == at.port())
-        });
+        let found = to
+            .iter()
+            .find(|(at, _)| Some(at.ip()) == ip && pod.port.is_none_or(|port| port == at.port()));
         let Some((_, seen)) = found else { return wrong() };
         // Where the sender is the node, both are the same to the pod.
         let visible = !oracle.local.contains(&shot.source);
@@ -78,7 +78,9 @@ pub(crate) fn generated(oracle: &Oracle, family: Family) -> Vec<Shot> {
     let frontends = || ports().flat_map(|port| &port.frontends);
     let taken: BTreeSet<(IpAddr, Protocol, u16)> = frontends()
         .flat_map(|frontend| {
-            places(oracle, &frontend.at, family).into_iter().map(|(ip, protocol, port)| (ip, protocol, port))
+            places(oracle, &frontend.at, family)
+                .into_iter()
+                .map(|(ip, protocol, port)| (ip, protocol, port))
         })
         .collect();
     for frontend in frontends() {
@@ -209,4 +211,3 @@ pub(crate) fn checks(
     all.sort_by_key(|check| check.outcome != Outcome::Silence);
     Ok(all)
 }
-

@@ -118,8 +118,9 @@ impl Stage {
         sysctl(&client, &["ipv4.ip_nonlocal_bind=1", "ipv6.ip_nonlocal_bind=1"])?;
         // Source ports come back after 20,000 probes: what was tracked must be forgotten by then.
         let node = self.host("node").ok_or("no node")?;
-        let timeouts = ["udp_timeout", "udp_timeout_stream", "tcp_timeout_close", "sctp_timeout_closed"]
-            .map(|name| format!("netfilter.nf_conntrack_{name}=2"));
+        let timeouts =
+            ["udp_timeout", "udp_timeout_stream", "tcp_timeout_close", "sctp_timeout_closed"]
+                .map(|name| format!("netfilter.nf_conntrack_{name}=2"));
         sysctl(&node, &timeouts.each_ref().map(String::as_str))
     }
 
@@ -325,7 +326,9 @@ fn sysctl(host: &Host, settings: &[&str]) -> Result<(), Failed> {
     let settings: Vec<(String, String)> = settings
         .iter()
         .filter_map(|setting| setting.split_once('='))
-        .map(|(name, value)| (format!("/proc/sys/net/{}", name.replace('.', "/")), value.to_owned()))
+        .map(|(name, value)| {
+            (format!("/proc/sys/net/{}", name.replace('.', "/")), value.to_owned())
+        })
         .collect();
     let write = move || {
         settings.iter().try_for_each(|(path, value)| {
