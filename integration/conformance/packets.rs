@@ -112,7 +112,9 @@ impl Scene<'_> {
         let ask = |timeout| host.probe(&probe.timeout(timeout)).map_err(|e| e.to_string());
         let fits = match &check.outcome {
             Outcome::Forward { to, affinity } => {
-                return self.spread(check, to, affinity.as_deref(), &|| ask(PATIENT));
+                // A datagram of an old flow is lost if the flow is forgotten while it is on its way.
+                let patience = if shot.source_port.is_some() { QUIET } else { PATIENT };
+                return self.spread(check, to, affinity.as_deref(), &|| ask(patience));
             }
             Outcome::Refuse => |answer: &Answer| *answer == Answer::Refused,
             Outcome::Silence => |answer: &Answer| *answer == Answer::Silent,
