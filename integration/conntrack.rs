@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         trial("many_flows_are_removed_at_once", many),
         trial("a_tcp_connection_outlives_the_removal_of_its_pod", tcp_lives),
         trial("a_tcp_connection_to_a_removed_pod_is_reset_if_asked_for", tcp_reset),
+        trial("tcp_is_not_cut_where_it_would_hang", tcp_strict),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -195,6 +196,12 @@ fn udp(to: SocketAddr) -> Probe {
     Probe::udp(to).from_port(FROM).timeout(Duration::from_millis(500))
 }
 
+/// Waits until some pod answers.
+#[track_caller]
+fn served(from: &Host, probe: Probe) {
+    eventually("a pod answers", || from.probe(&probe).ok()?.by().map(drop));
+}
+
 /// One datagram, which this pod must answer.
 #[track_caller]
 fn answered_by(pod: &str, from: &Host, to: SocketAddr) {
@@ -211,9 +218,8 @@ fn replaced() -> Outcome {
         [cluster_ip(family, 81), old.socket_addr(family, 8080)].map(|to| (&*world.neighbour, to))
     };
     for family in Family::BOTH {
-        eventually("the pod is an endpoint", || {
-            world.client.probe(&Probe::udp(vip(family))).ok()?.by().map(drop)
-        });
+        served(&world.client, Probe::udp(vip(family)));
+        served(&world.client, Probe::udp(cluster_ip(family, 81)));
         world.ways(family).iter().for_each(|&(from, to)| answered_by("web-1", from, to));
         let by = ["other-1", "web-1"];
         bystanders(family).iter().zip(by).for_each(|(&(from, to), by)| answered_by(by, from, to));
@@ -242,9 +248,7 @@ fn last_pod() -> Outcome {
     let world = World::with_web(program())?;
     let old = world.pod("web-1", "web")?;
     for family in Family::BOTH {
-        eventually("the pod is an endpoint", || {
-            world.client.probe(&udp(vip(family))).ok()?.by().map(drop)
-        });
+        served(&world.client, udp(vip(family)));
         world.ways(family).iter().for_each(|&(from, to)| answered_by("web-1", from, to));
     }
     world.until_removed(|world| world.cluster.remove_pod(&old))?;
@@ -257,9 +261,7 @@ fn last_pod() -> Outcome {
     }
     world.pod("web-2", "web")?;
     for family in Family::BOTH {
-        eventually("the new pod is an endpoint", || {
-            world.client.probe(&Probe::udp(vip(family))).ok()?.by().map(drop)
-        });
+        served(&world.client, Probe::udp(vip(family)));
         world.ways(family).iter().for_each(|&(from, to)| answered_by("web-2", from, to));
     }
     Ok(())
@@ -289,9 +291,7 @@ fn before_the_service() -> Outcome {
     service["spec"]["externalIPs"] = json!(EXTERNAL);
     world.until_removed(|world| world.cluster.create_service(&service))?;
     for to in ways {
-        eventually("the pod is an endpoint", || {
-            world.client.probe(&Probe::udp(to)).ok()?.by().map(drop)
-        });
+        served(&world.client, Probe::udp(to));
         answered_by("web-1", &world.client, to);
     }
     Ok(())
@@ -330,9 +330,7 @@ fn reused_address() -> Outcome {
     world.pod("second-1", "second")?;
     for family in Family::BOTH {
         let to = cluster_ip(family, 90);
-        eventually("the pod is an endpoint", || {
-            world.neighbour.probe(&udp(to)).ok()?.by().map(drop)
-        });
+        served(&world.neighbour, udp(to));
     }
     world.until_removed(|world| {
         let api = world.cluster.api();
@@ -344,9 +342,7 @@ fn reused_address() -> Outcome {
     world.cluster.create_service(&other("second", "90"))?;
     for family in Family::BOTH {
         let to = cluster_ip(family, 90);
-        eventually("the new Service is served", || {
-            world.client.probe(&Probe::udp(to)).ok()?.by().map(drop)
-        });
+        served(&world.client, Probe::udp(to));
         answered_by("second-1", &world.neighbour, to);
     }
     Ok(())
@@ -356,9 +352,7 @@ fn while_away() -> Outcome {
     let world = World::with_web(program())?;
     let old = world.pod("web-1", "web")?;
     for family in Family::BOTH {
-        eventually("the pod is an endpoint", || {
-            world.client.probe(&udp(vip(family))).ok()?.by().map(drop)
-        });
+        served(&world.client, udp(vip(family)));
         world.ways(family).iter().for_each(|&(from, to)| answered_by("web-1", from, to));
     }
     world.cluster.stop_proxy("node-a")?;
@@ -383,9 +377,7 @@ fn sctp() -> Outcome {
     let old = world.pod("web-1", "web")?;
     let probe = |family| Probe::sctp(vip(family)).from_port(FROM);
     for family in Family::BOTH {
-        eventually("the pod is an endpoint", || {
-            world.client.probe(&probe(family)).ok()?.by().map(drop)
-        });
+        served(&world.client, probe(family));
     }
     world.pod("web-2", "web")?;
     world.until_removed(|world| world.cluster.retire_pod(&old))?;
@@ -402,9 +394,7 @@ fn many() -> Outcome {
     let old = world.pod("web-1", "web")?;
     let keep = |family| Probe::udp(vip(family));
     for family in Family::BOTH {
-        eventually("the pod is an endpoint", || {
-            world.client.probe(&keep(family)).ok()?.by().map(drop)
-        });
+        served(&world.client, keep(family));
         assert_eq!(world.client.spread(&keep(family), COUNT)?.failures(), 0);
         assert!(world.flows_to(Protocol::Udp, vip(family)).len() >= COUNT);
     }
@@ -449,9 +439,7 @@ impl Connection {
 fn connections(world: &World) -> Result<Vec<Connection>, libtest_mimic::Failed> {
     let mut all = Vec::new();
     for family in Family::BOTH {
-        eventually("the pod is an endpoint", || {
-            world.client.probe(&Probe::tcp(vip(family))).ok()?.by().map(drop)
-        });
+        served(&world.client, Probe::tcp(vip(family)));
         for (from, to) in world.ways(family) {
             let mut connection = Connection::open(from, to)?;
             connection.exchange()?;
@@ -462,9 +450,12 @@ fn connections(world: &World) -> Result<Vec<Connection>, libtest_mimic::Failed> 
 }
 
 fn tcp_lives() -> Outcome {
-    let world = World::with_web(program())?;
+    outlives_its_pod(&World::with_web(program())?)
+}
+
+fn outlives_its_pod(world: &World) -> Outcome {
     let old = world.pod("web-1", "web")?;
-    let mut connections = connections(&world)?;
+    let mut connections = connections(world)?;
     // A flow of UDP shows when the removal was noticed.
     for family in Family::BOTH {
         answered_by("web-1", &world.client, vip(family));
@@ -508,4 +499,16 @@ fn tcp_reset() -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Where the kernel does not take connections up in midstream, one that is cut would hang.
+fn tcp_strict() -> Outcome {
+    let world = World::new(RESETTING.get().ok_or("written first thing")?)?;
+    let path = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
+    world.node.namespace().run(|| fs::write(path, "0"))??;
+    world.cluster.create_service(&web())?;
+    world.cluster.start_proxy("node-a")?;
+    let said = |proxy: &mut sluice::lab::Proxy| proxy.lines_with("nf_conntrack_tcp_loose").len();
+    assert_eq!(world.cluster.with_proxy("node-a", said), Some(1));
+    outlives_its_pod(&world)
 }

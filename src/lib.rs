@@ -10,12 +10,13 @@
 //! | 1 | [`kernel`] | the only system calls: nf_tables, links and addresses |
 //! | 2 | [`plan`] | what this node must do with a packet (pure) |
 //! | 3 | [`backend`] | the plan in one kernel mechanism's words |
-//! | 4 | [`watch`], [`sync`] | the Kubernetes API; the loop |
+//! | 4 | [`watch`], [`health`], [`sync`] | the Kubernetes API; who asks how we are; the loop |
 //! | 5 | [`config`], [`lab`], [`cli`] | what people touch |
 
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod health;
 pub mod kernel;
 pub mod lab;
 pub mod model;

@@ -9,9 +9,10 @@ use super::RunFlags;
 use crate::backend::Backend;
 use crate::backend::nftables::Nftables;
 use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat, Mode};
+use crate::health::{self, BindFailure, Health};
 use crate::kernel;
 use crate::net::Family;
-use crate::sync::{self, RemovedTcp, Sources};
+use crate::sync::{self, RemovedTcp, Setup, Sources};
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
 /// Updates that may wait for the loop; beyond that the connections are slowed down.
@@ -104,6 +105,7 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     );
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
+    let health = serve_health(&config, &stop)?;
     let addresses = kernel::addresses::follow().await?;
     let (sender, updates) = mpsc::channel(INBOX);
     let options = WatchOptions { node_name: node_name.clone() };
@@ -111,10 +113,11 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     drop(sender);
     let sources = Sources { updates, addresses };
     let removed_tcp = removed_tcp(&flags);
+    let setup = Setup { config, node_name, backends, removed_tcp, health };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();
     let syncing = tokio::spawn(async move {
-        sync::run(config, &node_name, backends, removed_tcp, sources, running).await;
+        sync::run(setup, sources, running).await;
     });
     syncing.await.context("the sync loop ended")?;
     stop.cancel();
@@ -136,6 +139,15 @@ fn removed_tcp(flags: &RunFlags) -> RemovedTcp {
         return RemovedTcp::Keep;
     }
     RemovedTcp::Reset
+}
+
+/// Answers who asks for this proxy's health.
+fn serve_health(config: &Config, stop: &CancellationToken) -> Result<Health> {
+    let health = Health::new(config.sync.period.saturating_mul(2));
+    let failure =
+        if config.bind_address_hard_fail { BindFailure::Fatal } else { BindFailure::Retry };
+    health::start(&health, config.healthz_bind_address, failure, stop)?;
+    Ok(health)
 }
 
 /// One backend per family that this kernel has.

@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod conntrack;
+pub mod listen;
 pub mod nft;
 
 use std::path::Path;

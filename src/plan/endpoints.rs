@@ -1,6 +1,6 @@
 //! Which endpoints of a Service port take traffic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::table::PoolEndpoint;
@@ -58,6 +58,19 @@ pub fn categorize<'a>(
         local = pool(Condition::Terminating, &|e| e.local);
     }
     Categories { any: !cluster.is_empty(), cluster, local }
+}
+
+/// How many pods of this node are ready for a Service: what its health check node port tells load
+/// balancers (upstream: `pkg/proxy/endpointschangetracker.go`, LocalReadyEndpoints).
+///
+/// A pod counts once, however many ports it serves. Pods that terminate do not count although they
+/// may still get traffic: balancers shall turn to other nodes before the last one is gone.
+pub fn local_ready<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, family: Family) -> usize {
+    let serving = slices.filter(|slice| slice.family == family && !slice.ports.is_empty());
+    let ready = serving
+        .flat_map(|slice| &slice.endpoints)
+        .filter(|endpoint| endpoint.local && endpoint.condition == Condition::Ready);
+    ready.map(|endpoint| endpoint.address).collect::<BTreeSet<_>>().len()
 }
 
 /// Where this node is, for topology hints.

@@ -91,6 +91,7 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
                 external_policy: policy,
                 external_ips: vec![ip("10.96.0.2")],
                 affinity: sticky.then_some(10_800),
+                health_check_node_port: (policy == TrafficPolicy::Local).then_some(31000),
                 load_balancer_ips: balanced.then(|| ip("198.51.100.1")).into_iter().collect(),
                 source_ranges: if restricted {
                     SourceRanges::Only(ranges)

@@ -19,12 +19,12 @@ mod tests;
 
 pub use claims::Claims;
 pub use decide::{Decision, Packet, Source as PacketSource, decide};
-pub use endpoints::{Categories, Here, categorize};
+pub use endpoints::{Categories, Here, categorize, local_ready};
 pub use planner::{Effect, Planner, build};
 pub use table::{
-    Address, Admit, ForwardingTable, Frontend, FrontendKind, Host, Masquerade, NodePortAddresses,
-    PodDetector, PoolEndpoint, PoolKind, PortPlan, Route, Routes, ServicePlan, SourceClass,
-    Verdict,
+    Address, Admit, ForwardingTable, Frontend, FrontendKind, HealthCheck, Host, Masquerade,
+    NodePortAddresses, PodDetector, PoolEndpoint, PoolKind, PortPlan, Route, Routes, ServicePlan,
+    SourceClass, Verdict,
 };
 
 pub use crate::model::Warning;

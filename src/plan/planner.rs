@@ -7,10 +7,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::claims::Claims;
-use super::endpoints::{Categories, Here, categorize};
+use super::endpoints::{Categories, Here, categorize, local_ready};
 use super::policy;
 use super::table::{
-    Address, Admit, ForwardingTable, Frontend, FrontendKind, Host, PoolKind, PortPlan, ServicePlan,
+    Address, Admit, ForwardingTable, Frontend, FrontendKind, HealthCheck, Host, PoolKind, PortPlan,
+    ServicePlan,
 };
 use crate::model::{Service, ServiceName, ServicePort, Snapshot, SourceRanges, Warning};
 use crate::net::{Family, Protocol};
@@ -22,6 +23,8 @@ pub struct Effect {
     pub services: BTreeSet<ServiceName>,
     /// Whether what holds for all Services changed.
     pub host: bool,
+    /// Whether a health check changed, appeared or went away.
+    pub health_checks: bool,
     /// What could not be used.
     pub warnings: Vec<Warning>,
 }
@@ -56,6 +59,7 @@ impl Planner {
             host,
             service_cidrs: BTreeSet::new(),
             services: BTreeMap::new(),
+            health_checks: BTreeMap::new(),
         };
         Planner { table, claims: Claims::default(), node_name: node_name.to_owned(), zone: None }
     }
@@ -114,10 +118,14 @@ impl Planner {
         }
         todo.extend(contenders);
         for name in todo {
-            let plan = snapshot
-                .services
-                .get(&name)
-                .and_then(|service| self.plan(service, snapshot, &mut effect.warnings));
+            let service = snapshot.services.get(&name);
+            let check = service.and_then(|s| self.health_check(s, snapshot, &mut effect.warnings));
+            effect.health_checks |= self.table.health_checks.get(&name) != check.as_ref();
+            match check {
+                Some(check) => self.table.health_checks.insert(name.clone(), check),
+                None => self.table.health_checks.remove(&name),
+            };
+            let plan = service.and_then(|s| self.plan(s, snapshot, &mut effect.warnings));
             if self.table.services.get(&name) == plan.as_ref() {
                 continue;
             }
@@ -162,6 +170,29 @@ impl Planner {
         }
         let cluster_ip = first_of(&service.cluster_ips, family);
         (!ports.is_empty()).then_some(ServicePlan { cluster_ip, ports })
+    }
+
+    /// What load balancers are told about a Service, if they may ask. The port is one of the node's
+    /// and is claimed as such, so that no two Services answer on it.
+    fn health_check(
+        &self,
+        service: &Service,
+        snapshot: &Snapshot,
+        warnings: &mut Vec<Warning>,
+    ) -> Option<HealthCheck> {
+        let family = self.table.family;
+        let at = health_check_address(service, family)?;
+        let port = service.health_check_node_port?;
+        if let Some(holder) = self.claims.holder(&at).filter(|h| **h != service.name) {
+            warnings.push(Warning {
+                object: format!("Service {}", service.name),
+                field: "spec.healthCheckNodePort".to_owned(),
+                problem: format!("{at} belongs to Service {holder}; not answered for this one"),
+            });
+            return None;
+        }
+        let slices = snapshot.slices.get(&service.name).into_iter().flat_map(|s| s.values());
+        Some(HealthCheck { port, local_endpoints: local_ready(slices, family) })
     }
 
     fn frontends(
@@ -219,9 +250,18 @@ fn first_of(ips: &[IpAddr], family: Family) -> Option<IpAddr> {
     ips.iter().copied().find(|ip| Family::of(*ip) == family)
 }
 
-/// Every address of a Service, in the order in which a port's frontends are listed.
+/// Every address that a Service claims, in the order in which a port's frontends are listed.
 fn addresses(service: &Service, family: Family) -> Vec<(Address, FrontendKind)> {
-    service.ports.iter().flat_map(|port| port_addresses(service, port, family)).collect()
+    let frontends = service.ports.iter().flat_map(|port| port_addresses(service, port, family));
+    let health = health_check_address(service, family).map(|at| (at, FrontendKind::NodePort));
+    frontends.chain(health).collect()
+}
+
+/// Where load balancers ask about a Service: in the families that it has a cluster IP of.
+fn health_check_address(service: &Service, family: Family) -> Option<Address> {
+    first_of(&service.cluster_ips, family)?;
+    let port = service.health_check_node_port?;
+    Some(Address::NodePort { protocol: Protocol::Tcp, port })
 }
 
 /// The addresses of one port. A load balancer address that is an external IP as well counts as the

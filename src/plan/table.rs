@@ -24,6 +24,17 @@ pub struct ForwardingTable {
     pub service_cidrs: BTreeSet<IpNet>,
     /// What to do for each Service.
     pub services: BTreeMap<ServiceName, ServicePlan>,
+    /// Which Services load balancers can ask this node about. No two of them have the same port.
+    pub health_checks: BTreeMap<ServiceName, HealthCheck>,
+}
+
+/// What load balancers are told about a Service: whether to send its traffic to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`: the TCP port on the node's own addresses where they ask.
+    pub port: u16,
+    /// How many pods of this node are ready to serve it.
+    pub local_endpoints: usize,
 }
 
 /// What holds for all Services on this node.

@@ -252,6 +252,78 @@ fn contested_addresses_have_one_winner_whatever_the_order() {
     }
 }
 
+/// A Service whose health load balancers ask about.
+fn checked(name: &str, cluster_ip: &str, port: u16) -> Service {
+    let health_check_node_port = Some(port);
+    let external_policy = TrafficPolicy::Local;
+    Service { external_policy, health_check_node_port, ..service(name, cluster_ip) }
+}
+
+#[test]
+fn health_checks_count_ready_pods_of_this_node_once() {
+    use Condition::{Ready, Terminating, Unusable};
+    let pods = |list: &[(&str, Condition, bool)]| {
+        list.iter().map(|(ip, condition, local)| endpoint(ip, *condition, *local)).collect()
+    };
+    let (a, b) = ("10.244.1.5", "10.244.1.6");
+    let mut without_ports = slice("web", "2", pods(&[(b, Ready, true)]));
+    without_ports.ports.clear();
+    let mut second_port = slice("web", "2", pods(&[(a, Ready, true), (b, Ready, true)]));
+    second_port.ports[0].port = 9090;
+    second_port.ports[0].name = "metrics".into();
+    let mut other_family = slice("web", "2", vec![endpoint("fd00::5", Ready, true)]);
+    other_family.family = Family::V6;
+    let one = slice("web", "1", pods(&[(a, Ready, true)]));
+    let table = [
+        ("no slice", vec![], 0),
+        ("two ready", vec![slice("web", "1", pods(&[(a, Ready, true), (b, Ready, true)]))], 2),
+        ("elsewhere", vec![slice("web", "1", pods(&[(a, Ready, false), (b, Ready, false)]))], 0),
+        ("one ends", vec![slice("web", "1", pods(&[(a, Ready, true), (b, Terminating, true)]))], 1),
+        ("the last ends", vec![slice("web", "1", pods(&[(a, Terminating, true)]))], 0),
+        ("unusable", vec![slice("web", "1", pods(&[(a, Unusable, true)]))], 0),
+        ("several ports", vec![one.clone(), second_port], 2),
+        ("a slice without ports", vec![one.clone(), without_ports], 1),
+        ("the other family", vec![one, other_family], 1),
+    ];
+    for (what, slices, local_endpoints) in table {
+        let web = checked("web", "10.96.0.10", 31000);
+        let checks = table_of(&snapshot(vec![web.clone()], slices), host()).health_checks;
+        assert_eq!(
+            checks,
+            [(web.name, HealthCheck { port: 31000, local_endpoints })].into(),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn health_checks_are_for_services_with_a_port_of_the_family() {
+    let v6 = checked("v6", "fd00:10:96::10", 31000);
+    let without = service("without", "10.96.0.10");
+    let snapshot = snapshot(vec![v6.clone(), without], vec![]);
+    assert!(table_of(&snapshot, host()).health_checks.is_empty());
+    let (table, _) = build(Family::V6, "node-a", host(), &snapshot);
+    assert_eq!(table.health_checks.into_keys().collect::<Vec<_>>(), [v6.name]);
+}
+
+#[test]
+fn a_port_answers_for_one_service_and_then_for_its_heir() {
+    let (old, young) = (checked("old", "10.96.0.1", 31000), checked("young", "10.96.0.2", 31000));
+    let young = Service { created: 2, ..young };
+    let mut planner = Planner::new(Family::V4, "node-a", host());
+    let mut snapshot = Snapshot::default();
+    let mut dirty = BTreeSet::new();
+    snapshot.apply(Change::Services(vec![young.clone(), old.clone()]), &mut dirty);
+    let effect = planner.update(&snapshot, &dirty);
+    assert!(planner.table().health_checks.keys().eq([&old.name]));
+    let warned: Vec<String> = effect.warnings.iter().map(|w| w.to_string()).collect();
+    assert!(warned.iter().any(|w| w.contains("young") && w.contains("default/old")), "{warned:?}");
+    let mut dirty = BTreeSet::new();
+    snapshot.apply(Change::ServiceGone(old.name), &mut dirty);
+    assert!(planner.update(&snapshot, &dirty).health_checks);
+    assert!(planner.table().health_checks.keys().eq([&young.name]));
+}
+
 proptest! {
     #[test]
     fn one_service_at_a_time_gives_the_same_table_as_all_at_once(
@@ -266,6 +338,8 @@ proptest! {
             let effect = planner.update(&snapshot, &dirty);
             let (whole, _) = build(Family::V4, "node-a", host(), &snapshot);
             prop_assert_eq!(planner.table(), &whole);
+            let health_changed = before.health_checks != whole.health_checks;
+            prop_assert_eq!(effect.health_checks, health_changed);
             for (name, plan) in &before.services {
                 if !effect.services.contains(name) {
                     prop_assert_eq!(whole.services.get(name), Some(plan));

@@ -19,6 +19,7 @@ use self::conntrack::{Conntrack, World};
 use self::pacer::{Pacer, Reason};
 use crate::backend::{Backend, Observation, Report, Scope};
 use crate::config::Config;
+use crate::health::Health;
 use crate::model::{Change, ServiceName, Snapshot};
 use crate::net::Family;
 use crate::plan::{Effect, Planner};
@@ -42,6 +43,27 @@ pub struct Sources {
     pub addresses: watch::Receiver<BTreeSet<IpAddr>>,
 }
 
+/// What the loop works with.
+pub struct Setup {
+    /// The configuration.
+    pub config: Config,
+    /// The name of the own Node.
+    pub node_name: String,
+    /// Who makes the kernel match, for each family.
+    pub backends: Vec<(Family, Box<dyn Backend>)>,
+    /// What becomes of TCP connections to endpoints that are removed.
+    pub removed_tcp: RemovedTcp,
+    /// Where it is noted how the loop is doing.
+    pub health: Health,
+}
+
+/// What a plane needs to know beside its table.
+struct Around<'a> {
+    snapshot: &'a Snapshot,
+    local: &'a BTreeSet<IpAddr>,
+    health: &'a Health,
+}
+
 /// One IP family: its table, and the backend that carries it out.
 struct Plane {
     planner: Planner,
@@ -50,6 +72,8 @@ struct Plane {
     pending: BTreeSet<ServiceName>,
     refused: BTreeMap<ServiceName, String>,
     conntrack: Conntrack,
+    /// The health checks have not been handed on since they changed.
+    checks_changed: bool,
     /// No sync has succeeded yet.
     fresh: bool,
 }
@@ -66,24 +90,21 @@ struct Loop {
     planes: Vec<Plane>,
     addresses: BTreeSet<IpAddr>,
     lost: BTreeSet<Resource>,
+    health: Health,
 }
 
 /// Runs until `stop` is cancelled or every source of changes is gone. The kernel keeps what it has.
-pub async fn run(
-    config: Config,
-    node_name: &str,
-    backends: Vec<(Family, Box<dyn Backend>)>,
-    removed_tcp: RemovedTcp,
-    mut sources: Sources,
-    stop: CancellationToken,
-) {
+pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
     let addresses = sources.addresses.borrow_and_update().clone();
-    let mut state = Loop::new(config, node_name, backends, removed_tcp, addresses);
+    let mut state = Loop::new(setup, addresses);
     let mut pacer = Pacer::new(state.config.sync);
     let mut inbox = Vec::new();
     loop {
         let now = Instant::now();
         let (at, reason) = pacer.next(now);
+        if state.ready(now) && (reason == Reason::Change || at <= now) {
+            state.queued();
+        }
         if state.ready(now) && at <= now {
             let succeeded = tokio::task::block_in_place(|| state.sync(reason));
             pacer.ran(Instant::now(), reason, succeeded);
@@ -112,20 +133,21 @@ pub async fn run(
 }
 
 impl Loop {
-    fn new(
-        config: Config,
-        node_name: &str,
-        backends: Vec<(Family, Box<dyn Backend>)>,
-        removed_tcp: RemovedTcp,
-        addresses: BTreeSet<IpAddr>,
-    ) -> Loop {
-        let plane = |(family, backend)| Plane {
-            planner: Planner::new(family, node_name, host::host(family, &config, None, &addresses)),
-            backend,
-            pending: BTreeSet::new(),
-            refused: BTreeMap::new(),
-            conntrack: Conntrack::new(family, removed_tcp),
-            fresh: true,
+    fn new(setup: Setup, addresses: BTreeSet<IpAddr>) -> Loop {
+        let Setup { config, node_name, backends, removed_tcp, health } = setup;
+        // Healthy from the start: what was in force before stays so until all is known.
+        backends.iter().for_each(|(family, _)| health.updated(*family));
+        let plane = |(family, backend)| {
+            let host = host::host(family, &config, None, &addresses);
+            Plane {
+                planner: Planner::new(family, &node_name, host),
+                backend,
+                pending: BTreeSet::new(),
+                refused: BTreeMap::new(),
+                conntrack: Conntrack::new(family, removed_tcp),
+                checks_changed: true,
+                fresh: true,
+            }
         };
         let planes = backends.into_iter().map(plane).collect();
         Loop {
@@ -138,6 +160,14 @@ impl Loop {
             planes,
             addresses,
             lost: BTreeSet::new(),
+            health,
+        }
+    }
+
+    /// From now on somebody waits for a sync.
+    fn queued(&self) {
+        for plane in &self.planes {
+            self.health.queued(plane.planner.table().family);
         }
     }
 
@@ -152,6 +182,9 @@ impl Loop {
                     Change::ServiceCidrs(_) => self.listed.insert(Resource::ServiceCidrs),
                     _ => false,
                 };
+                if let Change::Node(node) = &change {
+                    self.health.node(node.as_ref());
+                }
                 let for_all = matches!(change, Change::Node(_) | Change::ServiceCidrs(_));
                 self.host_changed |= for_all;
                 self.snapshot.apply(change, &mut self.dirty);
@@ -210,7 +243,9 @@ impl Loop {
             let effect = plane.planner.update(&self.snapshot, &dirty);
             plane.note(effect);
             plane.conntrack.touch(&dirty);
-            succeeded &= plane.sync(reason, &self.snapshot, &self.addresses);
+            let around =
+                Around { snapshot: &self.snapshot, local: &self.addresses, health: &self.health };
+            succeeded &= plane.sync(reason, &around);
         }
         succeeded
     }
@@ -220,10 +255,11 @@ impl Plane {
     fn note(&mut self, effect: Effect) {
         effect.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         self.conntrack.touch(&effect.services);
+        self.checks_changed |= effect.health_checks || effect.host;
         self.pending.extend(effect.services);
     }
 
-    fn sync(&mut self, reason: Reason, snapshot: &Snapshot, local: &BTreeSet<IpAddr>) -> bool {
+    fn sync(&mut self, reason: Reason, around: &Around<'_>) -> bool {
         let scope =
             Scope { services: std::mem::take(&mut self.pending), full: reason == Reason::Full };
         let started = Instant::now();
@@ -231,8 +267,14 @@ impl Plane {
         match self.backend.sync(table, &scope) {
             Ok(report) => {
                 self.report(&scope, report, started.elapsed());
-                let world = World { table: self.planner.table(), snapshot, local };
+                let table = self.planner.table();
+                let world = World { table, snapshot: around.snapshot, local: around.local };
                 self.conntrack.reconcile(world, self.refused.keys());
+                // A Service that the kernel refuses is no reason to take the node out of service.
+                around.health.updated(table.family);
+                if std::mem::take(&mut self.checks_changed) {
+                    around.health.checks(table);
+                }
                 self.refused.is_empty()
             }
             Err(error) => {

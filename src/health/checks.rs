@@ -1,0 +1,165 @@
+//! Health check node ports: load balancers ask each node whether it has pods of a Service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::http::serve;
+use super::{Health, RETRY, answer};
+use crate::kernel::listen::{Reach, listen};
+use crate::model::ServiceName;
+use crate::net::Family;
+use crate::plan::{ForwardingTable, NodePortAddresses};
+
+/// What is to be answered, by family.
+pub(super) type Wanted = BTreeMap<Family, FamilyChecks>;
+
+/// What is to be answered in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FamilyChecks {
+    addresses: NodePortAddresses,
+    by_port: BTreeMap<u16, Check>,
+}
+
+/// What is to be answered on one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Check {
+    pub(super) service: ServiceName,
+    pub(super) local_endpoints: usize,
+}
+
+impl FamilyChecks {
+    pub(super) fn of(table: &ForwardingTable) -> FamilyChecks {
+        let by_port = table.health_checks.iter().map(|(service, check)| {
+            let local_endpoints = check.local_endpoints;
+            (check.port, Check { service: service.clone(), local_endpoints })
+        });
+        FamilyChecks { addresses: table.host.node_ports.clone(), by_port: by_port.collect() }
+    }
+
+    fn sockets(&self, family: Family) -> impl Iterator<Item = SocketAddr> {
+        let addresses: Vec<IpAddr> = match &self.addresses {
+            NodePortAddresses::AnyLocal => vec![family.unspecified()],
+            NodePortAddresses::Only(ips) => ips.iter().copied().filter(can_listen).collect(),
+        };
+        let ports = self.by_port.keys();
+        ports.flat_map(move |port| addresses.clone().into_iter().map(|ip| (ip, *port).into()))
+    }
+}
+
+/// A link-local address means nothing without its link, and no balancer asks there.
+fn can_listen(ip: &IpAddr) -> bool {
+    !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// What to answer at a socket.
+fn check(wanted: &Wanted, at: SocketAddr) -> Option<&Check> {
+    wanted.get(&Family::of(at.ip()))?.by_port.get(&at.port())
+}
+
+/// Listens where it is wanted, until `stop`. What cannot be bound is tried again every [`RETRY`].
+pub(super) async fn run(health: Health, stop: CancellationToken) {
+    let mut wanted = health.wanted();
+    let mut listeners = Listeners { health, open: BTreeMap::new(), refused: BTreeMap::new() };
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        listeners.follow(&now).await;
+        let again = async {
+            if listeners.refused.is_empty() {
+                std::future::pending().await
+            } else {
+                tokio::time::sleep(RETRY).await
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = again => {}
+        }
+    }
+}
+
+/// The sockets, and those that could not be bound.
+struct Listeners {
+    health: Health,
+    open: BTreeMap<SocketAddr, Listener>,
+    refused: BTreeMap<SocketAddr, Refusal>,
+}
+
+/// Why nothing is answered at a socket, and for whom.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal {
+    service: ServiceName,
+    reason: String,
+}
+
+/// A task that owns a listening socket.
+struct Listener(JoinHandle<()>);
+
+impl Listener {
+    /// Returns when the socket is closed.
+    async fn close(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Listeners {
+    async fn follow(&mut self, wanted: &Wanted) {
+        let sockets: BTreeSet<SocketAddr> =
+            wanted.iter().flat_map(|(family, checks)| checks.sockets(*family)).collect();
+        // Old ones first: a wildcard and an address of it cannot be bound at the same time.
+        for (at, listener) in self.open.extract_if(.., |at, _| !sockets.contains(at)) {
+            listener.close().await;
+            tracing::debug!(%at, "no longer answering health checks");
+        }
+        self.refused.retain(|at, _| sockets.contains(at));
+        for at in sockets {
+            let Some(check) = check(wanted, at).filter(|_| !self.open.contains_key(&at)) else {
+                continue;
+            };
+            match listen(at, Reach::OneFamily) {
+                Ok(socket) => {
+                    self.refused.remove(&at);
+                    tracing::debug!(%at, service = %check.service, "answering health checks");
+                    let health = self.health.clone();
+                    let task = tokio::spawn(serve(socket, move |_| health.answer(at)));
+                    self.open.insert(at, Listener(task));
+                }
+                Err(error) => self.refuse(at, &check.service, &error),
+            }
+        }
+    }
+
+    /// Says once why a Service's balancers get no answer: this is what its owner should hear of.
+    fn refuse(&mut self, at: SocketAddr, service: &ServiceName, error: &io::Error) {
+        let refusal = Refusal { service: service.clone(), reason: error.to_string() };
+        if self.refused.get(&at) != Some(&refusal) {
+            tracing::warn!(
+                %service,
+                "cannot answer health checks at {at}: {error}; load balancers take this node for \
+                 down until it works, trying again every {RETRY:?}"
+            );
+            self.refused.insert(at, refusal);
+        }
+    }
+}
+
+impl Health {
+    /// The answer at a socket as of now.
+    fn answer(&self, at: SocketAddr) -> answer::Answer {
+        let found = check(&self.wanted().borrow(), at).cloned();
+        found.map_or_else(answer::no_such_service, |check| {
+            answer::service(&check, self.report().pace())
+        })
+    }
+}
