@@ -36,9 +36,15 @@ pub(crate) enum Write {
     Service(Service),
     Slice(Slice),
     /// A ServiceCIDR object with an IPv4 prefix and its twin.
-    ServiceCidr { name: String, prefix: String },
+    ServiceCidr {
+        name: String,
+        prefix: String,
+    },
     /// An object as YAML; `<10.96.0.10>` stands for the address in the family under test.
-    Raw { name: String, yaml: String },
+    Raw {
+        name: String,
+        yaml: String,
+    },
     /// This node's object and interfaces.
     Node(NodeState),
     /// Takes back what an earlier step wrote under this name.

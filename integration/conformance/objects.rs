@@ -38,8 +38,7 @@ pub(crate) fn objects(world: &World, family: Family) -> Result<Vec<Value>, Strin
 /// The object of node-a.
 pub(crate) fn node(state: &NodeState) -> Value {
     let addresses = address::node(1);
-    let addresses =
-        Family::BOTH.map(|f| json!({"type": "InternalIP", "address": addresses.of(f)}));
+    let addresses = Family::BOTH.map(|f| json!({"type": "InternalIP", "address": addresses.of(f)}));
     let cidrs = Family::BOTH.map(|family| address::pod_cidr(1, family).to_string());
     let mut labels = json!({"kubernetes.io/hostname": "node-a"});
     if let Some(zone) = &state.zone {
@@ -221,9 +220,8 @@ fn endpoint(it: &Endpoint, family: Family) -> Result<Value, String> {
     if let Some(node) = &it.node {
         object["nodeName"] = json!(node);
     }
-    let named = |list: &[String]| -> Vec<Value> {
-        list.iter().map(|name| json!({"name": name})).collect()
-    };
+    let named =
+        |list: &[String]| -> Vec<Value> { list.iter().map(|name| json!({"name": name})).collect() };
     if !it.zones.is_empty() {
         object["hints"]["forZones"] = json!(named(&it.zones));
     }
@@ -238,7 +236,8 @@ fn raw(name: &str, yaml: &str, family: Family) -> Result<Value, String> {
     let mut text = String::new();
     let mut rest = yaml;
     while let Some((before, after)) = rest.split_once('<') {
-        let (address, after) = after.split_once('>').ok_or(format!("raw {name}: < without >"))?;
+        let (address, after) =
+            after.split_once('>').ok_or_else(|| format!("raw {name}: < without >"))?;
         let replaced = match address {
             "family" => family.to_string(),
             address if address.contains('/') => twin_net(address, family)?.to_string(),

@@ -118,9 +118,9 @@ impl Oracle {
                     (SocketAddr::new(endpoint.ip, endpoint.port), seen)
                 };
                 let port = self.port_of(shot);
-                let affinity = port.filter(|port| port.affinity.is_some()).map(|port| {
-                    format!("{} {service} {} {pool:?}", shot.source, port.name)
-                });
+                let affinity = port
+                    .filter(|port| port.affinity.is_some())
+                    .map(|port| format!("{} {service} {} {pool:?}", shot.source, port.name));
                 Outcome::Forward { to: pool.iter().map(seen).collect(), affinity }
             }
         }
@@ -135,9 +135,8 @@ impl Oracle {
         use plan::Address::{NodePort, Vip};
         let (ip, protocol, port) = (shot.to.ip(), shot.protocol, shot.to.port());
         let ports = || self.table.services.values().flat_map(|service| &service.ports);
-        let at = |address| {
-            ports().find(|candidate| candidate.frontends.iter().any(|f| f.at == address))
-        };
+        let at =
+            |address| ports().find(|candidate| candidate.frontends.iter().any(|f| f.at == address));
         at(Vip { ip, protocol, port }).or_else(|| at(NodePort { protocol, port }))
     }
 }

@@ -106,7 +106,8 @@ fn draws(shares: usize, chance: f64) -> usize {
 impl Scene<'_> {
     fn judge(&self, check: &Check) -> Result<(), String> {
         let shot = &check.shot;
-        let host = (self.host)(&shot.from).ok_or(format!("there is no host {}", shot.from))?;
+        let host =
+            (self.host)(&shot.from).ok_or_else(|| format!("there is no host {}", shot.from))?;
         let probe = Probe::new(shot.protocol, shot.to).from_ip(shot.source);
         let probe = shot.source_port.map_or(probe, |port| probe.from_port(port));
         let ask = |timeout| host.probe(&probe.timeout(timeout)).map_err(|e| e.to_string());

@@ -57,8 +57,18 @@ pub(crate) fn parse(name: &str, text: &str) -> Parsed<Case> {
 }
 
 const KEYWORDS: [&str; 12] = [
-    "spec", "settings", "node", "service", "slice", "servicecidr", "raw", "packets", "step",
-    "delete", "except", "note",
+    "spec",
+    "settings",
+    "node",
+    "service",
+    "slice",
+    "servicecidr",
+    "raw",
+    "packets",
+    "step",
+    "delete",
+    "except",
+    "note",
 ];
 
 /// `service web: …` is the heading `service web` and the rest of the line.
@@ -174,7 +184,8 @@ fn service(name: &str, words: &[&str], body: &[&str]) -> Parsed<Service> {
 
 /// `[NAME] NUMBER/PROTOCOL [node=NUMBER]`.
 fn port(line: &str) -> Parsed<Port> {
-    let mut port = Port { name: String::new(), number: 0, protocol: Protocol::Tcp, node_port: None };
+    let mut port =
+        Port { name: String::new(), number: 0, protocol: Protocol::Tcp, node_port: None };
     for word in line.split_whitespace() {
         if let Some(text) = word.strip_prefix("node=") {
             port.node_port = Some(number(text)?);
@@ -188,8 +199,7 @@ fn port(line: &str) -> Parsed<Port> {
 }
 
 fn slice(name: &str, owner: &str, words: &[&str], body: &[&str]) -> Parsed<Slice> {
-    let mut slice =
-        Slice { name: name.to_owned(), service: owner.to_owned(), ..Slice::default() };
+    let mut slice = Slice { name: name.to_owned(), service: owner.to_owned(), ..Slice::default() };
     for word in words {
         if let Some(only) = word.strip_prefix("families=") {
             slice.only = Some(family(only)?);

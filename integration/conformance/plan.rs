@@ -35,8 +35,7 @@ pub(crate) const PORTS: [u16; 5] = [80, 5353, 8080, 8081, 9090];
 pub(crate) const CLIENT_RANGE: &str = "203.0.113.0/24";
 
 /// Vantage points that generated probes are sent from.
-pub(crate) const VANTAGES: [&str; 6] =
-    ["pod", "node", "remote-node", "remote-pod", "client", "a1"];
+pub(crate) const VANTAGES: [&str; 6] = ["pod", "node", "remote-node", "remote-pod", "client", "a1"];
 
 /// Ports and protocols of a pod, as the lab wants them.
 pub(crate) fn pod_ports() -> Vec<(Protocol, u16)> {

@@ -34,7 +34,9 @@ pub(crate) fn check(cases: &[Case]) -> Result<(), Failed> {
         for rule in &case.spec {
             match shown.get_mut(rule.as_str()) {
                 Some(list) => list.push(&case.name),
-                None => problems.push(format!("{}.case names {rule}, which no rule has", case.name)),
+                None => {
+                    problems.push(format!("{}.case names {rule}, which no rule has", case.name))
+                }
             }
         }
     }

@@ -56,9 +56,9 @@ pub(crate) fn compare(
     }
     for pod in pods {
         let ip = address_of(&pod.name, family);
-        let found = to.iter().find(|(at, _)| {
-            Some(at.ip()) == ip && pod.port.is_none_or(|port| port == at.port())
-        });
+        let found = to
+            .iter()
+            .find(|(at, _)| Some(at.ip()) == ip && pod.port.is_none_or(|port| port == at.port()));
         let Some((_, seen)) = found else { return wrong() };
         // Where the sender is the node, both are the same to the pod.
         let visible = !oracle.local.contains(&shot.source);
@@ -76,11 +76,8 @@ pub(crate) fn generated(oracle: &Oracle, family: Family) -> Vec<Shot> {
     let table = &oracle.table;
     let ports = || table.services.values().flat_map(|service| &service.ports);
     let frontends = || ports().flat_map(|port| &port.frontends);
-    let taken: BTreeSet<(IpAddr, Protocol, u16)> = frontends()
-        .flat_map(|frontend| {
-            places(oracle, &frontend.at, family).into_iter().map(|(ip, protocol, port)| (ip, protocol, port))
-        })
-        .collect();
+    let taken: BTreeSet<(IpAddr, Protocol, u16)> =
+        frontends().flat_map(|frontend| places(oracle, &frontend.at, family)).collect();
     for frontend in frontends() {
         for (ip, protocol, port) in places(oracle, &frontend.at, family) {
             let mut shoot = |from: &str, protocol, port| {
@@ -209,4 +206,3 @@ pub(crate) fn checks(
     all.sort_by_key(|check| check.outcome != Outcome::Silence);
     Ok(all)
 }
-

@@ -20,8 +20,7 @@ const CONNECTIONS: usize = 1500;
 
 /// The values that chi-square exceeds with a probability of 5e-8, by degrees of freedom; all tests
 /// together then fail for no reason less than once in a million runs.
-const BOUNDS: [(usize, f64); 5] =
-    [(1, 29.72), (2, 33.63), (4, 39.70), (7, 47.25), (8, 49.55)];
+const BOUNDS: [(usize, f64); 5] = [(1, 29.72), (2, 33.63), (4, 39.70), (7, 47.25), (8, 49.55)];
 
 /// Makes the connections and compares the counts with equal shares.
 pub(crate) fn run(stage: &mut Stage, family: Family, size: usize) -> Outcome {

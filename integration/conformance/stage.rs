@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice::lab::api::{ApiServer, Resource};
-use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Probe};
+use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Probe, Proxy};
 use sluice::net::{Family, Protocol};
 
 use super::case::{NodeState, Settings, World};
@@ -118,8 +118,9 @@ impl Stage {
         sysctl(&client, &["ipv4.ip_nonlocal_bind=1", "ipv6.ip_nonlocal_bind=1"])?;
         // Source ports come back after 20,000 probes: what was tracked must be forgotten by then.
         let node = self.host("node").ok_or("no node")?;
-        let timeouts = ["udp_timeout", "udp_timeout_stream", "tcp_timeout_close", "sctp_timeout_closed"]
-            .map(|name| format!("netfilter.nf_conntrack_{name}=2"));
+        let timeouts =
+            ["udp_timeout", "udp_timeout_stream", "tcp_timeout_close", "sctp_timeout_closed"]
+                .map(|name| format!("netfilter.nf_conntrack_{name}=2"));
         sysctl(&node, &timeouts.each_ref().map(String::as_str))
     }
 
@@ -243,8 +244,8 @@ impl Stage {
 
     /// Whether the daemon that was started is still running.
     pub(crate) fn is_sound(&self) -> bool {
-        let process = self.cluster.with_proxy("node-a", |proxy| proxy.pid());
-        process.is_some_and(|pid| nix::sys::signal::kill(pid, None).is_ok())
+        let waited = |proxy: &mut Proxy| proxy.wait_for_exit(Duration::ZERO);
+        matches!(self.cluster.with_proxy("node-a", waited), Some(Err(_)))
     }
 
     /// All that the daemon said.
@@ -325,7 +326,9 @@ fn sysctl(host: &Host, settings: &[&str]) -> Result<(), Failed> {
     let settings: Vec<(String, String)> = settings
         .iter()
         .filter_map(|setting| setting.split_once('='))
-        .map(|(name, value)| (format!("/proc/sys/net/{}", name.replace('.', "/")), value.to_owned()))
+        .map(|(name, value)| {
+            (format!("/proc/sys/net/{}", name.replace('.', "/")), value.to_owned())
+        })
         .collect();
     let write = move || {
         settings.iter().try_for_each(|(path, value)| {
