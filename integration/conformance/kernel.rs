@@ -51,7 +51,8 @@ fn slots(name: &str, elements: &[&str]) -> Result<String, String> {
             let (frontend, slot) = key.rsplit_once(" . ")?;
             Some((frontend, slot.trim().parse().ok()?, value))
         });
-        let (frontend, slot, value) = parts.ok_or(format!("{name}: {element:?} has no slot"))?;
+        let (frontend, slot, value) =
+            parts.ok_or_else(|| format!("{name}: {element:?} has no slot"))?;
         frontends.entry(frontend).or_default().insert(slot, value);
     }
     let mut out = String::new();

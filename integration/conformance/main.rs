@@ -38,65 +38,60 @@ type Outcome = Result<(), Failed>;
 /// The one stage, built when the first case needs it, with what went wrong with it.
 type SharedStage = Arc<Mutex<Option<Stage>>>;
 
-fn main() -> ExitCode {
+fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut arguments = Arguments::from_args();
     // There is one stage, and packets of a case are in parallel anyway.
     arguments.test_threads = Some(1);
-    let directories = [directory().join("cases"), directory().join("cases/changes")];
-    let read: Result<Vec<_>, _> = directories.iter().map(|d| parse::read_all(d)).collect();
-    let mut cases = match read {
-        Ok(lists) => lists.concat(),
-        Err(problem) => {
-            eprintln!("{problem}");
-            return ExitCode::FAILURE;
-        }
-    };
-    if let Err(error) = prepare(Isolation::Private) {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
-    let lo = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-    assert!(lo.is_ok_and(|status| status.success()), "loopback of the private network comes up");
+    let mut cases = parse::read_all(&directory().join("cases"))?;
+    cases.extend(parse::read_all(&directory().join("cases/changes"))?);
+    prepare(Isolation::Private)?;
+    let lo = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+    assert!(lo.success(), "loopback of the private network comes up");
     // The daemon restarts only where settings change.
     cases.sort_by(|a, b| a.settings.cmp(&b.settings).then_with(|| a.name.cmp(&b.name)));
     let stage = SharedStage::default();
     let index = cases.clone();
-    let mut trials =
-        vec![Trial::test("every_rule_has_a_case_and_the_index_says_which", move || {
-            semantics::check(&index)
-        })];
+    let name = "every_rule_has_a_case_and_the_index_says_which";
+    let mut trials = vec![Trial::test(name, move || semantics::check(&index))];
     for case in cases.into_iter().map(Arc::new) {
-        for family in Family::BOTH {
-            let it = Arc::clone(&case);
-            trials.push(trial(&case, "decide", family, move || decided(&it, family)));
-        }
-        for family in Family::BOTH {
-            let (it, stage) = (Arc::clone(&case), Arc::clone(&stage));
-            let ignored = case.except.contains_key("nftables");
-            let played = trial(&case, "nftables", family, move || {
-                on_stage(&stage, |stage| played(stage, &it, family))
-            });
-            trials.push(played.with_ignored_flag(ignored));
-        }
-        if case.steps.len() > 1 {
-            let (it, stage) = (Arc::clone(&case), Arc::clone(&stage));
-            let name = format!("{}/nftables/orders", case.name);
-            trials
-                .push(Trial::test(name, move || on_stage(&stage, |stage| orders::run(stage, &it))));
-        }
+        trials.extend(trials_of(&case, &stage));
     }
-    for family in Family::BOTH {
-        for size in spread::SIZES {
-            let stage = Arc::clone(&stage);
-            let name = format!("spread-over-{size}/nftables/{}", short(family));
-            trials.push(Trial::test(name, move || {
-                on_stage(&stage, |stage| spread::run(stage, family, size))
-            }));
-        }
+    for (family, size) in Family::BOTH.into_iter().flat_map(|f| spread::SIZES.map(|n| (f, n))) {
+        let stage = Arc::clone(&stage);
+        let name = format!("spread-over-{size}/nftables/{}", short(family));
+        trials.push(Trial::test(name, move || {
+            on_stage(&stage, |stage| spread::run(stage, family, size))
+        }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    drop(stage);
-    conclusion.exit_code()
+    // Its namespaces shall go before the process does.
+    drop(stage.lock().unwrap_or_else(PoisonError::into_inner).take());
+    Ok(conclusion.exit_code())
+}
+
+/// The ways in which a case is checked.
+fn trials_of(case: &Arc<Case>, stage: &SharedStage) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for family in Family::BOTH {
+        let it = Arc::clone(case);
+        trials.push(trial(case, "decide", family, move || decided(&it, family)));
+    }
+    let excepted = case.except.contains_key("nftables");
+    for family in Family::BOTH {
+        let (it, stage) = (Arc::clone(case), Arc::clone(stage));
+        let played = trial(case, "nftables", family, move || {
+            on_stage(&stage, |stage| played(stage, &it, family))
+        });
+        trials.push(played.with_ignored_flag(excepted));
+    }
+    if case.steps.len() > 1 {
+        let (it, stage) = (Arc::clone(case), Arc::clone(stage));
+        let in_orders = Trial::test(format!("{}/nftables/orders", case.name), move || {
+            on_stage(&stage, |stage| orders::run(stage, &it))
+        });
+        trials.push(in_orders.with_ignored_flag(excepted));
+    }
+    trials
 }
 
 /// Where cases and this program are.

@@ -236,7 +236,8 @@ fn raw(name: &str, yaml: &str, family: Family) -> Result<Value, String> {
     let mut text = String::new();
     let mut rest = yaml;
     while let Some((before, after)) = rest.split_once('<') {
-        let (address, after) = after.split_once('>').ok_or(format!("raw {name}: < without >"))?;
+        let (address, after) =
+            after.split_once('>').ok_or_else(|| format!("raw {name}: < without >"))?;
         let replaced = match address {
             "family" => family.to_string(),
             address if address.contains('/') => twin_net(address, family)?.to_string(),

@@ -106,13 +106,16 @@ fn draws(shares: usize, chance: f64) -> usize {
 impl Scene<'_> {
     fn judge(&self, check: &Check) -> Result<(), String> {
         let shot = &check.shot;
-        let host = (self.host)(&shot.from).ok_or(format!("there is no host {}", shot.from))?;
+        let host =
+            (self.host)(&shot.from).ok_or_else(|| format!("there is no host {}", shot.from))?;
         let probe = Probe::new(shot.protocol, shot.to).from_ip(shot.source);
         let probe = shot.source_port.map_or(probe, |port| probe.from_port(port));
         let ask = |timeout| host.probe(&probe.timeout(timeout)).map_err(|e| e.to_string());
         let fits = match &check.outcome {
             Outcome::Forward { to, affinity } => {
-                return self.spread(check, to, affinity.as_deref(), &|| ask(PATIENT));
+                // A datagram of an old flow is lost if the flow is forgotten while it is on its way.
+                let patience = if shot.source_port.is_some() { QUIET } else { PATIENT };
+                return self.spread(check, to, affinity.as_deref(), &|| ask(patience));
             }
             Outcome::Refuse => |answer: &Answer| *answer == Answer::Refused,
             Outcome::Silence => |answer: &Answer| *answer == Answer::Silent,

@@ -76,13 +76,8 @@ pub(crate) fn generated(oracle: &Oracle, family: Family) -> Vec<Shot> {
     let table = &oracle.table;
     let ports = || table.services.values().flat_map(|service| &service.ports);
     let frontends = || ports().flat_map(|port| &port.frontends);
-    let taken: BTreeSet<(IpAddr, Protocol, u16)> = frontends()
-        .flat_map(|frontend| {
-            places(oracle, &frontend.at, family)
-                .into_iter()
-                .map(|(ip, protocol, port)| (ip, protocol, port))
-        })
-        .collect();
+    let taken: BTreeSet<(IpAddr, Protocol, u16)> =
+        frontends().flat_map(|frontend| places(oracle, &frontend.at, family)).collect();
     for frontend in frontends() {
         for (ip, protocol, port) in places(oracle, &frontend.at, family) {
             let mut shoot = |from: &str, protocol, port| {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice::lab::api::{ApiServer, Resource};
-use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Probe};
+use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Probe, Proxy};
 use sluice::net::{Family, Protocol};
 
 use super::case::{NodeState, Settings, World};
@@ -244,8 +244,8 @@ impl Stage {
 
     /// Whether the daemon that was started is still running.
     pub(crate) fn is_sound(&self) -> bool {
-        let process = self.cluster.with_proxy("node-a", |proxy| proxy.pid());
-        process.is_some_and(|pid| nix::sys::signal::kill(pid, None).is_ok())
+        let waited = |proxy: &mut Proxy| proxy.wait_for_exit(Duration::ZERO);
+        matches!(self.cluster.with_proxy("node-a", waited), Some(Err(_)))
     }
 
     /// All that the daemon said.
