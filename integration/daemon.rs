@@ -257,12 +257,13 @@ fn drift() -> Outcome {
     run("nft", &["add", "rule", "ip", "other", "mine", "counter"]);
     let other = run("nft", &["list", "table", "ip", "other"]);
 
-    let daemon = Daemon::start(&api.url(), &config("nftables: {syncPeriod: 1s}"));
+    // Nobody waits for the next sync period, of 30 seconds: foreign changes are heard.
+    let daemon = Daemon::start(&api.url(), &config(""));
     daemon.wait_for_first_sync("IPv4");
     let whole = eventually("the ServiceCIDR is in force", || {
         Some(table("ip")).filter(|text| text.contains("/16 drop"))
     });
-    let harms: [&[&str]; 3] = [
+    let harms: [&[&str]; 10] = [
         &[
             "delete",
             "element",
@@ -273,6 +274,17 @@ fn drift() -> Outcome {
         ],
         &["flush", "chain", "ip", "kube-proxy", "nat-prerouting"],
         &["delete", "table", "ip", "kube-proxy"],
+        &["add rule ip kube-proxy services tcp dport { 80, 443 } accept"],
+        &["insert rule ip kube-proxy services tcp dport vmap { 80: drop, 443: accept }"],
+        &["add chain ip kube-proxy stray; \
+           add map ip kube-proxy strays { type inet_service : verdict; elements = { 80 : jump stray }; }; \
+           add rule ip kube-proxy services tcp dport vmap @strays"],
+        // Looks like one of ours, and is not.
+        &["add set ip kube-proxy service-slots-03 { \
+           type ipv4_addr . inet_proto . inet_service; elements = { 10.96.0.10 . tcp . 80 }; }"],
+        &["add chain ip kube-proxy nat-prerouting { policy drop; }"],
+        &["add table ip kube-proxy { flags dormant; }"],
+        &["add counter ip kube-proxy stray"],
     ];
     for (count, harm) in harms.iter().enumerate() {
         run("nft", harm);

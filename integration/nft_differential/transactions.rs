@@ -59,6 +59,7 @@ fn refusals(result: Result<(), ApplyError>) -> Vec<Refused> {
 pub(crate) fn many_elements() {
     let mut nft = Nft::open().unwrap();
     let mut events = NftEvents::open(nft.port_id(), vec![table()]).unwrap();
+    events.listen().unwrap();
     let before = nft.generation().unwrap();
     let ops: Vec<Op> = map().into_iter().chain((0..MANY).map(add)).collect();
     let applied = events.apply_unheard(&mut nft, &table(), &ops);
@@ -216,6 +217,7 @@ pub(crate) fn events() {
     let mut ours = Nft::open().unwrap();
     let tables = Family::BOTH.map(|family| TableName::new(family, "kube-proxy")).to_vec();
     let mut events = NftEvents::open(ours.port_id(), tables.clone()).unwrap();
+    events.listen().unwrap();
     assert!(events.as_raw_fd() >= 0);
     assert_eq!(events.try_next().unwrap(), None);
     ours.apply(&tables[0], &map()).unwrap();
@@ -254,6 +256,7 @@ pub(crate) fn events() {
 
 pub(crate) fn overflow() {
     let mut events = NftEvents::open(0, vec![table()]).unwrap();
+    events.listen().unwrap();
     let mut nft = Nft::open().unwrap();
     let ops: Vec<Op> = map().into_iter().chain((0..MANY).map(add)).collect();
     nft.apply(&table(), &ops).unwrap();

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RunFlags;
 use crate::backend::Backend;
-use crate::backend::nftables::Nftables;
+use crate::backend::nftables::Connection;
 use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat, Mode};
 use crate::health::{self, BindFailure, Health};
 use crate::kernel;
@@ -91,7 +91,8 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
         None => kernel::host_name().context("find this host's name")?,
     };
     let node_name = node_name.trim().to_lowercase();
-    let backends = backends()?;
+    let connection = Connection::open()?;
+    let backends = backends(&connection);
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
     let options = ClientOptions { kubeconfig: config.kubeconfig(), master: flags.master.clone() };
     let server = ApiServer::new(&options).await?;
@@ -111,7 +112,7 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     let options = WatchOptions { node_name: node_name.clone() };
     let mut watches = watch::start(&server, &options, &sender, &stop);
     drop(sender);
-    let sources = Sources { updates, addresses };
+    let sources = Sources { updates, addresses, foreign: connection.follow()? };
     let removed_tcp = removed_tcp(&flags);
     let setup = Setup { config, node_name, backends, removed_tcp, health };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
@@ -151,16 +152,16 @@ fn serve_health(config: &Config, stop: &CancellationToken) -> Result<Health> {
 }
 
 /// One backend per family that this kernel has.
-fn backends() -> Result<Vec<(Family, Box<dyn Backend>)>> {
+fn backends(connection: &Connection) -> Vec<(Family, Box<dyn Backend>)> {
     let mut backends: Vec<(Family, Box<dyn Backend>)> = Vec::new();
     for family in Family::BOTH {
         if kernel::has_family(family) {
-            backends.push((family, Box::new(Nftables::open(family)?)));
+            backends.push((family, Box::new(connection.mode(family))));
         } else {
             tracing::warn!(%family, "this kernel does not have the family; it is not served");
         }
     }
-    Ok(backends)
+    backends
 }
 
 fn stop_on_signal(stop: &CancellationToken) -> Result<()> {

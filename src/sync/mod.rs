@@ -41,6 +41,8 @@ pub struct Sources {
     pub updates: mpsc::Receiver<Update>,
     /// The addresses of this node's interfaces.
     pub addresses: watch::Receiver<BTreeSet<IpAddr>>,
+    /// Changes when somebody else may have changed our objects in the kernel.
+    pub foreign: watch::Receiver<()>,
 }
 
 /// What the loop works with.
@@ -127,6 +129,7 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
                 state.host_changed = true;
                 pacer.request();
             }
+            Ok(()) = sources.foreign.changed() => pacer.suspect(),
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     }

@@ -3,8 +3,9 @@
 //!
 //! The first change is applied at once; after each run, `min` must pass before the next (upstream:
 //! `pkg/proxy/runner/bounded_frequency_runner.go`). A run that failed is tried again after a pause
-//! that doubles from `min` (at least [`SHORTEST_RETRY`]) up to `period`. Every `period` the backends
-//! are asked whether somebody touched their objects, and every [`FULL_SYNC`] everything is compared.
+//! that doubles from `min` (at least [`SHORTEST_RETRY`]) up to `period`. Every `period`, and
+//! when there is a reason to suspect it, the backends are asked whether somebody touched their objects,
+//! and every [`FULL_SYNC`] everything is compared.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,10 @@ pub(super) const FULL_SYNC: Duration = Duration::from_secs(3600);
 
 /// The first pause after a failure, if `min` is shorter.
 const SHORTEST_RETRY: Duration = Duration::from_millis(250);
+
+/// The pause between two checks, if `min` is shorter: whoever changes nf_tables all the time, mostly
+/// tables that are not ours, shall not keep us busy.
+const SHORTEST_CHECK: Duration = Duration::from_millis(250);
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +38,7 @@ pub(super) enum Reason {
 pub(super) struct Pacer {
     periods: SyncPeriods,
     changed: bool,
+    suspicious: bool,
     failures: u32,
     last: Option<Instant>,
     last_full: Option<Instant>,
@@ -40,12 +46,24 @@ pub(super) struct Pacer {
 
 impl Pacer {
     pub(super) fn new(periods: SyncPeriods) -> Pacer {
-        Pacer { periods, changed: false, failures: 0, last: None, last_full: None }
+        Pacer {
+            periods,
+            changed: false,
+            suspicious: false,
+            failures: 0,
+            last: None,
+            last_full: None,
+        }
     }
 
     /// Something changed.
     pub(super) fn request(&mut self) {
         self.changed = true;
+    }
+
+    /// Somebody may have touched our objects.
+    pub(super) fn suspect(&mut self) {
+        self.suspicious = true;
     }
 
     /// When to run next and why; an instant that is not in the future means now.
@@ -54,7 +72,8 @@ impl Pacer {
             return (now, Reason::Full);
         };
         let full = (last_full + FULL_SYNC, Reason::Full);
-        let check = (last + self.periods.period.max(self.periods.min), Reason::Check);
+        let pause = if self.suspicious { SHORTEST_CHECK } else { self.periods.period };
+        let check = (last + pause.max(self.periods.min), Reason::Check);
         let change = self.changed.then_some((last + self.periods.min, Reason::Change));
         let retry = (self.failures > 0).then(|| (last + self.pause(), Reason::Change));
         let candidates = [Some(full), Some(check), change, retry];
@@ -69,6 +88,7 @@ impl Pacer {
     pub(super) fn ran(&mut self, now: Instant, reason: Reason, succeeded: bool) {
         self.last = Some(now);
         self.changed = false;
+        self.suspicious = false;
         self.failures = if succeeded { 0 } else { self.failures.saturating_add(1) };
         // A full run that failed is no longer due: a backend that fails compares everything in the
         // retry, and one that only lacks a refused Service has compared everything.
@@ -135,6 +155,21 @@ mod tests {
         assert_eq!(pacer.next(hour), (hour + MIN, Reason::Change), "not at once");
         pacer.ran(hour, Reason::Change, true);
         assert_eq!(pacer.next(hour), (hour + PERIOD, Reason::Check));
+    }
+
+    #[test]
+    fn a_suspicion_is_looked_into_as_soon_as_a_change_would_be() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(SyncPeriods { min: MIN, period: PERIOD });
+        pacer.ran(start, Reason::Full, true);
+        pacer.suspect();
+        assert_eq!(pacer.next(start), (start + MIN, Reason::Check));
+        pacer.ran(start, Reason::Check, true);
+        assert_eq!(pacer.next(start), (start + PERIOD, Reason::Check), "once");
+        let mut pacer = Pacer::new(SyncPeriods { min: Duration::ZERO, period: PERIOD });
+        pacer.ran(start, Reason::Full, true);
+        pacer.suspect();
+        assert_eq!(pacer.next(start), (start + SHORTEST_CHECK, Reason::Check));
     }
 
     #[test]

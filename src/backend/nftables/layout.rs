@@ -213,16 +213,17 @@ impl SetId {
     /// The set of ours that has this name.
     pub(super) fn from_name(name: &str) -> Option<SetId> {
         let place = |prefix: &str| Place::ALL.into_iter().find(|place| place.prefix() == prefix);
-        if let Some((prefix, size)) = name.rsplit_once("-slots-") {
-            return Some(SetId::Slots(place(prefix)?, size.parse().ok()?));
-        }
-        if let Some((prefix, timeout)) = name.rsplit_once("-sticky-") {
-            return Some(SetId::Sticky(place(prefix)?, timeout.parse().ok()?));
-        }
-        if let Some(prefix) = name.strip_suffix("-affinity") {
-            return Some(SetId::Affinity(place(prefix)?));
-        }
-        SetId::permanent().find(|id| *id.name() == *name)
+        let found = if let Some((prefix, size)) = name.rsplit_once("-slots-") {
+            SetId::Slots(place(prefix)?, size.parse().ok()?)
+        } else if let Some((prefix, timeout)) = name.rsplit_once("-sticky-") {
+            SetId::Sticky(place(prefix)?, timeout.parse().ok()?)
+        } else if let Some(prefix) = name.strip_suffix("-affinity") {
+            SetId::Affinity(place(prefix)?)
+        } else {
+            return SetId::permanent().find(|id| *id.name() == *name);
+        };
+        // Others may write a number in another way, such as 04.
+        Some(found).filter(|id| *id.name() == *name)
     }
 
     /// Its definition.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`elements`] says a Service's
 //! plan in set elements, [`slots`] keeps endpoints where they are, [`programmed`] finds what a change
-//! costs, [`observed`] reads the kernel back. `docs/modes/nftables.md` explains the shape.
+//! costs, [`observed`] reads the kernel back, [`tables`] is the kernel. `docs/modes/nftables.md` explains the shape.
 
 mod affinity;
 mod elements;
@@ -12,105 +12,32 @@ mod programmed;
 mod rules;
 mod slots;
 #[cfg(test)]
+mod strict_kernel;
+mod tables;
+#[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
-use self::layout::TABLE;
-use self::observed::Seen;
-use self::programmed::{Programmed, Step};
+use self::layout::SetId;
+use self::observed::{Repair, Seen};
+use self::programmed::{Programmed, Step, Wanted};
+pub use self::tables::{Connection, Live, Tables};
 use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
-use crate::kernel::nft::{
-    ApplyError, Element, Nft, NftError, NftEvents, Observed, Op, Refused, Set, TableName,
-};
+use crate::kernel::nft::{ApplyError, Listening, NftError, Op, Refused};
 use crate::model::ServiceName;
 use crate::net::Family;
-use crate::plan::ForwardingTable;
+use crate::plan::{Address, ForwardingTable, ServicePlan};
 
 /// How often a batch is sent again without the Services whose objects were refused.
 const ROUNDS: usize = 8;
 
-/// How often a sync starts over because the kernel's state turned out to be another.
+/// How often a sync starts over because the kernel's state turned out to be another. The last time,
+/// the table is built anew, whatever is in it.
 const ATTEMPTS: usize = 4;
-
-/// What this mode needs of nf_tables: the kernel's, or in tests a model of it that fails on demand.
-pub trait Tables: Send {
-    /// Applies all operations in one transaction, or none.
-    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError>;
-    /// Reads our table.
-    fn dump(&mut self) -> Result<Option<Observed>, NftError>;
-    /// Reads the elements of one set; none if it is not there.
-    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError>;
-    /// The number of transactions so far, of anybody.
-    fn generation(&mut self) -> Result<u32, NftError>;
-    /// Listens for foreign changes of our table from now on; whether it did so before.
-    fn listen(&mut self) -> Result<Listening, NftError>;
-    /// Whether somebody else changed our table since the last call, as far as was listened.
-    fn drifted(&mut self) -> bool;
-}
-
-/// Whether foreign changes were listened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listening {
-    /// From now on.
-    Now,
-    /// Since an earlier call.
-    Before,
-}
-
-/// The kernel's nf_tables.
-#[derive(Debug)]
-pub struct Live {
-    nft: Nft,
-    events: Option<NftEvents>,
-    table: TableName,
-}
-
-impl Tables for Live {
-    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
-        match &mut self.events {
-            Some(events) => events.apply_unheard(&mut self.nft, &self.table, ops),
-            None => self.nft.apply(&self.table, ops),
-        }
-    }
-
-    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError> {
-        self.nft.elements(&self.table, set)
-    }
-
-    fn dump(&mut self) -> Result<Option<Observed>, NftError> {
-        self.nft.dump(&self.table)
-    }
-
-    fn generation(&mut self) -> Result<u32, NftError> {
-        self.nft.generation()
-    }
-
-    fn listen(&mut self) -> Result<Listening, NftError> {
-        if self.events.is_some() {
-            return Ok(Listening::Before);
-        }
-        self.events = Some(NftEvents::open(self.nft.port_id(), vec![self.table.clone()])?);
-        Ok(Listening::Now)
-    }
-
-    fn drifted(&mut self) -> bool {
-        let Some(events) = &mut self.events else { return false };
-        let mut drifted = false;
-        loop {
-            match events.try_next() {
-                Ok(None) => return drifted,
-                Ok(Some(_)) => drifted = true,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot hear of foreign changes; listening anew");
-                    self.events = None;
-                    return true;
-                }
-            }
-        }
-    }
-}
 
 /// The nftables mode for one IP family.
 #[derive(Debug)]
@@ -120,19 +47,11 @@ pub struct Nftables<T = Live> {
     programmed: Option<Programmed>,
 }
 
-impl Nftables {
-    /// Opens nf_tables of the current network namespace.
-    ///
-    /// # Errors
-    /// If the kernel has no nf_tables, or does not let this process use it.
-    pub fn open(family: Family) -> Result<Nftables, NftError> {
-        let table = TableName::new(family, TABLE);
-        let tables = Live { nft: Nft::open()?, events: None, table };
-        Ok(Nftables { tables, programmed: None })
-    }
-}
-
 impl<T: Tables> Nftables<T> {
+    fn new(tables: T) -> Nftables<T> {
+        Nftables { tables, programmed: None }
+    }
+
     /// Listens for foreign changes from now on, and tells whether one may have slipped in since the
     /// kernel was read at `generation` and changed by `commits` transactions of ours.
     fn listen(&mut self, generation: u32, commits: u32) -> Result<bool, NftError> {
@@ -142,26 +61,45 @@ impl<T: Tables> Nftables<T> {
         }
     }
 
-    /// Makes the kernel forget clients' affinity to endpoints that left; how many elements it was.
-    fn purge(&mut self, family: Family, sticky: &Sticky) -> Result<usize, ApplyError> {
+    /// Makes the kernel forget clients' affinity to endpoints that left; how many elements it was. If
+    /// it does not, the next sync compares everything.
+    fn purge(&mut self, family: Family, sticky: &Sticky) -> usize {
+        let maps: Vec<SetId> = sticky.maps().collect();
         let mut count = 0;
-        for map in sticky.maps() {
-            for _ in 0..ATTEMPTS {
-                let elements = self.tables.elements(&map.definition(family))?;
-                let ops = sticky.purge(family, map, elements);
-                if ops.is_empty() {
-                    break;
-                }
-                match self.tables.apply(&ops) {
-                    Ok(()) => count += ops.len(),
-                    // One of them has expired meanwhile.
-                    Err(ApplyError::Refused(refused))
-                        if refused.iter().all(Refused::contradicts_state) => {}
-                    Err(error) => return Err(error),
+        for map in maps {
+            match self.purge_map(family, sticky, map) {
+                Ok(deleted) => count += deleted,
+                Err(error) => {
+                    tracing::warn!(%family, %error, "clients may still be sent to endpoints that left; trying again");
+                    self.programmed = None;
                 }
             }
         }
-        Ok(count)
+        count
+    }
+
+    fn purge_map(
+        &mut self,
+        family: Family,
+        sticky: &Sticky,
+        map: SetId,
+    ) -> Result<usize, ApplyError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let elements = self.tables.elements(&map.definition(family))?;
+            let ops = sticky.purge(family, map, elements);
+            if ops.is_empty() {
+                return Ok(0);
+            }
+            match self.tables.apply(&ops) {
+                Ok(()) => return Ok(ops.len()),
+                // One of them has expired meanwhile.
+                Err(ApplyError::Refused(refused))
+                    if attempt < ATTEMPTS && refused.iter().all(Refused::contradicts_state) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Finds out what there is to do.
@@ -169,63 +107,124 @@ impl<T: Tables> Nftables<T> {
         &mut self,
         table: &ForwardingTable,
         scope: &Scope,
-        observation: Observation,
+        (observation, repair): (Observation, Repair),
     ) -> Result<Work, NftError> {
-        let (seen, generation, step) = match (&self.programmed, observation) {
-            (Some(programmed), Observation::None) => {
-                (None, 0, Step::from_programmed(programmed, table, &scope.services))
-            }
-            _ => {
-                let generation = self.tables.generation()?;
-                let seen = Seen::new(table.family, self.tables.dump()?);
-                let step = Step::from_observed(&seen, table);
-                (Some(seen), generation, step)
-            }
+        let observe = observation != Observation::None || self.programmed.is_none();
+        let (generation, seen) = if observe {
+            let generation = self.tables.generation()?;
+            (generation, Some(Seen::new(table.family, self.tables.dump()?, repair)))
+        } else {
+            (0, None)
         };
-        Ok(Work {
-            step,
+        let mut work = Work {
+            step: Step::default(),
             seen,
             generation,
-            scope: scope.services.clone(),
             refused: BTreeMap::new(),
             report: Report { observed: observation, ..Report::default() },
-        })
+        };
+        work.step = self.step(table, scope, &work);
+        Ok(work)
+    }
+
+    /// The operations that bring the kernel to what the table wants, with what it had before for
+    /// Services that were refused.
+    fn step(&self, table: &ForwardingTable, scope: &Scope, work: &Work) -> Step {
+        let wanted = Wanted { table, instead: self.instead(table, scope, work) };
+        match (&work.seen, &self.programmed) {
+            (Some(seen), _) => Step::from_observed(seen, &wanted),
+            (None, Some(programmed)) => Step::from_programmed(programmed, &wanted, &scope.services),
+            (None, None) => Step::default(),
+        }
+    }
+
+    /// What is to be there for refused Services: what was there before, unless one of its addresses
+    /// has gone to another Service by now.
+    fn instead(
+        &self,
+        table: &ForwardingTable,
+        scope: &Scope,
+        work: &Work,
+    ) -> BTreeMap<ServiceName, Option<ServicePlan>> {
+        let refused = |name: &&ServiceName| work.refused.contains_key(*name);
+        let changed = scope.services.iter().filter(|name| !refused(name));
+        let changed = changed.filter_map(|name| table.services.get(name));
+        let taken: FxHashSet<Address> = changed.flat_map(frontends).collect();
+        let before = |name: &ServiceName| {
+            let plan = self.programmed.as_ref()?.plan(name)?;
+            (!frontends(plan).any(|at| taken.contains(&at))).then(|| plan.clone())
+        };
+        work.refused.keys().map(|name| (name.clone(), before(name))).collect()
     }
 
     /// Applies a step; what is refused is taken out, service by service.
-    fn apply(&mut self, table: &ForwardingTable, work: &mut Work) -> Result<(), ApplyError> {
-        for _ in 0..ROUNDS {
+    fn apply(
+        &mut self,
+        table: &ForwardingTable,
+        scope: &Scope,
+        work: &mut Work,
+    ) -> Result<(), ApplyError> {
+        for round in 1.. {
             let ops = work.step.operations();
             if ops.is_empty() {
-                return Ok(());
+                break;
             }
-            match self.tables.apply(&ops) {
+            let refused = match self.tables.apply(&ops) {
                 Ok(()) => {
                     work.report.operations = ops.len();
                     work.report.elements = ops.iter().filter(|op| is_element(op)).count();
-                    return Ok(());
+                    break;
                 }
-                Err(ApplyError::Refused(refused)) => {
-                    let blamed = blame(&work.step, &refused);
-                    let drift = refused.iter().any(Refused::contradicts_state);
-                    if blamed.is_empty() || drift {
-                        return Err(ApplyError::Refused(refused));
-                    }
-                    work.refused.extend(blamed);
-                    let out = work.refused.keys().cloned().collect();
-                    work.step = match &work.seen {
-                        Some(seen) => Step::from_observed(seen, &without(table, &out)),
-                        None => {
-                            let Some(programmed) = &self.programmed else { break };
-                            let scope = work.scope.difference(&out).cloned().collect();
-                            Step::from_programmed(programmed, table, &scope)
-                        }
-                    };
+                Err(ApplyError::Refused(refused)) => refused,
+                Err(error) => return Err(error),
+            };
+            let blamed = blame(&work.step, &refused);
+            let drift = refused.iter().any(Refused::contradicts_state);
+            if blamed.is_empty() || drift || round == ROUNDS {
+                return Err(ApplyError::Refused(refused));
+            }
+            work.refused.extend(blamed);
+            work.step = self.step(table, scope, work);
+        }
+        Ok(())
+    }
+
+    /// Syncs; after an error, what is believed of the kernel may be wrong.
+    fn try_sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, ApplyError> {
+        let mut observation = match &self.programmed {
+            _ if self.tables.drifted() => Observation::Drift,
+            Some(_) if !scope.full => Observation::None,
+            _ => Observation::Asked,
+        };
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let last = attempt == ATTEMPTS;
+            let repair = if last { Repair::Rebuild } else { Repair::Migrate };
+            let mut work = self.prepare(table, scope, (observation, repair))?;
+            match self.apply(table, scope, &mut work) {
+                Ok(()) => {}
+                // What we believe of the kernel's state is wrong, or was read while it settled.
+                Err(ApplyError::Refused(refused))
+                    if !last && refused.iter().any(Refused::contradicts_state) =>
+                {
+                    observation = Observation::Drift;
+                    continue;
                 }
                 Err(error) => return Err(error),
             }
+            let commits = u32::from(work.report.operations > 0);
+            let interfered = self.listen(work.generation, commits);
+            let sticky = work.step.commit(&mut self.programmed);
+            work.report.operations += self.purge(table.family, &sticky);
+            if work.seen.is_some() && interfered? && !last {
+                observation = Observation::Drift;
+                continue;
+            }
+            let refused = work.refused.into_iter();
+            let refused = refused.map(|(service, reason)| RefusedService { service, reason });
+            return Ok(Report { refused: refused.collect(), ..work.report });
         }
-        Err(ApplyError::Refused(Vec::new()))
     }
 }
 
@@ -235,9 +234,12 @@ struct Work {
     /// The kernel's state, if it was read, with the generation of its rule set.
     seen: Option<Seen>,
     generation: u32,
-    scope: BTreeSet<ServiceName>,
     refused: BTreeMap<ServiceName, String>,
     report: Report,
+}
+
+fn frontends(plan: &ServicePlan) -> impl Iterator<Item = Address> {
+    plan.ports.iter().flat_map(|port| &port.frontends).map(|frontend| frontend.at)
 }
 
 fn is_element(op: &Op) -> bool {
@@ -245,70 +247,28 @@ fn is_element(op: &Op) -> bool {
 }
 
 /// The Services that asked for the refused operations; none if the table as a whole is at fault.
+/// Where so much was refused that it is not known which of many operations it was, all are blamed:
+/// they are tried again with the next sync.
 fn blame(step: &Step, refused: &[Refused]) -> BTreeMap<ServiceName, String> {
     let mut blamed = BTreeMap::new();
     for refusal in refused {
-        match step.owner(refusal.op) {
-            Some(owner) => {
-                blamed.entry(owner.clone()).or_insert_with(|| refusal.to_string());
-            }
-            None => return BTreeMap::new(),
+        let before = blamed.len();
+        let operations = refusal.op..refusal.op + refusal.count;
+        for owner in operations.filter_map(|index| step.owner(index)) {
+            blamed.entry(owner.clone()).or_insert_with(|| refusal.to_string());
+        }
+        if step.owner(refusal.op).is_none() && blamed.len() == before {
+            return BTreeMap::new();
         }
     }
     blamed
 }
 
-fn without(table: &ForwardingTable, out: &BTreeSet<ServiceName>) -> ForwardingTable {
-    let mut table = table.clone();
-    table.services.retain(|name, _| !out.contains(name));
-    table
-}
-
 impl<T: Tables> Backend for Nftables<T> {
     fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError> {
-        let family = table.family;
-        let failed = |reason: String| SyncError { backend: "nftables", family, reason };
-        let drifted = self.tables.drifted();
-        let mut observation = match &self.programmed {
-            _ if drifted => Observation::Drift,
-            Some(_) if !scope.full => Observation::None,
-            _ => Observation::Asked,
-        };
-        for _ in 0..ATTEMPTS {
-            let prepared = self.prepare(table, scope, observation);
-            let mut work = prepared.map_err(|error| failed(error.to_string()))?;
-            match self.apply(table, &mut work) {
-                Ok(()) => {}
-                // What we believe of the kernel's state is wrong, or was read while it settled.
-                Err(ApplyError::Refused(refused))
-                    if refused.iter().any(Refused::contradicts_state) =>
-                {
-                    observation = Observation::Drift;
-                    continue;
-                }
-                Err(error) => {
-                    self.programmed = None;
-                    return Err(failed(error.to_string()));
-                }
-            }
-            let commits = u32::from(work.report.operations > 0);
-            let interfered = self.listen(work.generation, commits);
-            let sticky = work.step.commit(&mut self.programmed);
-            match self.purge(family, &sticky) {
-                Ok(count) => work.report.operations += count,
-                Err(error) => tracing::warn!(
-                    %family, %error, "clients may still be sent to endpoints that left, until their affinity ends"
-                ),
-            }
-            if work.seen.is_some() && interfered.map_err(|error| failed(error.to_string()))? {
-                observation = Observation::Drift;
-                continue;
-            }
-            let refused = work.refused.into_iter();
-            let refused = refused.map(|(service, reason)| RefusedService { service, reason });
-            return Ok(Report { refused: refused.collect(), ..work.report });
-        }
-        self.programmed = None;
-        Err(failed("somebody else keeps changing the table while it is written".to_owned()))
+        self.try_sync(table, scope).map_err(|error| {
+            self.programmed = None;
+            SyncError { backend: "nftables", family: table.family, reason: error.to_string() }
+        })
     }
 }

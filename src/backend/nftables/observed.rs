@@ -9,7 +9,7 @@ use super::elements::pools_of;
 use super::layout::{Place, SetId, frontend_key};
 use super::rules::Schema;
 use super::slots::Slots;
-use crate::kernel::nft::{Data, Element, Key, Observed, Value};
+use crate::kernel::nft::{Data, Element, Key, Observed, ObservedSet, SetFlags, Value};
 use crate::net::Family;
 use crate::plan::{PoolKind, PortPlan};
 
@@ -20,14 +20,24 @@ pub(super) struct Seen {
     table: Option<Observed>,
     /// Endpoints by place, frontend and slot.
     slots: FxHashMap<(Place, Key), Slots>,
+    repair: Repair,
+}
+
+/// What to do with a table that is not as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repair {
+    /// Change what differs, if that can be.
+    Migrate,
+    /// Build it anew: there is something in it that stands in the way of every change.
+    Rebuild,
 }
 
 /// The highest slot that is believed: more endpoints than any Service has.
 const MOST_SLOTS: usize = 1 << 20;
 
 impl Seen {
-    pub(super) fn new(family: Family, table: Option<Observed>) -> Seen {
-        let mut seen = Seen { family, table, slots: FxHashMap::default() };
+    pub(super) fn new(family: Family, table: Option<Observed>, repair: Repair) -> Seen {
+        let mut seen = Seen { family, table, slots: FxHashMap::default(), repair };
         seen.read_slots();
         seen
     }
@@ -41,10 +51,12 @@ impl Seen {
     /// anew: what both have in common must be defined alike.
     pub(super) fn usable(&self, wanted: Option<&Schema>) -> Option<Schema> {
         let (table, wanted) = (self.table.as_ref()?, wanted?);
-        if !table.foreign.is_empty() {
+        if !table.foreign.is_empty() || self.repair == Repair::Rebuild {
             return None;
         }
-        let sets = table.sets.iter();
+        // An anonymous set comes and goes with its rule.
+        let named = |(_, seen): &(_, &ObservedSet)| !seen.set.flags.contains(SetFlags::ANONYMOUS);
+        let sets = table.sets.iter().filter(named);
         let sets = sets.map(|(name, seen)| (Arc::clone(name), seen.set.clone())).collect();
         let chains = table.chains.iter().map(|(name, seen)| {
             let rules = seen.rules.iter().map(|rule| rule.rule.clone()).collect();

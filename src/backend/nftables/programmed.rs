@@ -29,6 +29,29 @@ pub(super) struct Programmed {
     varying: BTreeMap<SetId, u32>,
 }
 
+/// What the kernel is to have: the forwarding table, but for Services that the kernel refuses.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) table: &'a ForwardingTable,
+    /// What is to be there for some Services instead of their plans.
+    pub(super) instead: BTreeMap<ServiceName, Option<ServicePlan>>,
+}
+
+impl Wanted<'_> {
+    fn plan(&self, name: &ServiceName) -> Option<&ServicePlan> {
+        match self.instead.get(name) {
+            Some(instead) => instead.as_ref(),
+            None => self.table.services.get(name),
+        }
+    }
+
+    /// Every Service that may have a plan.
+    fn names(&self) -> impl Iterator<Item = &ServiceName> {
+        let known = |name: &&ServiceName| !self.table.services.contains_key(*name);
+        self.table.services.keys().chain(self.instead.keys().filter(known))
+    }
+}
+
 /// An operation on an element, with the index of the Service that asks for it.
 #[derive(Debug)]
 struct ElementChange {
@@ -69,17 +92,24 @@ struct Delta {
     owner: u32,
 }
 
+impl Programmed {
+    /// What is known of a Service.
+    pub(super) fn plan(&self, name: &ServiceName) -> Option<&ServicePlan> {
+        self.services.get(name)
+    }
+}
+
 impl Step {
     /// The operations for a change of some Services, given what is programmed.
     pub(super) fn from_programmed(
         programmed: &Programmed,
-        table: &ForwardingTable,
+        wanted: &Wanted<'_>,
         scope: &BTreeSet<ServiceName>,
     ) -> Step {
         let mut step = Step::default();
         for name in scope {
             let old = programmed.services.get(name);
-            let new = table.services.get(name).map(|plan| {
+            let new = wanted.plan(name).map(|plan| {
                 arranged(plan, |port, kind| {
                     let ports = old.into_iter().flat_map(|plan| &plan.ports);
                     let twin = ports.into_iter().find(|p| same_port(p, port));
@@ -91,14 +121,14 @@ impl Step {
             }
         }
         step.shared(programmed);
-        step.host(&programmed.host, host_elements(table));
-        step.schema(programmed, table);
+        step.host(&programmed.host, host_elements(wanted.table));
+        step.schema(programmed, wanted.table);
         step
     }
 
     /// The operations that make a table in the kernel right, whatever it looks like.
-    pub(super) fn from_observed(seen: &Seen, table: &ForwardingTable) -> Step {
-        let mut step = Step::from_nothing(seen, table);
+    pub(super) fn from_observed(seen: &Seen, wanted: &Wanted<'_>) -> Step {
+        let mut step = Step::from_nothing(seen, wanted);
         match seen.usable(step.outcome.schema.as_ref()) {
             Some(existing) => {
                 let wanted = step.outcome.schema.clone().unwrap_or_default();
@@ -112,16 +142,17 @@ impl Step {
     }
 
     /// The operations that build the whole table.
-    fn from_nothing(seen: &Seen, table: &ForwardingTable) -> Step {
+    fn from_nothing(seen: &Seen, wanted: &Wanted<'_>) -> Step {
         let mut step = Step::default();
-        for (name, plan) in &table.services {
+        for name in wanted.names() {
+            let Some(plan) = wanted.plan(name) else { continue };
             let plan = arranged(plan, |port, kind| seen.slots_of(port, kind));
             step.service(name, None, Some(plan));
         }
         let nothing = Programmed::default();
         step.shared(&nothing);
-        step.host(&nothing.host, host_elements(table));
-        step.schema(&nothing, table);
+        step.host(&nothing.host, host_elements(wanted.table));
+        step.schema(&nothing, wanted.table);
         let comment = Some("rules for kube-proxy".into());
         step.prepare.insert(0, Op::AddTable { comment });
         step.outcome.fresh = true;
@@ -325,9 +356,10 @@ fn migrate(old: &Schema, new: &Schema) -> (Vec<Op>, Vec<Op>) {
     for (_, (_, rules)) in changed {
         finish.extend(rules.iter().cloned().map(Op::AddRule));
     }
-    finish.extend(gone.into_iter().map(|name| Op::DeleteChain(Arc::clone(name))));
+    // Sets first: an element of a foreign one may go to a chain.
     let gone_sets = old.sets.keys().filter(|name| !new.sets.contains_key(*name));
     finish.extend(gone_sets.map(|name| Op::DeleteSet(Arc::clone(name))));
+    finish.extend(gone.into_iter().map(|name| Op::DeleteChain(Arc::clone(name))));
     (prepare, finish)
 }
 

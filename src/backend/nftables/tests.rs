@@ -6,172 +6,15 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::Nftables;
 use super::layout::{Place, SetId, frontend_key};
-use super::{Listening, Nftables, Tables};
+use super::strict_kernel::{Kernel, Model};
 use crate::backend::{Backend, Observation, Report, Scope};
-use crate::kernel::nft::{
-    ApplyError, Chain, Element, Expr, Key, NftError, Observed, ObservedChain, ObservedRule,
-    ObservedSet, Op, Refused, Rule, Set, Value, Verdict,
-};
-use crate::model::{Change, Condition, ServiceName, Snapshot};
+use crate::kernel::nft::{Element, Key, Op, Value};
+use crate::model::{Change, Condition, Service, ServiceName, Snapshot};
 use crate::net::Family;
 use crate::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
 use crate::plan::{ForwardingTable, NodePortAddresses, Planner, PodDetector, build};
-
-/// One table, as strict as the kernel about what exists and what is referred to.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Model {
-    exists: bool,
-    sets: BTreeMap<Arc<str>, (Set, BTreeMap<Key, Element>)>,
-    chains: BTreeMap<Arc<str>, (Chain, Vec<Rule>)>,
-}
-
-impl Model {
-    fn apply_one(&mut self, op: Op) -> Result<(), &'static str> {
-        match op {
-            Op::AddTable { .. } => self.exists = true,
-            Op::DeleteTable => *self = Model::default(),
-            _ if !self.exists => return Err("no table"),
-            Op::AddChain(chain) => {
-                self.chains.entry(Arc::clone(&chain.name)).or_insert((chain, Vec::new()));
-            }
-            Op::FlushChain(name) => self.chains.get_mut(&name).ok_or("no chain")?.1.clear(),
-            Op::DeleteChain(name) => {
-                self.chains.remove(&name).ok_or("no chain")?;
-            }
-            Op::AddSet(set) => {
-                self.sets.entry(Arc::clone(&set.name)).or_insert((set, BTreeMap::new()));
-            }
-            Op::DeleteSet(name) => {
-                self.sets.remove(&name).ok_or("no set")?;
-            }
-            Op::FlushSet(name) => self.sets.get_mut(&name).ok_or("no set")?.1.clear(),
-            Op::AddRule(rule) => {
-                self.chains.get_mut(&rule.chain).ok_or("no chain")?.1.push(rule);
-            }
-            Op::DeleteRule { .. } => return Err("not used by this mode"),
-            Op::AddElement { set, element } => {
-                let elements = &mut self.sets.get_mut(&set).ok_or("no set")?.1;
-                if elements.insert(element.key, element).is_some() {
-                    return Err("element exists");
-                }
-            }
-            Op::DeleteElement { set, element } => {
-                let elements = &mut self.sets.get_mut(&set).ok_or("no set")?.1;
-                elements.remove(&element.key).ok_or("no element")?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_references(&self) {
-        for rule in self.chains.values().flat_map(|(_, rules)| rules) {
-            for expr in &rule.exprs {
-                match expr {
-                    Expr::Lookup { set, .. } => assert!(self.sets.contains_key(set), "{rule:?}"),
-                    Expr::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => {
-                        assert!(self.chains.contains_key(chain), "{rule:?}");
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// What a process that starts now would read.
-    fn observed(&self) -> Option<Observed> {
-        let sets = self.sets.iter().map(|(name, (set, elements))| {
-            let elements = elements.values().cloned().collect();
-            (Arc::clone(name), ObservedSet { set: set.clone(), elements })
-        });
-        let chains = self.chains.iter().map(|(name, (chain, rules))| {
-            let rule = |rule: &Rule| ObservedRule { handle: 1, rule: rule.clone(), counted: None };
-            let rules = rules.iter().map(rule).collect();
-            (Arc::clone(name), ObservedChain { chain: chain.clone(), rules })
-        });
-        let observed =
-            Observed { sets: sets.collect(), chains: chains.collect(), ..Observed::default() };
-        self.exists.then_some(observed)
-    }
-}
-
-/// The kernel of a test: the model, with what it refuses and what others do to it.
-#[derive(Debug, Default, Clone)]
-struct Kernel {
-    model: Model,
-    generation: u32,
-    listening: bool,
-    touched: bool,
-    /// Elements of this key are refused, as if the kernel did not want them.
-    poison: Option<Key>,
-    /// What the last transaction did.
-    last: Vec<Op>,
-}
-
-impl Kernel {
-    /// Somebody else deletes an element.
-    fn foreign_delete(&mut self, set: &str, key: Key) {
-        let (_, elements) = self.model.sets.get_mut(set).expect("the set is there");
-        elements.remove(&key).expect("the element is there");
-        self.generation += 1;
-        self.touched = self.listening;
-    }
-}
-
-impl Tables for Kernel {
-    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
-        let refusal = |(op, errno)| Refused {
-            op,
-            errno,
-            detail: "refused".to_owned(),
-            object: format!("{:?}", ops[op]),
-        };
-        let poisoned = |op: &Op| matches!(op, Op::AddElement { element, .. } if Some(element.key) == self.poison);
-        let refused: Vec<Refused> = ops
-            .iter()
-            .enumerate()
-            .filter(|(_, op)| poisoned(op))
-            .map(|(i, _)| refusal((i, 22)))
-            .collect();
-        if !refused.is_empty() {
-            return Err(ApplyError::Refused(refused));
-        }
-        let mut next = self.model.clone();
-        for (index, op) in ops.iter().enumerate() {
-            if next.apply_one(op.clone()).is_err() {
-                return Err(ApplyError::Refused(vec![refusal((index, 2))]));
-            }
-        }
-        next.check_references();
-        self.model = next;
-        self.generation += 1;
-        self.last = ops.to_vec();
-        Ok(())
-    }
-
-    fn dump(&mut self) -> Result<Option<Observed>, NftError> {
-        Ok(self.model.observed())
-    }
-
-    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError> {
-        let observed = self.model.observed().unwrap_or_default();
-        let found = observed.sets.get(&set.name);
-        Ok(found.map(|set| set.elements.clone()).unwrap_or_default())
-    }
-
-    fn generation(&mut self) -> Result<u32, NftError> {
-        Ok(self.generation)
-    }
-
-    fn listen(&mut self) -> Result<Listening, NftError> {
-        let before = std::mem::replace(&mut self.listening, true);
-        Ok(if before { Listening::Before } else { Listening::Now })
-    }
-
-    fn drifted(&mut self) -> bool {
-        std::mem::take(&mut self.touched)
-    }
-}
 
 /// A daemon and its kernel.
 struct World {
@@ -180,7 +23,7 @@ struct World {
 
 impl World {
     fn new(kernel: Kernel) -> World {
-        World { mode: Nftables { tables: kernel, programmed: None } }
+        World { mode: Nftables::new(kernel) }
     }
 
     /// Syncs and gives the operations that the kernel carried out.
@@ -394,6 +237,96 @@ fn one_refused_object_costs_its_own_service_only() {
         let report = world.report(&table, &both);
         assert_eq!(report.refused, [], "it is served as soon as the kernel takes it");
         assert!(world.restarted().sync(&table, &BTreeSet::new()).is_empty());
+    }
+}
+
+/// The two Services, as a table, after a change of `a` and one of `b`.
+fn changed(a: impl Fn(&mut Service), b: impl Fn(&mut Service)) -> ForwardingTable {
+    let mut snapshot = two_services();
+    for (name, change) in [("a", &a as &dyn Fn(&mut Service)), ("b", &b)] {
+        let name = ServiceName::new("default", name);
+        change(snapshot.services.get_mut(&name).expect("it is one of the two"));
+    }
+    build(Family::V4, "node-a", host(), &snapshot).0
+}
+
+fn port_81(service: &mut Service) {
+    service.ports[0].port = 81;
+}
+
+#[test]
+fn a_refused_service_keeps_what_it_had() {
+    let (before, _) = build(Family::V4, "node-a", host(), &two_services());
+    let (after, b_only) = (changed(port_81, port_81), changed(|_| {}, port_81));
+    let both: BTreeSet<ServiceName> = before.services.keys().cloned().collect();
+    for (full, vague) in [(false, false), (true, false), (false, true)] {
+        let mut world = World::new(Kernel::default());
+        world.sync(&before, &both);
+        world.kernel().poison = Some(vip_key(&after, "a"));
+        world.kernel().vague = vague;
+        let scope = Scope { services: both.clone(), full };
+        let report = world.mode.sync(&after, &scope).expect("only elements are refused");
+        let refused = report.refused.iter().map(|refused| refused.service.to_string());
+        let expected = if vague { vec!["default/a", "default/b"] } else { vec!["default/a"] };
+        assert_eq!(refused.collect::<Vec<_>>(), expected);
+        let mut right = World::new(Kernel::default());
+        right.sync(if vague { &before } else { &b_only }, &BTreeSet::new());
+        assert_eq!(without_order(&world.kernel().model), without_order(&right.kernel().model));
+        world.kernel().poison = None;
+        world.sync(&after, &both);
+        assert!(world.restarted().sync(&after, &BTreeSet::new()).is_empty());
+    }
+}
+
+/// One that kept it would delete it later, when it is another's.
+#[test]
+fn a_refused_service_does_not_keep_an_address_that_has_gone_to_another() {
+    let mut old = two_services();
+    old.slices.clear();
+    let (before, _) = build(Family::V4, "node-a", host(), &old);
+    let mut new = old.clone();
+    let vip = |name: &str, vip: &str, new: &mut Snapshot| {
+        let service = new.services.get_mut(&ServiceName::new("default", name));
+        service.expect("it is one of the two").cluster_ips = vec![ip(vip)];
+    };
+    vip("a", "10.96.0.3", &mut new);
+    vip("b", "10.96.0.1", &mut new);
+    let (after, _) = build(Family::V4, "node-a", host(), &new);
+    let both: BTreeSet<ServiceName> = before.services.keys().cloned().collect();
+    let mut world = World::new(Kernel::default());
+    world.sync(&before, &both);
+    world.kernel().poison = Some(vip_key(&after, "a"));
+    assert_eq!(world.report(&after, &both).refused.len(), 1);
+    world.kernel().poison = None;
+    world.sync(&after, &both);
+    let mut right = World::new(Kernel::default());
+    right.sync(&after, &BTreeSet::new());
+    assert_eq!(without_order(&world.kernel().model), without_order(&right.kernel().model));
+}
+
+#[test]
+fn a_foreign_change_is_not_forgotten_when_the_table_cannot_be_read() {
+    let (table, _) = build(Family::V4, "node-a", host(), &two_services());
+    let mut world = World::new(Kernel::default());
+    world.sync(&table, &BTreeSet::new());
+    let untouched = world.kernel().model.clone();
+    let slot = vip_key(&table, "a").number(1);
+    world.kernel().foreign_delete(&SetId::Endpoints(Place::Service).name(), slot);
+    world.kernel().unreadable = true;
+    world.mode.sync(&table, &Scope::default()).expect_err("it cannot be read");
+    world.kernel().unreadable = false;
+    world.sync(&table, &BTreeSet::new());
+    assert_eq!(world.kernel().model, untouched);
+}
+
+/// Numbers, of slots or seconds, may be written in several ways.
+#[test]
+fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
+    for name in ["service-slots-4", "nodeport-local-slots-8", "service-sticky-10800"] {
+        assert!(SetId::from_name(name).is_some_and(|id| *id.name() == *name), "{name}");
+    }
+    for name in ["service-slots-04", "service-slots-+4", "service-sticky-", "slots-4", "strays"] {
+        assert_eq!(SetId::from_name(name), None, "{name}");
     }
 }
 

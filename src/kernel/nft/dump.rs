@@ -92,6 +92,10 @@ impl Nft {
             self.request(Request::One, msg::GETTABLE, table.family, &what, fill, |message| {
                 let user = find(message.body(), uapi::table::USERDATA);
                 observed.comment = user.and_then(userdata::read_comment);
+                match find_u32(message.body(), uapi::table::FLAGS) {
+                    None | Some(0) => {}
+                    Some(flags) => observed.foreign.push(format!("table flags {flags:#x}")),
+                }
             });
         match result {
             Err(NftError::Read { source, .. }) if is_absent(&source) => return Ok(None),

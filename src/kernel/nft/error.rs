@@ -110,6 +110,8 @@ pub enum ApplyError {
 pub struct Refused {
     /// Index into the operations given to `apply`.
     pub op: usize,
+    /// How many operations from there on it may have been instead: 1 if it is known exactly.
+    pub count: usize,
     /// Error number, as in `errno.h`.
     pub errno: i32,
     /// The kernel's own words (extended acknowledgement), if it gave any, else the errno's.

@@ -1,9 +1,13 @@
 //! Notifications of foreign changes.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use socket2::{SockFilter, SockRef};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 use super::error::{ApplyError, NftError};
 use super::object::TableName;
@@ -22,6 +26,15 @@ pub enum NftEvent {
     Overflow,
 }
 
+/// Whether changes were listened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listening {
+    /// From now on.
+    Now,
+    /// Since an earlier call.
+    Before,
+}
+
 /// Transactions from this many operations on are not listened to.
 const LARGE: usize = 1000;
 
@@ -35,41 +48,74 @@ pub struct NftEvents {
     own: u32,
     tables: Vec<TableName>,
     pending: VecDeque<NftEvent>,
+    listening: bool,
 }
 
 impl NftEvents {
-    /// Listens for changes of `tables` by sockets other than `own` ([`super::Nft::port_id`]).
+    /// Opens the socket. From [`NftEvents::listen`] on, it hears of changes of `tables` by sockets
+    /// other than `own` ([`super::Nft::port_id`]).
     pub fn open(own: u32, tables: Vec<TableName>) -> Result<NftEvents, NftError> {
-        let mut socket = NetfilterSocket::open()?;
+        let socket = NetfilterSocket::open()?;
         ignore(&socket, own)?;
-        socket.join(GROUP_NFTABLES)?;
-        Ok(NftEvents { socket, own, tables, pending: VecDeque::new() })
+        Ok(NftEvents { socket, own, tables, pending: VecDeque::new(), listening: false })
+    }
+
+    /// Listens from now on, if it did not before.
+    pub fn listen(&mut self) -> Result<Listening, NftError> {
+        if self.listening {
+            return Ok(Listening::Before);
+        }
+        self.socket.join(GROUP_NFTABLES)?;
+        self.listening = true;
+        Ok(Listening::Now)
     }
 
     /// Applies operations as [`Nft::apply`] does, but a large transaction without listening.
     ///
     /// As long as anybody listens, the kernel makes a notification of 4 KiB and more for each element
     /// and keeps them all until it commits: 100,000 elements take 600 MB for half a second, and twice
-    /// the time. If the generation of the rule set says that somebody else used the gap, the next
-    /// event is an overflow.
+    /// the time. If the generation of the rule set does not prove that nobody else used the gap, the
+    /// next event is an overflow.
     pub fn apply_unheard(
         &mut self,
         nft: &mut Nft,
         table: &TableName,
         ops: &[Op],
     ) -> Result<(), ApplyError> {
-        if ops.len() < LARGE {
+        if !self.listening || ops.len() < LARGE {
             return nft.apply(table, ops);
         }
         let before = nft.generation()?;
         self.socket.leave(GROUP_NFTABLES)?;
+        self.listening = false;
         let result = nft.apply(table, ops);
-        self.socket.join(GROUP_NFTABLES)?;
-        let ours = u32::from(result.is_ok());
-        if nft.generation()? != before.wrapping_add(ours) {
+        let expected = before.wrapping_add(u32::from(result.is_ok()));
+        // What was applied is applied, whether or not it can be listened again.
+        let listening = self.listen().is_ok();
+        if !listening || nft.generation().ok() != Some(expected) {
             self.pending.push_back(NftEvent::Overflow);
         }
         result
+    }
+
+    /// Changes whenever there may be an event: each time when somebody else changed anything in
+    /// nf_tables. Must be called within a Tokio runtime.
+    pub fn follow(&self) -> Result<watch::Receiver<()>, NftError> {
+        let wait = |source| NftError::Option { option: "readiness", source };
+        // The same socket: it is read in `try_next`, here is only waited for.
+        let socket = self.socket.as_fd().try_clone_to_owned().map_err(wait)?;
+        let socket = readable(socket).map_err(wait)?;
+        let (sender, receiver) = watch::channel(());
+        tokio::spawn(async move {
+            while let Ok(mut ready) = tokio::select! {
+                ready = socket.readable() => ready,
+                () = sender.closed() => return,
+            } {
+                ready.clear_ready();
+                sender.send_replace(());
+            }
+        });
+        Ok(receiver)
     }
 
     /// The next event, or `None` if nothing happened so far. Never blocks. Several changes of a
@@ -98,6 +144,14 @@ impl NftEvents {
         }
         Ok(self.pending.pop_front())
     }
+}
+
+/// Lets the runtime wait until a socket can be read.
+#[allow(unsafe_code)]
+fn readable(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and stays the same until the `AsyncFd` that owns it drops it.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    registered.map_err(|error| error.into_parts().1)
 }
 
 impl AsRawFd for NftEvents {

@@ -34,7 +34,7 @@ mod userdata;
 mod wire;
 
 pub use error::{ApplyError, NftError, Refused};
-pub use events::{NftEvent, NftEvents};
+pub use events::{Listening, NftEvent, NftEvents};
 pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 pub use field::Field;
 pub use kind::{

@@ -168,6 +168,7 @@ impl Nft {
         }));
         let describe = |(range, answer): (Range<usize>, Answer)| Refused {
             op: range.start,
+            count: range.len(),
             errno: answer.errno,
             detail: match range.len() {
                 1 => answer.words(),
