@@ -70,7 +70,9 @@ impl Pacer {
         self.last = Some(now);
         self.changed = false;
         self.failures = if succeeded { 0 } else { self.failures.saturating_add(1) };
-        if reason == Reason::Full && succeeded || self.last_full.is_none() {
+        // A full run that failed is no longer due: a backend that fails compares everything in the
+        // retry, and one that only lacks a refused Service has compared everything.
+        if reason == Reason::Full || self.last_full.is_none() {
             self.last_full = Some(now);
         }
     }
@@ -120,6 +122,19 @@ mod tests {
         assert_eq!(pacer.next(start), (start + MIN, Reason::Change), "a change does not wait");
         pacer.ran(start, Reason::Change, true);
         assert_eq!(pacer.next(start), (start + PERIOD, Reason::Check));
+    }
+
+    #[test]
+    fn a_full_run_that_fails_is_retried_after_a_pause() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(SyncPeriods { min: MIN, period: PERIOD });
+        pacer.ran(start, Reason::Full, true);
+        let hour = start + FULL_SYNC;
+        assert_eq!(pacer.next(hour), (hour, Reason::Full));
+        pacer.ran(hour, Reason::Full, false);
+        assert_eq!(pacer.next(hour), (hour + MIN, Reason::Change), "not at once");
+        pacer.ran(hour, Reason::Change, true);
+        assert_eq!(pacer.next(hour), (hour + PERIOD, Reason::Check));
     }
 
     #[test]
