@@ -16,7 +16,7 @@ pub(crate) fn normalized(ruleset: &str) -> Result<String, String> {
             list.split(',').map(str::trim).filter(|element| !is_sentinel(element)).collect();
         let name = block.split_whitespace().nth(1).unwrap_or_default();
         if block.contains("dynamic") {
-            out.push_str("(what clients left)");
+            // What clients left is no history of the API's.
         } else if name.ends_with("-endpoints") {
             out.push_str(&slots(name, &elements)?);
         } else {

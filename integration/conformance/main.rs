@@ -5,6 +5,7 @@
 //! hairpin` runs what has `hairpin` in its name. The format of cases is described in
 //! `integration/cases/README.md`.
 
+mod affinity;
 mod case;
 mod kernel;
 mod objects;
@@ -61,6 +62,13 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         let name = format!("spread-over-{size}/nftables/{}", short(family));
         trials.push(Trial::test(name, move || {
             on_stage(&stage, |stage| spread::run(stage, family, size))
+        }));
+    }
+    for family in Family::BOTH {
+        let stage = Arc::clone(&stage);
+        let name = format!("affinity-timeout/nftables/{}", short(family));
+        trials.push(Trial::test(name, move || {
+            on_stage(&stage, |stage| affinity::run(stage, family))
         }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
