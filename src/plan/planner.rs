@@ -8,10 +8,11 @@ use ipnet::IpNet;
 
 use super::claims::Claims;
 use super::endpoints::{Categories, Here, categorize, local_ready};
+use super::numbers::Numbers;
 use super::policy;
 use super::table::{
-    Address, Admit, ForwardingTable, Frontend, FrontendKind, HealthCheck, Host, PoolKind, PortPlan,
-    ServicePlan,
+    Address, Admit, Affinity, ForwardingTable, Frontend, FrontendKind, HealthCheck, Host, PoolKind,
+    PortPlan, ServicePlan,
 };
 use crate::model::{Service, ServiceName, ServicePort, Snapshot, SourceRanges, Warning};
 use crate::net::{Family, Protocol};
@@ -34,6 +35,7 @@ pub struct Effect {
 pub struct Planner {
     table: ForwardingTable,
     claims: Claims,
+    numbers: Numbers,
     node_name: String,
     zone: Option<String>,
 }
@@ -61,7 +63,13 @@ impl Planner {
             services: BTreeMap::new(),
             health_checks: BTreeMap::new(),
         };
-        Planner { table, claims: Claims::default(), node_name: node_name.to_owned(), zone: None }
+        Planner {
+            table,
+            claims: Claims::default(),
+            numbers: Numbers::default(),
+            node_name: node_name.to_owned(),
+            zone: None,
+        }
     }
 
     /// The table as of the last update.
@@ -125,7 +133,8 @@ impl Planner {
                 Some(check) => self.table.health_checks.insert(name.clone(), check),
                 None => self.table.health_checks.remove(&name),
             };
-            let plan = service.and_then(|s| self.plan(s, snapshot, &mut effect.warnings));
+            let mut plan = service.and_then(|s| self.plan(s, snapshot, &mut effect.warnings));
+            self.remember_clients(service, plan.as_mut(), &name);
             if self.table.services.get(&name) == plan.as_ref() {
                 continue;
             }
@@ -164,12 +173,27 @@ impl Planner {
                 protocol: port.protocol,
                 cluster: pool(PoolKind::Cluster, endpoints.cluster),
                 local: pool(PoolKind::Local, endpoints.local),
-                affinity: service.affinity,
+                affinity: None, // remember_clients
                 frontends,
             });
         }
         let cluster_ip = first_of(&service.cluster_ips, family);
         (!ports.is_empty()).then_some(ServicePlan { cluster_ip, ports })
+    }
+
+    /// Gives the ports of a Service with session affinity their numbers.
+    fn remember_clients(
+        &mut self,
+        service: Option<&Service>,
+        plan: Option<&mut ServicePlan>,
+        name: &ServiceName,
+    ) {
+        self.numbers.release(name);
+        let Some(timeout) = service.and_then(|service| service.affinity) else { return };
+        for port in plan.into_iter().flat_map(|plan| &mut plan.ports) {
+            let number = self.numbers.assign(name, &port.name, port.protocol);
+            port.affinity = Some(Affinity { timeout, number });
+        }
     }
 
     /// What load balancers are told about a Service, if they may ask. The port is one of the node's
