@@ -150,7 +150,7 @@ impl Planner {
         let ranges = self.source_ranges(service);
         let mut ports = Vec::with_capacity(service.ports.len());
         for (index, port) in service.ports.iter().enumerate() {
-            let slices = snapshot.slices.get(&service.name).into_iter().flat_map(|s| s.values());
+            let slices = snapshot.slices.get(&service.name).into_iter().flatten();
             let endpoints = categorize(slices, family, (&port.name, port.protocol), here);
             let frontends = self.frontends(service, (index, port), &endpoints, &ranges, warnings);
             if frontends.is_empty() {
@@ -191,7 +191,7 @@ impl Planner {
             });
             return None;
         }
-        let slices = snapshot.slices.get(&service.name).into_iter().flat_map(|s| s.values());
+        let slices = snapshot.slices.get(&service.name).into_iter().flatten();
         Some(HealthCheck { port, local_endpoints: local_ready(slices, family) })
     }
 
