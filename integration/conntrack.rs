@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         trial("many_flows_are_removed_at_once", many),
         trial("a_tcp_connection_outlives_the_removal_of_its_pod", tcp_lives),
         trial("a_tcp_connection_to_a_removed_pod_is_reset_if_asked_for", tcp_reset),
+        trial("tcp_is_not_cut_where_it_would_hang", tcp_strict),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -449,9 +450,12 @@ fn connections(world: &World) -> Result<Vec<Connection>, libtest_mimic::Failed> 
 }
 
 fn tcp_lives() -> Outcome {
-    let world = World::with_web(program())?;
+    outlives_its_pod(&World::with_web(program())?)
+}
+
+fn outlives_its_pod(world: &World) -> Outcome {
     let old = world.pod("web-1", "web")?;
-    let mut connections = connections(&world)?;
+    let mut connections = connections(world)?;
     // A flow of UDP shows when the removal was noticed.
     for family in Family::BOTH {
         answered_by("web-1", &world.client, vip(family));
@@ -495,4 +499,16 @@ fn tcp_reset() -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Where the kernel does not take connections up in midstream, one that is cut would hang.
+fn tcp_strict() -> Outcome {
+    let world = World::new(RESETTING.get().ok_or("written first thing")?)?;
+    let path = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
+    world.node.namespace().run(|| fs::write(path, "0"))??;
+    world.cluster.create_service(&web())?;
+    world.cluster.start_proxy("node-a")?;
+    let said = |proxy: &mut sluice::lab::Proxy| proxy.lines_with("nf_conntrack_tcp_loose").len();
+    assert_eq!(world.cluster.with_proxy("node-a", said), Some(1));
+    outlives_its_pod(&world)
 }

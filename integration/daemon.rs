@@ -131,6 +131,7 @@ fn ten_thousand() -> Outcome {
     assert_eq!(number(&line, "services"), 10_000);
     // 50,000 endpoints, 10,000 cluster IPs, 10,000 entries in slots, 10,000 local ones' hairpins.
     assert!(number(&line, "elements") >= 80_000, "{line}");
+    show(&line, &daemon);
     daemon.stop();
     assert!(table("ip").contains("10.100.39.15"), "rules outlive the daemon");
 
@@ -141,7 +142,16 @@ fn ten_thousand() -> Outcome {
     api.update(&slice("web-77", "IPv4", &pods))?;
     let line = daemon.wait_for(" synced family=IPv4");
     assert_eq!(number(&line, "operations"), 1, "an endpoint more is one element: {line}");
+    show(&line, &daemon);
     Ok(())
+}
+
+/// Prints a sync and the daemon's memory, for `cargo test --test daemon ten_thousand -- --nocapture`.
+fn show(line: &str, daemon: &Daemon) {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap_or_default();
+    let memory: Vec<&str> =
+        status.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS")).collect();
+    println!("{}; {memory:?}", line.split("sluice::sync:").last().unwrap_or_default());
 }
 
 /// Services of every kind, in a table that `nft` accepts and prints as it is written down.

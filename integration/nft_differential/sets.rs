@@ -53,6 +53,7 @@ fn declarations(table: &TableName) -> String {
             set part-ranges {{ typeof {ip} daddr . meta l4proto . {ip} saddr; flags interval;
                 elements = {{ {host} . tcp . {net}, {low}-{high} . udp . {host} }} }}
             map marks {{ typeof th sport : meta mark; elements = {{ 53 : 0x7 }} }}
+            map priorities {{ typeof th sport : meta priority; elements = {{ 53 : 8001:2f3c }} }}
             map slots {{
                 typeof {ip} daddr . meta l4proto . th dport . numgen random mod 4096 : {ip} daddr . th dport; }}
             map turns {{ typeof numgen inc mod 16 : {ip} daddr; }}
@@ -96,6 +97,7 @@ fn our_sets(family: Family) -> Vec<Op> {
         ranges,
         part_ranges,
         Set::map("marks", vec![Field::Sport], vec![Field::Mark]),
+        Set::map("priorities", vec![Field::Sport], vec![Field::Priority]),
         Set::map("slots", slots, vec![daddr, dport]),
         Set::map("turns", vec![Field::Increment { modulus: 16 }], vec![daddr]),
         verdicts,
@@ -148,6 +150,7 @@ fn our_elements(family: Family) -> Vec<Op> {
                 .through_parts(key(high).protocol(Protocol::Udp).address(host)),
         ),
         ("marks", Element::data(Key::new().port(53), Data::new().number(7))),
+        ("priorities", Element::data(Key::new().port(53), Data::new().number(0x8001_2f3c))),
         ("slots", Element::data(service(0), endpoint(6443))),
         ("slots", Element::data(service(4095), endpoint(6444))),
         ("turns", Element::data(Key::new().number(3), Data::new().address(high))),

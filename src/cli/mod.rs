@@ -27,7 +27,8 @@ enum Command {
 /// Flags of the daemon, named as the Go kube-proxy names them.
 #[derive(Debug, Args)]
 struct RunFlags {
-    /// A KubeProxyConfiguration file; other flags but --hostname-override and -v are ignored with it.
+    /// A KubeProxyConfiguration file; flags that stand for its fields are ignored with it, but not
+    /// --hostname-override.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A kubeconfig file that says where the API server is.

@@ -45,19 +45,30 @@ pub(super) struct Conntrack {
     frontends: Frontends,
     /// Services that may have changed since the rules were last in force.
     touched: BTreeSet<ServiceName>,
+    trouble: Trouble,
+}
+
+/// Why flows are not removed at present.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    None,
+    /// This failed; it was said once and is tried again.
+    Passing(String),
     /// The kernel does not offer its connections.
-    unsupported: bool,
+    Unsupported,
 }
 
 impl Conntrack {
     pub(super) fn new(family: Family, removed_tcp: RemovedTcp) -> Conntrack {
         let frontends = Frontends::new(family, removed_tcp);
-        Conntrack { frontends, touched: BTreeSet::new(), unsupported: false }
+        Conntrack { frontends, touched: BTreeSet::new(), trouble: Trouble::None }
     }
 
     /// Services may have changed.
     pub(super) fn touch<'a>(&mut self, services: impl IntoIterator<Item = &'a ServiceName>) {
-        self.touched.extend(services.into_iter().cloned());
+        if self.trouble != Trouble::Unsupported {
+            self.touched.extend(services.into_iter().cloned());
+        }
     }
 
     /// Removes what the changes so far have made stale. To be called when the rules are in force, but
@@ -67,9 +78,6 @@ impl Conntrack {
         world: World<'_>,
         refused: impl IntoIterator<Item = &'a ServiceName>,
     ) {
-        if self.unsupported {
-            return;
-        }
         let mut touched = std::mem::take(&mut self.touched);
         for service in refused {
             if touched.remove(service) {
@@ -77,10 +85,14 @@ impl Conntrack {
             }
         }
         self.frontends.update(world, &touched);
-        let protocols = self.frontends.suspected();
-        if protocols.is_empty() {
-            return;
+        if self.trouble != Trouble::Unsupported && self.frontends.are_suspicious() {
+            self.trouble = self.remove_stale();
         }
+    }
+
+    /// Removes stale flows of all suspects.
+    fn remove_stale(&mut self) -> Trouble {
+        let protocols = self.frontends.suspected();
         let family = self.frontends.family;
         let started = Instant::now();
         match conntrack::remove(family, &protocols, |flow| self.frontends.is_stale(flow)) {
@@ -92,13 +104,18 @@ impl Conntrack {
                 } else {
                     tracing::debug!(%family, flows, ?elapsed, "found no stale flows");
                 }
+                Trouble::None
             }
             Err(error @ ConntrackError::Unsupported) => {
                 tracing::warn!(%family, "{error}; flows to endpoints that are gone are not removed");
-                self.unsupported = true;
+                Trouble::Unsupported
             }
             Err(error) => {
-                tracing::warn!(%family, "{error}; trying again with the next change");
+                let trouble = Trouble::Passing(error.to_string());
+                if self.trouble != trouble {
+                    tracing::warn!(%family, "{error}; trying again with the next sync");
+                }
+                trouble
             }
         }
     }
@@ -195,6 +212,11 @@ impl Frontends {
             Protocol::Udp | Protocol::Sctp => true,
             Protocol::Tcp => self.removed_tcp == RemovedTcp::Reset,
         }
+    }
+
+    /// Whether there is anything to look at.
+    fn are_suspicious(&self) -> bool {
+        !self.suspects.is_empty()
     }
 
     /// The protocols of the flows that have to be looked at.

@@ -11,7 +11,7 @@ use crate::net::Family;
 use crate::plan::{Host, NodePortAddresses, PodDetector};
 
 /// The facts of one family. `local` are the addresses of this node's interfaces.
-pub(super) fn host(
+pub fn host(
     family: Family,
     config: &Config,
     node: Option<&Node>,

@@ -5,7 +5,7 @@
 //! stays in force whatever happens to the API server.
 
 mod conntrack;
-mod host;
+pub mod host;
 mod pacer;
 
 use std::collections::{BTreeMap, BTreeSet};

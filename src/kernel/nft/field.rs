@@ -37,6 +37,8 @@ pub enum Field {
     },
     /// `meta mark`, the packet's mark.
     Mark,
+    /// `meta priority`, the packet's queueing priority.
+    Priority,
     /// `iifname`, the name of the interface that the packet came from.
     InputName,
     /// `oifname`, the name of the interface that the packet goes to.
@@ -59,7 +61,7 @@ impl Field {
             }
             Field::L4Proto => 1,
             Field::Sport | Field::Dport | Field::OriginalDport => 2,
-            Field::Random { .. } | Field::Increment { .. } | Field::Mark => 4,
+            Field::Random { .. } | Field::Increment { .. } | Field::Mark | Field::Priority => 4,
             Field::InputName | Field::OutputName => 16,
             Field::Bare { length, .. } => usize::from(length),
         }
@@ -80,6 +82,7 @@ impl Field {
             Field::Random { modulus } => numgen(NumgenKind::Random, modulus),
             Field::Increment { modulus } => numgen(NumgenKind::Increment, modulus),
             Field::Mark => Expr::Meta { key: MetaKey::Mark, dreg },
+            Field::Priority => Expr::Meta { key: MetaKey::Priority, dreg },
             Field::InputName => Expr::Meta { key: MetaKey::InputName, dreg },
             Field::OutputName => Expr::Meta { key: MetaKey::OutputName, dreg },
             Field::Bare { .. } => return None,
@@ -107,6 +110,7 @@ impl Field {
             Field::Sport | Field::Dport | Field::OriginalDport => 13,
             Field::Random { .. } | Field::Increment { .. } => 4,
             Field::Mark => 19,
+            Field::Priority => 23,
             Field::InputName | Field::OutputName => 41,
             Field::Bare { datatype, .. } => datatype,
         }
@@ -155,6 +159,10 @@ impl Field {
             },
             (13, &[high, low]) => write!(f, "{}", u16::from_be_bytes([high, low])),
             (4, &[a, b, c, d]) => write!(f, "{}", u32::from_ne_bytes([a, b, c, d])),
+            (23, &[a, b, c, d]) => {
+                let number = u32::from_ne_bytes([a, b, c, d]);
+                write!(f, "{:x}:{:x}", number >> 16, number & 0xffff)
+            }
             (19, &[a, b, c, d]) => write!(f, "{:#010x}", u32::from_ne_bytes([a, b, c, d])),
             (41, bytes) => {
                 let name = bytes.split(|&byte| byte == 0).next().unwrap_or_default();

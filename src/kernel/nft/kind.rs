@@ -39,6 +39,8 @@ numbered! {
         Length = 0,
         /// Its ethernet type.
         Protocol = 1,
+        /// Its queueing priority.
+        Priority = 2,
         /// Its mark.
         Mark = 3,
         /// Index of the interface it came from.

@@ -200,6 +200,22 @@ pub fn flip_mark_bits(bits: u32) -> Phrase {
     vec![LOAD_MARK, Expr::bitwise(&[0xff; 4], &bits.to_ne_bytes()), STORE_MARK]
 }
 
+/// `meta priority set FIELDS map @set`: goes on only if the map has the key.
+pub fn set_priority_to_data_of(fields: &[Field], set: &Arc<str>) -> Phrase {
+    let mut phrase = data_of(fields, set);
+    phrase.push(Expr::MetaSet { key: MetaKey::Priority, sreg: FIRST });
+    phrase
+}
+
+/// `meta priority set none`.
+pub fn clear_priority() -> Phrase {
+    let nothing = Constant::new().part(&[0; 4]);
+    vec![
+        Expr::Immediate { dreg: FIRST, data: nothing },
+        Expr::MetaSet { key: MetaKey::Priority, sreg: FIRST },
+    ]
+}
+
 const LOAD_MARK: Expr = Expr::Meta { key: MetaKey::Mark, dreg: FIRST };
 const STORE_MARK: Expr = Expr::MetaSet { key: MetaKey::Mark, sreg: FIRST };
 

@@ -166,7 +166,7 @@ pub(super) fn read_set_comment(bytes: &[u8]) -> Option<Arc<str>> {
 /// `enum byteorder` of nftables' `include/datatype.h`: 0 for concatenations, 1 host, 2 network.
 fn byte_order(fields: &[Field]) -> u32 {
     match fields {
-        [Field::Random { .. } | Field::Increment { .. } | Field::Mark] => 1,
+        [Field::Random { .. } | Field::Increment { .. } | Field::Mark | Field::Priority] => 1,
         [Field::InputName | Field::OutputName] => 1,
         [Field::Bare { datatype, .. }] => super::field::bare_byte_order(*datatype),
         [_] => 2,
@@ -214,6 +214,7 @@ fn typeof_part(field: Field) -> Option<(u32, Vec<u32>)> {
         Field::OriginalDport => (kind::CT, vec![CtKey::DestinationPort.number(), ORIGINAL]),
         Field::L4Proto => meta(MetaKey::L4Proto),
         Field::Mark => meta(MetaKey::Mark),
+        Field::Priority => meta(MetaKey::Priority),
         Field::InputName => meta(MetaKey::InputName),
         Field::OutputName => meta(MetaKey::OutputName),
         Field::Random { modulus } => (kind::NUMGEN, vec![1, modulus, 0]),
@@ -252,6 +253,7 @@ fn read_part(bytes: &[u8]) -> Option<Field> {
         (kind::META, &[key]) => match MetaKey::from_number(key)? {
             MetaKey::L4Proto => Field::L4Proto,
             MetaKey::Mark => Field::Mark,
+            MetaKey::Priority => Field::Priority,
             MetaKey::InputName => Field::InputName,
             MetaKey::OutputName => Field::OutputName,
             _ => return None,
@@ -330,6 +332,7 @@ mod tests {
                 Field::Sport,
                 Field::Dport,
                 Field::Mark,
+                Field::Priority,
                 Field::InputName,
                 Field::OutputName,
                 Field::Random { modulus: 7 },

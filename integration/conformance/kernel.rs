@@ -1,0 +1,68 @@
+//! What the kernel has, in a form in which two histories with the same end look the same.
+
+use std::collections::BTreeMap;
+
+/// `nft`'s list with sorted elements: without what clients left in it, without sentinels, and with the
+/// endpoints of a frontend as a set (which slot one is in depends on the order in which they came).
+pub(crate) fn normalized(ruleset: &str) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = ruleset;
+    while let Some((before, after)) = rest.split_once("elements = {") {
+        let (list, after) = after.split_once('}').ok_or("elements do not end")?;
+        out.push_str(before);
+        // The block's name and flags stand before its elements.
+        let block = before.rsplit("\n\t}").next().unwrap_or(before);
+        let elements: Vec<&str> =
+            list.split(',').map(str::trim).filter(|element| !is_sentinel(element)).collect();
+        let name = block.split_whitespace().nth(1).unwrap_or_default();
+        if block.contains("dynamic") {
+            // What clients left is no history of the API's.
+        } else if name.ends_with("-endpoints") {
+            out.push_str(&slots(name, &elements)?);
+        } else {
+            let mut sorted = elements;
+            sorted.sort_unstable();
+            out.push_str(&sorted.join("\n\t\t\t"));
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    // A set that had only what was left out shows like an empty one.
+    let lines = out.lines().map(str::trim_end).filter(|line| !line.trim().is_empty());
+    let text = lines.collect::<Vec<_>>().join("\n");
+    // `nft` lists sets and chains in the order in which they were made.
+    let mut blocks: Vec<&str> = text.split("\n\t}").collect();
+    blocks.sort_unstable();
+    Ok(blocks.join("\n\t}"))
+}
+
+/// Sentinels have the third octets from 200 up, and the endpoint `b1`.
+fn is_sentinel(element: &str) -> bool {
+    let first = element.split(" . ").next().unwrap_or(element);
+    let v4 = first.strip_prefix("10.96.2").is_some_and(|rest| rest.len() >= 3);
+    v4 || first.starts_with("fd00:10:96:2")
+}
+
+/// Frontends with their endpoints, sorted; slots must be 0, 1, 2, … without a gap.
+fn slots(name: &str, elements: &[&str]) -> Result<String, String> {
+    let mut frontends: BTreeMap<&str, BTreeMap<usize, &str>> = BTreeMap::new();
+    for element in elements {
+        let parts = element.split_once(" : ").and_then(|(key, value)| {
+            let (frontend, slot) = key.rsplit_once(" . ")?;
+            Some((frontend, slot.trim().parse().ok()?, value))
+        });
+        let (frontend, slot, value) =
+            parts.ok_or_else(|| format!("{name}: {element:?} has no slot"))?;
+        frontends.entry(frontend).or_default().insert(slot, value);
+    }
+    let mut out = String::new();
+    for (frontend, slots) in frontends {
+        if !slots.keys().copied().eq(0..slots.len()) {
+            return Err(format!("{name}: {frontend} has gaps between its slots: {slots:?}"));
+        }
+        let mut values: Vec<&str> = slots.into_values().collect();
+        values.sort_unstable();
+        out.push_str(&format!("\n\t\t\t{frontend} : {}", values.join(", ")));
+    }
+    Ok(out)
+}

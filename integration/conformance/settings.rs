@@ -1,0 +1,71 @@
+//! The daemon's configuration, from a case's settings.
+
+use std::fmt::Write as _;
+
+use sluice::net::Family;
+
+use super::case::Settings;
+use super::plan::twin_net;
+
+/// What all cases have in common.
+const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
+                      kind: KubeProxyConfiguration\nmode: nftables\nhostnameOverride: node-a\n";
+
+impl Settings {
+    /// Lines of YAML, without what the lab adds itself.
+    pub(crate) fn yaml(&self) -> Result<String, String> {
+        let get = |key: &str| self.0.get(key).map(String::as_str);
+        let known = [
+            "detectLocalMode",
+            "clusterCIDR",
+            "bridgeInterface",
+            "interfaceNamePrefix",
+            "nodePortAddresses",
+            "masqueradeAll",
+            "masqueradeBit",
+        ];
+        if let Some(unknown) = self.0.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(format!("there is no setting {unknown:?}"));
+        }
+        let cidrs = match get("clusterCIDR").unwrap_or("10.244.0.0/16") {
+            "none" => String::new(),
+            prefix => both(prefix)?.join(","),
+        };
+        let mode = get("detectLocalMode").unwrap_or("ClusterCIDR");
+        let mut yaml = format!("detectLocalMode: {mode}\nclusterCIDR: {cidrs:?}\n");
+        for key in ["bridgeInterface", "interfaceNamePrefix"] {
+            if let Some(value) = get(key) {
+                let _ = writeln!(yaml, "detectLocal: {{{key}: {value}}}");
+            }
+        }
+        if let Some(list) = get("nodePortAddresses") {
+            let mut entries = Vec::new();
+            for entry in list.split(',') {
+                match entry {
+                    "primary" => entries.push(entry.to_owned()),
+                    entry => match entry.strip_prefix("v4:") {
+                        Some(prefix) => entries.push(prefix.to_owned()),
+                        None => entries.extend(both(entry)?),
+                    },
+                }
+            }
+            let _ = writeln!(yaml, "nodePortAddresses: {entries:?}");
+        }
+        let all = get("masqueradeAll").unwrap_or("false");
+        let bit = get("masqueradeBit").unwrap_or("14");
+        let _ = writeln!(
+            yaml,
+            "nftables: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}}}"
+        );
+        Ok(yaml)
+    }
+
+    /// A complete configuration file.
+    pub(crate) fn file(&self) -> Result<String, String> {
+        Ok(format!("{HEADER}{}", self.yaml()?))
+    }
+}
+
+fn both(prefix: &str) -> Result<Vec<String>, String> {
+    Family::BOTH.iter().map(|family| Ok(twin_net(prefix, *family)?.to_string())).collect()
+}
