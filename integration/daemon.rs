@@ -147,6 +147,7 @@ fn ten_thousand() -> Outcome {
 }
 
 /// Prints a sync and the daemon's memory, for `cargo test --test daemon ten_thousand -- --nocapture`.
+#[allow(clippy::print_stdout)] // for those who ask for it
 fn show(line: &str, daemon: &Daemon) {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap_or_default();
     let memory: Vec<&str> =
