@@ -159,7 +159,7 @@ impl Planner {
         let ranges = self.source_ranges(service);
         let mut ports = Vec::with_capacity(service.ports.len());
         for (index, port) in service.ports.iter().enumerate() {
-            let slices = snapshot.slices.get(&service.name).into_iter().flat_map(|s| s.values());
+            let slices = snapshot.slices.get(&service.name).into_iter().flatten();
             let endpoints = categorize(slices, family, (&port.name, port.protocol), here);
             let frontends = self.frontends(service, (index, port), &endpoints, &ranges, warnings);
             if frontends.is_empty() {
@@ -215,7 +215,7 @@ impl Planner {
             });
             return None;
         }
-        let slices = snapshot.slices.get(&service.name).into_iter().flat_map(|s| s.values());
+        let slices = snapshot.slices.get(&service.name).into_iter().flatten();
         Some(HealthCheck { port, local_endpoints: local_ready(slices, family) })
     }
 
@@ -288,8 +288,10 @@ fn health_check_address(service: &Service, family: Family) -> Option<Address> {
     Some(Address::NodePort { protocol: Protocol::Tcp, port })
 }
 
-/// The addresses of one port. A load balancer address that is an external IP as well counts as the
-/// former, because only that is subject to source ranges.
+/// The addresses of one port, if the Service has a cluster IP of the family: without one it does not
+/// exist there, nor do its external IPs (upstream: `pkg/proxy/servicechangetracker.go`,
+/// serviceToServiceMap). A load balancer address that is an external IP as well counts as the former,
+/// because only that is subject to source ranges.
 fn port_addresses<'a>(
     service: &'a Service,
     port: &'a ServicePort,
@@ -298,20 +300,16 @@ fn port_addresses<'a>(
     let protocol: Protocol = port.protocol;
     let vip = move |ip: IpAddr| Address::Vip { ip, protocol, port: port.port };
     let of_family = move |ip: &&IpAddr| Family::of(**ip) == family;
-    // A node port belongs to the families that the Service has a cluster IP of.
-    let node_port = port
-        .node_port
-        .filter(|_| first_of(&service.cluster_ips, family).is_some())
-        .map(|port| (Address::NodePort { protocol, port }, FrontendKind::NodePort));
+    let node_port =
+        port.node_port.map(|port| (Address::NodePort { protocol, port }, FrontendKind::NodePort));
     let kinds = [
         (FrontendKind::LoadBalancer, &service.load_balancer_ips),
         (FrontendKind::ExternalIp, &service.external_ips),
     ];
-    first_of(&service.cluster_ips, family)
-        .map(|ip| (vip(ip), FrontendKind::ClusterIp))
-        .into_iter()
-        .chain(kinds.into_iter().flat_map(move |(kind, ips)| {
+    first_of(&service.cluster_ips, family).into_iter().flat_map(move |cluster_ip| {
+        let external = kinds.into_iter().flat_map(move |(kind, ips)| {
             ips.iter().filter(of_family).map(move |ip| (vip(*ip), kind))
-        }))
-        .chain(node_port)
+        });
+        [(vip(cluster_ip), FrontendKind::ClusterIp)].into_iter().chain(external).chain(node_port)
+    })
 }
