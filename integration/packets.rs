@@ -233,7 +233,7 @@ fn affinity() -> Outcome {
                 let probe = Probe::new(protocol, to);
                 for from in [&client, &*node, &*pods[0]] {
                     let tally = from.spread(&probe, 30)?;
-                    assert_eq!(tally.failures(), 0, "{tally:?}");
+                    assert_eq!(tally.failures(), 0, "{} -> {probe:?}: {tally:?}", from.name());
                     assert_eq!(tally.answered.len(), 1, "{} -> {probe:?}: {tally:?}", from.name());
                 }
             }

@@ -31,9 +31,12 @@ pub(crate) fn normalized(ruleset: &str) -> Result<String, String> {
     let lines = out.lines().map(str::trim_end).filter(|line| !line.trim().is_empty());
     let text = lines.collect::<Vec<_>>().join("\n");
     // `nft` lists sets and chains in the order in which they were made.
-    let mut blocks: Vec<&str> = text.split("\n\t}").collect();
+    let first =
+        ["\n\tset ", "\n\tmap ", "\n\tchain "].iter().filter_map(|kind| text.find(kind)).min();
+    let (header, blocks) = text.split_at(first.unwrap_or(text.len()));
+    let mut blocks: Vec<&str> = blocks.split("\n\t}").collect();
     blocks.sort_unstable();
-    Ok(blocks.join("\n\t}"))
+    Ok(format!("{header}{}", blocks.join("\n\t}")))
 }
 
 /// Sentinels have the third octets from 200 up, and the endpoint `b1`.

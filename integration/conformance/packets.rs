@@ -112,10 +112,11 @@ impl Scene<'_> {
         let probe = Probe::new(shot.protocol, shot.to).from_ip(shot.source);
         let probe = shot.source_port.map_or(probe, |port| probe.from_port(port));
         let ask = |timeout| host.probe(&probe.timeout(timeout)).map_err(|e| e.to_string());
+        let silence = check.outcome == Outcome::Silence;
+        // A datagram of an old flow is lost if the flow is forgotten while it is on its way.
+        let patience = if silence || shot.source_port.is_some() { QUIET } else { PATIENT };
         let fits = match &check.outcome {
             Outcome::Forward { to, affinity } => {
-                // A datagram of an old flow is lost if the flow is forgotten while it is on its way.
-                let patience = if shot.source_port.is_some() { QUIET } else { PATIENT };
                 return self.spread(check, to, affinity.as_deref(), &|| ask(patience));
             }
             Outcome::Refuse => |answer: &Answer| *answer == Answer::Refused,
@@ -124,8 +125,7 @@ impl Scene<'_> {
             Outcome::Pass if check.to_node => |answer: &Answer| *answer == Answer::Refused,
             Outcome::Pass => |answer: &Answer| matches!(answer, Answer::Unreachable(_)),
         };
-        let silence = check.outcome == Outcome::Silence;
-        let mut answer = ask(if silence { QUIET } else { PATIENT })?;
+        let mut answer = ask(patience)?;
         // The node does not refuse an SCTP packet that arrives while a probe of its own is between
         // bind and connect, because its raw socket takes the packet. The packet is sent but once.
         let lost = shot.protocol == Protocol::Sctp && check.to_node && !silence;

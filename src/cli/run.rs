@@ -31,6 +31,7 @@ pub(super) fn run(flags: RunFlags) -> Result<()> {
             config.mode
         );
     }
+    kernel::return_large_blocks();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()

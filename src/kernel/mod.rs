@@ -31,3 +31,16 @@ pub fn has_family(family: Family) -> bool {
         Family::V6 => Path::new("/proc/net/if_inet6").exists(),
     }
 }
+
+/// Gives memory for large passing things (lists, transactions, tables that were read) back to the
+/// system as soon as it is free. Otherwise glibc soon keeps such blocks, up to 32 MiB each, among the
+/// small ones that stay for ever (`M_MMAP_THRESHOLD` in mallopt(3)); other C libraries do not.
+pub fn return_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    {
+        const LARGE: i32 = 128 * 1024;
+        #[allow(unsafe_code)]
+        // SAFETY: it takes two numbers and is safe at any time; what it cannot set, it leaves.
+        let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+    }
+}

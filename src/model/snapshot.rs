@@ -1,6 +1,6 @@
 //! Everything that the plan may look at, and the changes that arrive at it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
@@ -33,9 +33,10 @@ pub enum Change {
 pub struct Snapshot {
     /// Every Service with virtual IPs.
     pub services: FxHashMap<ServiceName, Service>,
-    /// Every EndpointSlice, by the Service it belongs to. A Service may have none, a slice may come
-    /// before its Service.
-    pub slices: FxHashMap<ServiceName, BTreeMap<SliceName, EndpointSlice>>,
+    /// Every EndpointSlice, by the Service it belongs to, sorted by name. A Service may have none, a
+    /// slice may come before its Service. (Lists, because a map has room for eleven slices, and most
+    /// Services have one.)
+    pub slices: FxHashMap<ServiceName, Vec<EndpointSlice>>,
     /// Which Service a slice belongs to: a changed label moves it.
     owners: FxHashMap<SliceName, ServiceName>,
     /// The own Node, once it is known.
@@ -92,17 +93,25 @@ impl Snapshot {
             self.remove_slice(&slice.name, dirty);
         }
         let siblings = self.slices.entry(slice.service.clone()).or_default();
-        if siblings.get(&slice.name) != Some(&slice) {
-            dirty.insert(slice.service.clone());
-            self.owners.insert(slice.name.clone(), slice.service.clone());
-            siblings.insert(slice.name.clone(), slice);
+        match siblings.binary_search_by(|sibling| sibling.name.cmp(&slice.name)) {
+            Ok(index) if siblings[index] == slice => {}
+            Ok(index) => {
+                dirty.insert(slice.service.clone());
+                siblings[index] = slice;
+            }
+            Err(index) => {
+                dirty.insert(slice.service.clone());
+                self.owners.insert(slice.name.clone(), slice.service.clone());
+                siblings.reserve_exact(1);
+                siblings.insert(index, slice);
+            }
         }
     }
 
     fn remove_slice(&mut self, name: &SliceName, dirty: &mut BTreeSet<ServiceName>) {
         let Some(owner) = self.owners.remove(name) else { return };
         if let Some(siblings) = self.slices.get_mut(&owner) {
-            siblings.remove(name);
+            siblings.retain(|sibling| sibling.name != *name);
             if siblings.is_empty() {
                 self.slices.remove(&owner);
             }

@@ -8,10 +8,11 @@ use ipnet::IpNet;
 
 use super::claims::Claims;
 use super::endpoints::{Categories, Here, categorize, local_ready};
+use super::numbers::Numbers;
 use super::policy;
 use super::table::{
-    Address, Admit, ForwardingTable, Frontend, FrontendKind, HealthCheck, Host, PoolKind, PortPlan,
-    ServicePlan,
+    Address, Admit, Affinity, ForwardingTable, Frontend, FrontendKind, HealthCheck, Host, PoolKind,
+    PortPlan, ServicePlan,
 };
 use crate::model::{Service, ServiceName, ServicePort, Snapshot, SourceRanges, Warning};
 use crate::net::{Family, Protocol};
@@ -34,6 +35,7 @@ pub struct Effect {
 pub struct Planner {
     table: ForwardingTable,
     claims: Claims,
+    numbers: Numbers,
     node_name: String,
     zone: Option<String>,
 }
@@ -61,7 +63,13 @@ impl Planner {
             services: BTreeMap::new(),
             health_checks: BTreeMap::new(),
         };
-        Planner { table, claims: Claims::default(), node_name: node_name.to_owned(), zone: None }
+        Planner {
+            table,
+            claims: Claims::default(),
+            numbers: Numbers::default(),
+            node_name: node_name.to_owned(),
+            zone: None,
+        }
     }
 
     /// The table as of the last update.
@@ -125,7 +133,8 @@ impl Planner {
                 Some(check) => self.table.health_checks.insert(name.clone(), check),
                 None => self.table.health_checks.remove(&name),
             };
-            let plan = service.and_then(|s| self.plan(s, snapshot, &mut effect.warnings));
+            let mut plan = service.and_then(|s| self.plan(s, snapshot, &mut effect.warnings));
+            self.remember_clients(service, plan.as_mut(), &name);
             if self.table.services.get(&name) == plan.as_ref() {
                 continue;
             }
@@ -150,7 +159,7 @@ impl Planner {
         let ranges = self.source_ranges(service);
         let mut ports = Vec::with_capacity(service.ports.len());
         for (index, port) in service.ports.iter().enumerate() {
-            let slices = snapshot.slices.get(&service.name).into_iter().flat_map(|s| s.values());
+            let slices = snapshot.slices.get(&service.name).into_iter().flatten();
             let endpoints = categorize(slices, family, (&port.name, port.protocol), here);
             let frontends = self.frontends(service, (index, port), &endpoints, &ranges, warnings);
             if frontends.is_empty() {
@@ -164,12 +173,27 @@ impl Planner {
                 protocol: port.protocol,
                 cluster: pool(PoolKind::Cluster, endpoints.cluster),
                 local: pool(PoolKind::Local, endpoints.local),
-                affinity: service.affinity,
+                affinity: None, // remember_clients
                 frontends,
             });
         }
         let cluster_ip = first_of(&service.cluster_ips, family);
         (!ports.is_empty()).then_some(ServicePlan { cluster_ip, ports })
+    }
+
+    /// Gives the ports of a Service with session affinity their numbers.
+    fn remember_clients(
+        &mut self,
+        service: Option<&Service>,
+        plan: Option<&mut ServicePlan>,
+        name: &ServiceName,
+    ) {
+        self.numbers.release(name);
+        let Some(timeout) = service.and_then(|service| service.affinity) else { return };
+        for port in plan.into_iter().flat_map(|plan| &mut plan.ports) {
+            let number = self.numbers.assign(name, &port.name, port.protocol);
+            port.affinity = Some(Affinity { timeout, number });
+        }
     }
 
     /// What load balancers are told about a Service, if they may ask. The port is one of the node's
@@ -191,7 +215,7 @@ impl Planner {
             });
             return None;
         }
-        let slices = snapshot.slices.get(&service.name).into_iter().flat_map(|s| s.values());
+        let slices = snapshot.slices.get(&service.name).into_iter().flatten();
         Some(HealthCheck { port, local_endpoints: local_ready(slices, family) })
     }
 
@@ -264,8 +288,10 @@ fn health_check_address(service: &Service, family: Family) -> Option<Address> {
     Some(Address::NodePort { protocol: Protocol::Tcp, port })
 }
 
-/// The addresses of one port. A load balancer address that is an external IP as well counts as the
-/// former, because only that is subject to source ranges.
+/// The addresses of one port, if the Service has a cluster IP of the family: without one it does not
+/// exist there, nor do its external IPs (upstream: `pkg/proxy/servicechangetracker.go`,
+/// serviceToServiceMap). A load balancer address that is an external IP as well counts as the former,
+/// because only that is subject to source ranges.
 fn port_addresses<'a>(
     service: &'a Service,
     port: &'a ServicePort,
@@ -274,20 +300,16 @@ fn port_addresses<'a>(
     let protocol: Protocol = port.protocol;
     let vip = move |ip: IpAddr| Address::Vip { ip, protocol, port: port.port };
     let of_family = move |ip: &&IpAddr| Family::of(**ip) == family;
-    // A node port belongs to the families that the Service has a cluster IP of.
-    let node_port = port
-        .node_port
-        .filter(|_| first_of(&service.cluster_ips, family).is_some())
-        .map(|port| (Address::NodePort { protocol, port }, FrontendKind::NodePort));
+    let node_port =
+        port.node_port.map(|port| (Address::NodePort { protocol, port }, FrontendKind::NodePort));
     let kinds = [
         (FrontendKind::LoadBalancer, &service.load_balancer_ips),
         (FrontendKind::ExternalIp, &service.external_ips),
     ];
-    first_of(&service.cluster_ips, family)
-        .map(|ip| (vip(ip), FrontendKind::ClusterIp))
-        .into_iter()
-        .chain(kinds.into_iter().flat_map(move |(kind, ips)| {
+    first_of(&service.cluster_ips, family).into_iter().flat_map(move |cluster_ip| {
+        let external = kinds.into_iter().flat_map(move |(kind, ips)| {
             ips.iter().filter(of_family).map(move |ip| (vip(*ip), kind))
-        }))
-        .chain(node_port)
+        });
+        [(vip(cluster_ip), FrontendKind::ClusterIp)].into_iter().chain(external).chain(node_port)
+    })
 }

@@ -95,8 +95,8 @@ pub struct PortPlan {
     pub cluster: Vec<PoolEndpoint>,
     /// Usable endpoints on this node, sorted; empty also when no route uses them.
     pub local: Vec<PoolEndpoint>,
-    /// Session affinity by client address: the timeout in seconds.
-    pub affinity: Option<u32>,
+    /// Session affinity by client address.
+    pub affinity: Option<Affinity>,
     /// The addresses that clients use.
     pub frontends: Vec<Frontend>,
 }
@@ -109,6 +109,21 @@ impl PortPlan {
             PoolKind::Local => &self.local,
         }
     }
+}
+
+/// Session affinity by client address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Affinity {
+    /// How long a client is remembered after its last new connection, in seconds.
+    pub timeout: u32,
+    /// The port's own number among all ports with affinity, below [`Affinity::NUMBERS`]: what clients
+    /// remember is filed under it, whichever address they use.
+    pub number: u32,
+}
+
+impl Affinity {
+    /// Numbers are below this.
+    pub const NUMBERS: u32 = 1 << 29;
 }
 
 /// A pod that traffic may be sent to.

@@ -111,6 +111,27 @@ fn masquerade_follows_the_detector_and_masquerade_all() {
 }
 
 #[test]
+fn a_service_does_not_exist_in_a_family_that_it_has_no_cluster_ip_of() {
+    let mut web = service("web", "fd00:10:96::10");
+    web.external_ips = vec![ip("198.51.100.1")];
+    web.load_balancer_ips = vec![ip("198.51.100.2")];
+    let other = Service {
+        external_ips: vec![ip("198.51.100.1")],
+        created: 2,
+        ..service("other", "10.96.0.11")
+    };
+    let slices = vec![slice("other", "1", vec![endpoint("10.244.1.5", Condition::Ready, true)])];
+    check(
+        &table_of(&snapshot(vec![web, other], slices), host()),
+        &[
+            ("client", "198.51.100.1", 80, "10.244.1.5:8080 masquerade"),
+            ("client", "198.51.100.2", 80, "pass"),
+            ("client", NODE_IP, 30080, "10.244.1.5:8080 masquerade"),
+        ],
+    );
+}
+
+#[test]
 fn local_policies_short_circuit_and_drop() {
     let mut web = service("web", "10.96.0.10");
     web.external_policy = TrafficPolicy::Local;

@@ -284,7 +284,7 @@ fn answerers(
     family: Family,
     port: &PortPlan,
 ) -> BTreeSet<SocketAddr> {
-    let slices = snapshot.slices.get(service).into_iter().flat_map(BTreeMap::values);
+    let slices = snapshot.slices.get(service).into_iter().flatten();
     let mut found = BTreeSet::new();
     for slice in slices.filter(|slice| slice.family == family) {
         let same =

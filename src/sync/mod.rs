@@ -290,7 +290,7 @@ impl Plane {
 
     fn report(&mut self, scope: &Scope, report: Report, elapsed: Duration) {
         let family = self.planner.table().family;
-        if report.observed == Observation::Drift {
+        if report.observed == Observation::Drift && report.operations > 0 {
             tracing::warn!(
                 %family,
                 operations = report.operations,

@@ -1,11 +1,13 @@
 //! The elements that say what the forwarding table says about one Service.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 
 use super::layout::{Place, SetId, frontend_key, slots_for};
 use crate::kernel::nft::{Data, Element, Key};
 use crate::plan::{
-    Admit, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route,
+    Admit, Affinity, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route,
     ServicePlan, SourceClass, Verdict,
 };
 
@@ -22,6 +24,12 @@ pub(super) fn own_elements(plan: &ServicePlan) -> Vec<(SetId, Element)> {
     for port in &plan.ports {
         for frontend in &port.frontends {
             frontend_elements(port, frontend, &mut elements);
+        }
+        if let Some(Affinity { timeout, .. }) = port.affinity {
+            let numbers: BTreeSet<u32> =
+                port.frontends.iter().filter_map(|frontend| memory(port, frontend)).collect();
+            let number = |number| Element::new(Key::new().number(number));
+            elements.extend(numbers.into_iter().map(|n| (SetId::Remembered(timeout), number(n))));
         }
     }
     elements
@@ -59,6 +67,21 @@ pub(super) fn pools_of(frontend: &Frontend) -> impl Iterator<Item = (Place, Pool
     first.into_iter().chain(rest.map(|kind| (place.local(), kind)))
 }
 
+/// The number under which clients of a frontend are remembered. Frontends of a port share it if they
+/// lead to the same endpoints; one that leads pods and others to different ones has one of its own.
+///
+/// The highest bit sets it apart from priorities that applications ask for (`SO_PRIORITY`).
+pub(super) fn memory(port: &PortPlan, frontend: &Frontend) -> Option<u32> {
+    let affinity = port.affinity?;
+    let (_, kind) = pools_of(frontend).next()?;
+    let endpoints = match kind {
+        _ if is_split(frontend) => 2,
+        PoolKind::Cluster => 0,
+        PoolKind::Local => 1,
+    };
+    Some(1 << 31 | affinity.number << 2 | endpoints)
+}
+
 fn frontend_elements(port: &PortPlan, frontend: &Frontend, out: &mut Vec<(SetId, Element)>) {
     let place = Place::of(&frontend.at);
     let key = frontend_key(&frontend.at);
@@ -75,8 +98,8 @@ fn frontend_elements(port: &PortPlan, frontend: &Frontend, out: &mut Vec<(SetId,
         };
         out.extend(ranges.iter().map(|range| (SetId::Sources, admitted(range))));
     }
-    if let Some(timeout) = port.affinity.filter(|_| pools_of(frontend).next().is_some()) {
-        out.push((SetId::Sticky(place, timeout), Element::new(key)));
+    if let Some(number) = memory(port, frontend) {
+        out.push((SetId::Sticky(place), Element::data(key, Data::new().number(number))));
     }
     if is_split(frontend) {
         out.push((SetId::Split(place), Element::new(key)));

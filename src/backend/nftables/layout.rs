@@ -53,14 +53,6 @@ impl Place {
         }
     }
 
-    /// The place of the same address, whoever the traffic comes from.
-    pub(super) fn address(self) -> Place {
-        match self {
-            Place::Service | Place::ServiceLocal => Place::Service,
-            Place::NodePort | Place::NodePortLocal => Place::NodePort,
-        }
-    }
-
     /// What frontends are found by.
     pub(super) fn key(self, family: Family) -> Vec<Field> {
         match self {
@@ -83,23 +75,6 @@ impl Place {
         let mut key = self.key(family);
         key.push(Field::Saddr(family));
         key
-    }
-
-    /// The source, then the frontend: what a client's endpoint is found by.
-    pub(super) fn client_key(self, family: Family) -> Vec<Field> {
-        let mut key = vec![Field::Saddr(family)];
-        key.extend(self.key(family));
-        key
-    }
-
-    /// The frontend, after address translation has taken it out of the packet's own headers.
-    pub(super) fn original_key(self, family: Family) -> Vec<Field> {
-        let original = |field| match field {
-            Field::Daddr(family) => Field::OriginalDaddr(family),
-            Field::Dport => Field::OriginalDport,
-            other => other,
-        };
-        self.key(family).into_iter().map(original).collect()
     }
 
     fn prefix(self) -> &'static str {
@@ -143,10 +118,12 @@ pub(super) enum SetId {
     Restricted,
     /// Those sources, by frontend.
     Sources,
-    /// Frontends with session affinity, by its timeout in seconds.
-    Sticky(Place, u32),
-    /// The endpoints that clients of such frontends use. Rules write to it.
-    Affinity(Place),
+    /// Frontends with session affinity, and the number under which their clients are remembered.
+    Sticky(Place),
+    /// Those numbers, by the timeout in seconds.
+    Remembered(u32),
+    /// The endpoint that a client uses, by the client and such a number. Rules write to it.
+    Affinity,
 }
 
 /// How many clients the kernel remembers at the most; beyond that, new ones have no affinity.
@@ -187,14 +164,15 @@ impl SetId {
             SetId::Endpoints(place) => format!("{place}-endpoints").into(),
             SetId::Restricted => "service-restricted".into(),
             SetId::Sources => "service-sources".into(),
-            SetId::Sticky(place, timeout) => format!("{place}-sticky-{timeout}").into(),
-            SetId::Affinity(place) => format!("{place}-affinity").into(),
+            SetId::Sticky(place) => format!("{place}-sticky").into(),
+            SetId::Remembered(timeout) => format!("affinity-{timeout}").into(),
+            SetId::Affinity => "affinity".into(),
         }
     }
 
     /// Whether its elements are the rules' own.
     pub(super) fn written_by_rules(self) -> bool {
-        matches!(self, SetId::Affinity(_))
+        self == SetId::Affinity
     }
 
     /// How many slots its frontends draw from, if it is such a set of this place.
@@ -207,7 +185,7 @@ impl SetId {
 
     /// Whether it is there only while frontends are in it; the other sets always are.
     pub(super) fn varies(self) -> bool {
-        matches!(self, SetId::Slots(..) | SetId::Sticky(..))
+        matches!(self, SetId::Slots(..) | SetId::Sticky(_) | SetId::Remembered(_))
     }
 
     /// The set of ours that has this name.
@@ -215,10 +193,12 @@ impl SetId {
         let place = |prefix: &str| Place::ALL.into_iter().find(|place| place.prefix() == prefix);
         let found = if let Some((prefix, size)) = name.rsplit_once("-slots-") {
             SetId::Slots(place(prefix)?, size.parse().ok()?)
-        } else if let Some((prefix, timeout)) = name.rsplit_once("-sticky-") {
-            SetId::Sticky(place(prefix)?, timeout.parse().ok()?)
-        } else if let Some(prefix) = name.strip_suffix("-affinity") {
-            SetId::Affinity(place(prefix)?)
+        } else if let Some(prefix) = name.strip_suffix("-sticky") {
+            SetId::Sticky(place(prefix)?)
+        } else if let Some(timeout) = name.strip_prefix("affinity-") {
+            SetId::Remembered(timeout.parse().ok()?)
+        } else if name == "affinity" {
+            SetId::Affinity
         } else {
             return SetId::permanent().find(|id| *id.name() == *name);
         };
@@ -271,11 +251,16 @@ impl SetId {
                 set.flags = SetFlags::INTERVAL;
                 (set, "who may use which restricted address")
             }
-            SetId::Sticky(place, _) => {
-                (Set::set(name, place.key(family)), "session affinity, by its timeout in seconds")
-            }
-            SetId::Affinity(place) => {
-                let mut set = Set::map(name, place.client_key(family), vec![daddr, port]);
+            SetId::Sticky(place) => (
+                Set::map(name, place.key(family), vec![Field::Priority]),
+                "session affinity: the number that clients are remembered under",
+            ),
+            SetId::Remembered(_) => (
+                Set::set(name, vec![Field::Priority]),
+                "session affinity: numbers by the timeout in seconds",
+            ),
+            SetId::Affinity => {
+                let mut set = Set::map(name, client_key(family).to_vec(), vec![daddr, port]);
                 set.flags = SetFlags::DYNAMIC | SetFlags::TIMEOUT;
                 set.size = Some(MOST_CLIENTS);
                 (set, "session affinity: the endpoint that a client uses")
@@ -284,6 +269,12 @@ impl SetId {
         set.comment = Some(comment.into());
         set
     }
+}
+
+/// What a client's endpoint is found by. The number travels in the packet's priority, from before its
+/// destination is translated until after that.
+pub(super) fn client_key(family: Family) -> [Field; 3] {
+    [Field::Saddr(family), Field::L4Proto, Field::Priority]
 }
 
 /// The part of a key that names a frontend.

@@ -64,31 +64,22 @@ impl<T: Tables> Nftables<T> {
     /// Makes the kernel forget clients' affinity to endpoints that left; how many elements it was. If
     /// it does not, the next sync compares everything.
     fn purge(&mut self, family: Family, sticky: &Sticky) -> usize {
-        let maps: Vec<SetId> = sticky.maps().collect();
-        let mut count = 0;
-        for map in maps {
-            match self.purge_map(family, sticky, map) {
-                Ok(deleted) => count += deleted,
-                Err(error) => {
-                    tracing::warn!(%family, %error, "clients may still be sent to endpoints that left; trying again");
-                    self.programmed = None;
-                }
-            }
+        if !sticky.is_stale() {
+            return 0;
         }
-        count
+        self.try_purge(family, sticky).unwrap_or_else(|error| {
+            tracing::warn!(%family, %error, "clients may still be sent to endpoints that left; trying again");
+            self.programmed = None;
+            0
+        })
     }
 
-    fn purge_map(
-        &mut self,
-        family: Family,
-        sticky: &Sticky,
-        map: SetId,
-    ) -> Result<usize, ApplyError> {
+    fn try_purge(&mut self, family: Family, sticky: &Sticky) -> Result<usize, ApplyError> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let elements = self.tables.elements(&map.definition(family))?;
-            let ops = sticky.purge(family, map, elements);
+            let elements = self.tables.elements(&SetId::Affinity.definition(family))?;
+            let ops = sticky.purge(family, elements);
             if ops.is_empty() {
                 return Ok(0);
             }

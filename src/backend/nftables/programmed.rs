@@ -70,6 +70,8 @@ pub(super) struct Step {
     /// Rules, then chains and sets that nothing needs any more.
     finish: Vec<Op>,
     owners: Vec<ServiceName>,
+    /// Who asked for each operation that was given away, as an index of `owners`.
+    askers: Vec<Option<u32>>,
     outcome: Outcome,
 }
 
@@ -162,25 +164,20 @@ impl Step {
 
     /// Takes elements that are there as wanted out of the operations, and deletes the others.
     fn keep_what_is_right(&mut self, seen: &Seen) {
-        let mut wanted: FxHashMap<(SetId, Key), (Element, Option<u32>)> = self
-            .adds
-            .drain(..)
-            .map(|add| ((add.set, add.element.key), (add.element, add.owner)))
-            .collect();
+        self.adds.sort_unstable_by_key(|add| (add.set, add.element.key));
+        let mut wanted = std::mem::take(&mut self.adds).into_iter().peekable();
         for (set, element) in seen.elements() {
-            match wanted.get(&(set, element.key)) {
-                Some((right, _)) if right == element => {
-                    wanted.remove(&(set, element.key));
-                }
-                _ => {
-                    let element = element.clone();
-                    self.deletes.push(ElementChange { set, element, owner: None });
-                }
+            let here = (set, element.key);
+            while let Some(add) = wanted.next_if(|add| (add.set, add.element.key) < here) {
+                self.adds.push(add);
+            }
+            let right = |add: &ElementChange| (add.set, &add.element) == (set, element);
+            if wanted.next_if(right).is_none() {
+                let element = element.clone();
+                self.deletes.push(ElementChange { set, element, owner: None });
             }
         }
-        let missing = wanted.into_iter();
-        let add = |((set, _), (element, owner))| ElementChange { set, element, owner };
-        self.adds.extend(missing.map(add));
+        self.adds.extend(wanted);
     }
 
     fn service(&mut self, name: &ServiceName, old: Option<&ServicePlan>, new: Option<ServicePlan>) {
@@ -254,33 +251,32 @@ impl Step {
         }
     }
 
-    /// All operations in an order in which each finds what it refers to.
+    /// Gives away all operations, in an order in which each finds what it refers to.
     pub(super) fn operations(&mut self) -> Vec<Op> {
         // Elements of one set side by side travel in one message.
         self.deletes.sort_by_key(|change| change.set);
         self.adds.sort_by_key(|change| change.set);
         let mut names: FxHashMap<SetId, Arc<str>> = FxHashMap::default();
         let mut name = |set: SetId| Arc::clone(names.entry(set).or_insert_with(|| set.name()));
-        let total = self.prepare.len() + self.deletes.len() + self.adds.len() + self.finish.len();
-        let mut ops = Vec::with_capacity(total);
-        ops.extend(self.prepare.iter().cloned());
-        ops.extend(self.deletes.iter().map(|change| Op::DeleteElement {
-            set: name(change.set),
-            element: change.element.clone(),
-        }));
-        ops.extend(self.adds.iter().map(|change| Op::AddElement {
-            set: name(change.set),
-            element: change.element.clone(),
-        }));
-        ops.extend(self.finish.iter().cloned());
+        let mut ops = std::mem::take(&mut self.prepare);
+        self.askers = vec![None; ops.len()];
+        ops.reserve(self.deletes.len() + self.adds.len() + self.finish.len());
+        for ElementChange { set, element, owner } in std::mem::take(&mut self.deletes) {
+            ops.push(Op::DeleteElement { set: name(set), element });
+            self.askers.push(owner);
+        }
+        for ElementChange { set, element, owner } in std::mem::take(&mut self.adds) {
+            ops.push(Op::AddElement { set: name(set), element });
+            self.askers.push(owner);
+        }
+        ops.append(&mut self.finish);
         ops
     }
 
     /// The Service that asked for the operation at an index of [`Step::operations`].
     pub(super) fn owner(&self, index: usize) -> Option<&ServiceName> {
-        let index = index.checked_sub(self.prepare.len())?;
-        let change = self.deletes.iter().chain(&self.adds).nth(index)?;
-        self.owners.get(usize::try_from(change.owner?).ok()?)
+        let asker = self.askers.get(index).copied().flatten()?;
+        self.owners.get(usize::try_from(asker).ok()?)
     }
 
     /// Makes what was applied what is known, and gives what it means for session affinity.

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::layout::{Place, SetId};
+use super::layout::{Place, SetId, client_key};
 use crate::kernel::nft::{
     Chain, ChainKind, Field, Hook, NatFlags, Rule, Set, address_type, ct_state, ct_status,
     phrase::{self, Phrase},
@@ -53,12 +53,9 @@ pub(super) struct Schema {
 /// The schema for a forwarding table whose frontends are in these sets that vary.
 pub(super) fn schema(table: &ForwardingTable, varying: BTreeSet<SetId>) -> Schema {
     let mut writer = Writer { family: table.family, varying, schema: Schema::default() };
-    let memory = |set: &SetId| match *set {
-        SetId::Sticky(place, _) => Some(SetId::Affinity(place)),
-        _ => None,
-    };
-    let memories: Vec<SetId> = writer.varying.iter().filter_map(memory).collect();
-    for set in SetId::permanent().chain(writer.varying.clone()).chain(memories) {
+    let remembers = |set: &SetId| matches!(set, SetId::Remembered(_));
+    let memory = writer.varying.iter().any(remembers).then_some(SetId::Affinity);
+    for set in SetId::permanent().chain(writer.varying.clone()).chain(memory) {
         writer.schema.sets.insert(set.name(), set.definition(table.family));
     }
     writer.hooks();
@@ -170,17 +167,16 @@ impl Writer {
     /// Finds the number of slots that a frontend draws from, and draws.
     fn pools(&mut self, place: Place) {
         self.chain(Chain::regular(pools(place)));
-        let memory = SetId::Affinity(place.address());
-        if self.schema.sets.contains_key(&memory.name()) {
-            let client = place.client_key(self.family);
-            let known = phrase::dnat_to_data_of(self.family, &client, &memory.name());
-            self.rule(&pools(place), [known]);
-        }
         let sizes: Vec<u32> = self.varying.iter().filter_map(|set| set.slots_of(place)).collect();
         for size in sizes {
             let member = self.frontend_in(SetId::Slots(place, size), place);
             let draw: Arc<str> = format!("{place}-draw-{size}").into();
             self.rule(&pools(place), [member, phrase::goto(&draw)]);
+            let memory = SetId::Affinity.name();
+            if self.schema.sets.contains_key(&memory) {
+                let known = phrase::dnat_to_data_of(self.family, &client_key(self.family), &memory);
+                self.rule(&draw, [known]);
+            }
             if size > 2 {
                 let again: Arc<str> = format!("{place}-draw-{size}-again").into();
                 for _ in 0..CHAINS_OF_DRAWS {
@@ -228,58 +224,52 @@ impl Writer {
         }
     }
 
-    /// Session affinity: after a new connection has found its endpoint, the endpoint is remembered
-    /// under the client and the address that it used.
+    /// Session affinity: before the destination is translated, the number that clients are remembered
+    /// under goes into the packet's priority; afterwards the endpoint is remembered under it, and the
+    /// priority is as if nothing had been.
     fn affinity(&mut self, table: &ForwardingTable) {
-        let sticky = |set: &SetId| match *set {
-            SetId::Sticky(place, timeout) => Some((place, timeout)),
+        for place in [Place::Service, Place::NodePort] {
+            let sticky = SetId::Sticky(place);
+            if !self.varying.contains(&sticky) {
+                continue;
+            }
+            let condition = match place {
+                Place::NodePort => self.to_node_port_address(&table.host.node_ports),
+                _ => Phrase::new(),
+            };
+            let number = phrase::set_priority_to_data_of(&place.key(self.family), &sticky.name());
+            self.rule("sticky", [condition, number]);
+        }
+        let timeout = |set: &SetId| match *set {
+            SetId::Remembered(timeout) => Some(timeout),
             _ => None,
         };
-        let sticky: Vec<(Place, u32)> = self.varying.iter().filter_map(sticky).collect();
-        if sticky.is_empty() {
+        let timeouts: Vec<u32> = self.varying.iter().filter_map(timeout).collect();
+        if timeouts.is_empty() {
             return;
         }
         for (name, hook) in [
-            ("filter-prerouting-post-dnat", Hook::Prerouting),
-            ("filter-output-post-dnat", Hook::Output),
+            ("filter-prerouting-pre-dnat", Hook::Prerouting),
+            ("filter-output-pre-dnat", Hook::Output),
         ] {
-            self.chain(Chain::base(name, ChainKind::Filter, hook, AFTER_DSTNAT));
+            let new = phrase::ct_state(ct_state::NEW);
+            self.rule(name, [new, phrase::jump(&"sticky".into())]);
+            let name = name.replace("-pre-", "-post-");
+            self.chain(Chain::base(name.as_str(), ChainKind::Filter, hook, AFTER_DSTNAT));
             let translated = phrase::ct_status(ct_status::DNAT);
             let new = phrase::ct_state(ct_state::NEW);
-            self.rule(name, [new, translated, phrase::jump(&"affinity".into())]);
+            self.rule(&name, [new, translated, phrase::jump(&"affinity".into())]);
         }
-        for (place, timeout) in sticky {
-            let original = place.original_key(self.family);
-            let mut key = vec![Field::Saddr(self.family)];
-            key.extend(&original);
-            let endpoint = [Field::Daddr(self.family), Field::Dport];
+        let endpoint = [Field::Daddr(self.family), Field::Dport];
+        for timeout in timeouts {
+            let numbers = SetId::Remembered(timeout).name();
+            let numbered = || phrase::is_in(&[Field::Priority], &numbers);
             let lifetime = Some(Duration::from_secs(u64::from(timeout)));
-            let memory = SetId::Affinity(place).name();
-            let condition = match place {
-                Place::NodePort | Place::NodePortLocal => self.came_to_node_port(table),
-                Place::Service | Place::ServiceLocal => Phrase::new(),
-            };
-            let member = phrase::is_in(&original, &SetId::Sticky(place, timeout).name());
+            let key = client_key(self.family);
+            let memory = SetId::Affinity.name();
             let remember = phrase::remember(&memory, &key, lifetime, &endpoint);
-            self.rule("affinity", [condition, member, remember]);
-        }
-    }
-
-    /// Matches translated connections whose first destination was a node port, not a virtual IP with
-    /// the same port.
-    fn came_to_node_port(&self, table: &ForwardingTable) -> Phrase {
-        let daddr = [Field::OriginalDaddr(self.family)];
-        match table.host.node_ports {
-            NodePortAddresses::Only(_) => phrase::is_in(&daddr, &SetId::NodePortIps.name()),
-            NodePortAddresses::AnyLocal => {
-                let place = Place::Service;
-                let vip = place.original_key(self.family);
-                all([
-                    phrase::is_not_in(&daddr, &SetId::ClusterIps.name()),
-                    phrase::is_not_in(&vip, &SetId::Masquerade(place).name()),
-                    phrase::is_not_in(&vip, &SetId::Split(place).name()),
-                ])
-            }
+            self.rule("affinity", [numbered(), remember]);
+            self.rule("affinity", [numbered(), phrase::clear_priority()]);
         }
     }
 

@@ -322,10 +322,10 @@ fn a_foreign_change_is_not_forgotten_when_the_table_cannot_be_read() {
 /// Numbers, of slots or seconds, may be written in several ways.
 #[test]
 fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
-    for name in ["service-slots-4", "nodeport-local-slots-8", "service-sticky-10800"] {
+    for name in ["service-slots-4", "nodeport-local-slots-8", "affinity-10800", "affinity"] {
         assert!(SetId::from_name(name).is_some_and(|id| *id.name() == *name), "{name}");
     }
-    for name in ["service-slots-04", "service-slots-+4", "service-sticky-", "slots-4", "strays"] {
+    for name in ["service-slots-04", "service-slots-+4", "affinity-", "slots-4", "strays"] {
         assert_eq!(SetId::from_name(name), None, "{name}");
     }
 }
