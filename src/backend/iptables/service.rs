@@ -252,7 +252,8 @@ impl Writer<'_> {
         let port = self.port;
         let endpoints = port.pool(kind);
         let chain = self.id.pool(kind);
-        if let Some(seconds) = port.affinity {
+        if let Some(affinity) = port.affinity {
+            let seconds = affinity.timeout;
             for endpoint in endpoints {
                 let list = self.endpoint(endpoint);
                 let known = Match::Recently {
