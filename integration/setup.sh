@@ -3,7 +3,7 @@
 set -eu
 
 # command -> package that has it
-needed="cc:gcc nft:nftables ip:iproute2"
+needed="cc:gcc nft:nftables ip:iproute2 iptables:iptables"
 
 missing=""
 for pair in $needed; do

@@ -69,3 +69,22 @@ fn slots(name: &str, elements: &[&str]) -> Result<String, String> {
     }
     Ok(out)
 }
+
+/// What `iptables-save` prints, chain by chain in the order of their names, without sentinels.
+pub(crate) fn normalized_chains(saved: &str) -> String {
+    let mut table = "";
+    let mut chains: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let chain = rule.split(' ').next().unwrap_or(rule);
+            if !rule.contains("default/sentinel-") {
+                chains.entry((table, chain)).or_default().push(rule);
+            }
+        }
+    }
+    let chains =
+        chains.into_iter().map(|((table, _), rules)| format!("{table}: {}", rules.join("\n")));
+    chains.collect::<Vec<_>>().join("\n")
+}

@@ -1,13 +1,14 @@
 //! The conformance suite: every case of `integration/cases` is decided by the plan, and then played
 //! with real packets through the real daemon, in IPv4 and IPv6.
 //!
-//! Trials are named `CASE/decide/v4`, `CASE/nftables/v6` and so on; `cargo test --test conformance --
+//! Trials are named `CASE/decide/v4`, `CASE/nftables/v6`, `CASE/iptables/v4` and so on; `cargo test --test conformance --
 //! hairpin` runs what has `hairpin` in its name. The format of cases is described in
 //! `integration/cases/README.md`.
 
 mod affinity;
 mod case;
 mod kernel;
+mod mode;
 mod objects;
 mod oracle;
 mod orders;
@@ -30,6 +31,7 @@ use sluice::lab::{Isolation, prepare};
 use sluice::net::Family;
 
 use case::{Case, Step, World, Write};
+use mode::Mode;
 use oracle::Oracle;
 use shots::Extent;
 use stage::Stage;
@@ -54,22 +56,20 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let index = cases.clone();
     let name = "every_rule_has_a_case_and_the_index_says_which";
     let mut trials = vec![Trial::test(name, move || semantics::check(&index))];
-    for case in cases.into_iter().map(Arc::new) {
-        trials.extend(trials_of(&case, &stage));
+    let cases: Vec<Arc<Case>> = cases.into_iter().map(Arc::new).collect();
+    for case in &cases {
+        for family in Family::BOTH {
+            let it = Arc::clone(case);
+            trials.push(trial(case, "decide", family, move || decided(&it, family)));
+        }
     }
-    for (family, size) in Family::BOTH.into_iter().flat_map(|f| spread::SIZES.map(|n| (f, n))) {
-        let stage = Arc::clone(&stage);
-        let name = format!("spread-over-{size}/nftables/{}", short(family));
-        trials.push(Trial::test(name, move || {
-            on_stage(&stage, |stage| spread::run(stage, family, size))
-        }));
-    }
-    for family in Family::BOTH {
-        let stage = Arc::clone(&stage);
-        let name = format!("affinity-timeout/nftables/{}", short(family));
-        trials.push(Trial::test(name, move || {
-            on_stage(&stage, |stage| affinity::run(stage, family))
-        }));
+    for mode in Mode::ALL {
+        for case in &cases {
+            trials.extend(trials_of(case, mode, &stage));
+        }
+        for family in Family::BOTH {
+            trials.extend(trials_over_many(family, mode, &stage));
+        }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Its namespaces shall go before the process does.
@@ -77,29 +77,39 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(conclusion.exit_code())
 }
 
-/// The ways in which a case is checked.
-fn trials_of(case: &Arc<Case>, stage: &SharedStage) -> Vec<Trial> {
+/// The ways in which a case is played in a mode.
+fn trials_of(case: &Arc<Case>, mode: Mode, stage: &SharedStage) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for family in Family::BOTH {
-        let it = Arc::clone(case);
-        trials.push(trial(case, "decide", family, move || decided(&it, family)));
-    }
-    let excepted = case.except.contains_key("nftables");
+    let excepted = case.except.contains_key(&mode.to_string());
     for family in Family::BOTH {
         let (it, stage) = (Arc::clone(case), Arc::clone(stage));
-        let played = trial(case, "nftables", family, move || {
-            on_stage(&stage, |stage| played(stage, &it, family))
+        let played = trial(case, &mode.to_string(), family, move || {
+            on_stage(&stage, mode, |stage| played(stage, &it, family))
         });
         trials.push(played.with_ignored_flag(excepted));
     }
     if case.steps.len() > 1 {
         let (it, stage) = (Arc::clone(case), Arc::clone(stage));
-        let in_orders = Trial::test(format!("{}/nftables/orders", case.name), move || {
-            on_stage(&stage, |stage| orders::run(stage, &it))
+        let in_orders = Trial::test(format!("{}/{mode}/orders", case.name), move || {
+            on_stage(&stage, mode, |stage| orders::run(stage, &it))
         });
         trials.push(in_orders.with_ignored_flag(excepted));
     }
     trials
+}
+
+/// What takes many connections to see.
+fn trials_over_many(family: Family, mode: Mode, stage: &SharedStage) -> Vec<Trial> {
+    let spread = spread::SIZES.map(|size| {
+        let stage = Arc::clone(stage);
+        let name = format!("spread-over-{size}/{mode}/{}", short(family));
+        Trial::test(name, move || on_stage(&stage, mode, |stage| spread::run(stage, family, size)))
+    });
+    let stage = Arc::clone(stage);
+    let name = format!("affinity-timeout/{mode}/{}", short(family));
+    let timeout =
+        Trial::test(name, move || on_stage(&stage, mode, |stage| affinity::run(stage, family)));
+    spread.into_iter().chain([timeout]).collect()
 }
 
 /// Where cases and this program are.
@@ -138,11 +148,13 @@ fn decided(case: &Case, family: Family) -> Outcome {
 }
 
 /// Lends the stage out, and builds it before.
-fn on_stage(stage: &SharedStage, play: impl FnOnce(&mut Stage) -> Outcome) -> Outcome {
+fn on_stage(stage: &SharedStage, mode: Mode, play: impl FnOnce(&mut Stage) -> Outcome) -> Outcome {
     let mut slot = stage.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut stage = match slot.take() {
+    // The stage of another mode goes before the next one is built.
+    let standing = slot.take().filter(|stage| stage.mode == mode);
+    let mut stage = match standing {
         Some(stage) => stage,
-        None => Stage::build()?,
+        None => Stage::build(mode)?,
     };
     let result = play(&mut stage);
     // A stage whose daemon was lost is not used again.

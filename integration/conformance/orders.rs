@@ -10,7 +10,6 @@ use libtest_mimic::Failed;
 use sluice::net::Family;
 
 use super::case::{Case, PacketLine, World};
-use super::kernel::normalized;
 use super::oracle::Oracle;
 use super::shots::{self, Extent};
 use super::stage::Stage;
@@ -138,7 +137,7 @@ fn visit(stage: &mut Stage, case: &Case, world: &World, between: Between) -> Out
 }
 
 fn kernel(stage: &Stage) -> Result<[String; 2], Failed> {
-    let of = |family| Ok::<_, Failed>(normalized(&stage.ruleset(family)?)?);
+    let of = |family| Ok::<_, Failed>(stage.rules(family)?);
     Ok([of(Family::V4)?, of(Family::V6)?])
 }
 

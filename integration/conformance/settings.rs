@@ -5,15 +5,16 @@ use std::fmt::Write as _;
 use sluice::net::Family;
 
 use super::case::Settings;
+use super::mode::Mode;
 use super::plan::twin_net;
 
 /// What all cases have in common.
 const HEADER: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
-                      kind: KubeProxyConfiguration\nmode: nftables\nhostnameOverride: node-a\n";
+                      kind: KubeProxyConfiguration\nhostnameOverride: node-a\n";
 
 impl Settings {
     /// Lines of YAML, without what the lab adds itself.
-    pub(crate) fn yaml(&self) -> Result<String, String> {
+    pub(crate) fn yaml(&self, by: Mode) -> Result<String, String> {
         let get = |key: &str| self.0.get(key).map(String::as_str);
         let known = [
             "detectLocalMode",
@@ -32,13 +33,15 @@ impl Settings {
             prefix => both(prefix)?.join(","),
         };
         let mode = get("detectLocalMode").unwrap_or("ClusterCIDR");
-        let mut yaml = format!("detectLocalMode: {mode}\nclusterCIDR: {cidrs:?}\n");
+        let mut yaml = format!("mode: {by}\ndetectLocalMode: {mode}\nclusterCIDR: {cidrs:?}\n");
         for key in ["bridgeInterface", "interfaceNamePrefix"] {
             if let Some(value) = get(key) {
                 let _ = writeln!(yaml, "detectLocal: {{{key}: {value}}}");
             }
         }
-        if let Some(list) = get("nodePortAddresses") {
+        // The default of the nftables mode.
+        let list = get("nodePortAddresses").or((by != Mode::Nftables).then_some("primary"));
+        if let Some(list) = list {
             let mut entries = Vec::new();
             for entry in list.split(',') {
                 match entry {
@@ -53,16 +56,20 @@ impl Settings {
         }
         let all = get("masqueradeAll").unwrap_or("false");
         let bit = get("masqueradeBit").unwrap_or("14");
+        let more = match by {
+            Mode::Nftables => "",
+            Mode::Iptables => ", localhostNodePorts: false",
+        };
         let _ = writeln!(
             yaml,
-            "nftables: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}}}"
+            "{by}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"
         );
         Ok(yaml)
     }
 
     /// A complete configuration file.
     pub(crate) fn file(&self) -> Result<String, String> {
-        Ok(format!("{HEADER}{}", self.yaml()?))
+        Ok(format!("{HEADER}{}", self.yaml(Mode::Nftables)?))
     }
 }
 

@@ -11,9 +11,10 @@ use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Probe, Proxy};
 use sluice::net::{Family, Protocol};
 
 use super::case::{NodeState, Settings, World};
+use super::mode::Mode;
 use super::oracle::local_addresses;
 use super::packets::{self, Check, Scene};
-use super::{objects, plan};
+use super::{kernel, objects, plan};
 
 /// How long the daemon may take to follow.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +26,8 @@ type Failed = Box<dyn std::error::Error>;
 
 /// The cluster and what is in force on it.
 pub(crate) struct Stage {
+    /// The mode that the daemon runs in.
+    pub(crate) mode: Mode,
     cluster: Cluster,
     settings: Option<Settings>,
     /// Objects by kind and name.
@@ -35,7 +38,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Builds it. Nothing runs on node-a yet.
-    pub(crate) fn build() -> Result<Stage, Failed> {
+    pub(crate) fn build(mode: Mode) -> Result<Stage, Failed> {
         let cluster = Cluster::new(ClusterSpec {
             nodes: 3,
             program: PathBuf::from(env!("CARGO_BIN_EXE_sluice")),
@@ -49,7 +52,7 @@ impl Stage {
             }
         }
         let (objects, node) = (BTreeMap::new(), NodeState::default());
-        let stage = Stage { cluster, settings: None, objects, node, sentinel: 0 };
+        let stage = Stage { mode, cluster, settings: None, objects, node, sentinel: 0 };
         stage.lay_ways()?;
         stage.api().write_unchecked(&objects::node(&NodeState::default()))?;
         Ok(stage)
@@ -131,7 +134,7 @@ impl Stage {
             if self.settings.take().is_some() {
                 self.cluster.stop_proxy("node-a")?;
             }
-            self.cluster.start_proxy_with("node-a", &settings.yaml()?)?;
+            self.cluster.start_proxy_with("node-a", &settings.yaml(self.mode)?)?;
             self.settings = Some(settings.clone());
         }
         Ok(())
@@ -267,10 +270,21 @@ impl Stage {
         failures.into_iter().map(|(check, why)| format!("{}: {why}", check.label)).collect()
     }
 
-    /// What `nft` lists on node-a.
-    pub(crate) fn ruleset(&self, family: Family) -> Result<String, Failed> {
-        let table = if family == Family::V4 { "ip" } else { "ip6" };
-        run(&self.host("node").ok_or("no node")?, "nft", &["list", "table", table, "kube-proxy"])
+    /// What the kernel of node-a has of our rules, in a form that can be compared.
+    pub(crate) fn rules(&self, family: Family) -> Result<String, Failed> {
+        let node = self.host("node").ok_or("no node")?;
+        let v4 = family == Family::V4;
+        Ok(match self.mode {
+            Mode::Nftables => {
+                let table = if v4 { "ip" } else { "ip6" };
+                let list = run(&node, "nft", &["list", "table", table, "kube-proxy"])?;
+                kernel::normalized(&list)?
+            }
+            Mode::Iptables => {
+                let program = if v4 { "iptables-nft-save" } else { "ip6tables-nft-save" };
+                kernel::normalized_chains(&run(&node, program, &[])?)
+            }
+        })
     }
 
     /// Removes every rule of node-a, as a reboot does.

@@ -6,7 +6,7 @@ mod run;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Sluice, a Kubernetes service proxy.
 #[derive(Debug, Parser)]
@@ -43,6 +43,10 @@ struct RunFlags {
     /// The proxy mode.
     #[arg(long, value_name = "MODE")]
     proxy_mode: Option<String>,
+    /// The shape of the rules of the iptables mode: `compact` has fewer of them and finds a Service
+    /// through prefixes; `classic` is as in the Go kube-proxy, for study and comparison.
+    #[arg(long, value_name = "LAYOUT", default_value = "compact")]
+    iptables_layout: IptablesLayout,
     /// End TCP connections to endpoints that are no longer part of their Service: the client's next
     /// segment is answered by a reset. Otherwise they live for as long as the endpoint answers.
     #[arg(long)]
@@ -50,6 +54,15 @@ struct RunFlags {
     /// How much is logged: 0 for operators, 4 and more for developers.
     #[arg(short = 'v', long = "v", value_name = "LEVEL")]
     verbosity: Option<u32>,
+}
+
+/// Shapes of the rules of the iptables mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum IptablesLayout {
+    /// Fewer rules, found through prefixes.
+    Compact,
+    /// As in the Go kube-proxy.
+    Classic,
 }
 
 /// Runs the program.

@@ -97,13 +97,17 @@ impl Cluster {
     /// The same with further lines of YAML for its configuration.
     pub fn start_proxy_with(&self, node: &str, configuration: &str) -> Result<(), Error> {
         let host = self.lab.node(node)?;
+        let further = format!("{}\n{configuration}\n", self.spec.configuration);
+        let mode = if further.lines().any(|line| line.starts_with("mode:")) {
+            ""
+        } else {
+            "mode: nftables\n"
+        };
         let configuration = format!(
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
              kind: KubeProxyConfiguration\n\
-             mode: nftables\n\
              hostnameOverride: {node}\n\
-             {}\n{configuration}\n",
-            self.spec.configuration
+             {mode}{further}"
         );
         let url = self.api.url();
         let proxy = Proxy::start(&self.spec.program, Place::On(&host), &url, &configuration)?;

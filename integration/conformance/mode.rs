@@ -1,0 +1,23 @@
+//! The modes that cases are played in.
+
+use std::fmt;
+
+/// A proxy mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Nftables,
+    Iptables,
+}
+
+impl Mode {
+    pub(crate) const ALL: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Nftables => "nftables",
+            Mode::Iptables => "iptables",
+        })
+    }
+}
