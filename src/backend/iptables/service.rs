@@ -240,12 +240,16 @@ impl Writer<'_> {
     /// The pools that some route leads to.
     fn pools(&mut self) {
         for kind in [PoolKind::Cluster, PoolKind::Local] {
-            let routes = self.port.frontends.iter().flat_map(|frontend| frontend.routes.iter());
-            let mut routes = routes.filter(|route| route.verdict == Verdict::Forward(kind));
-            if routes.next().is_some() {
+            if self.uses(kind) {
                 self.pool(kind);
             }
         }
+    }
+
+    /// Whether some route leads to a pool.
+    fn uses(&self, kind: PoolKind) -> bool {
+        let mut routes = self.port.frontends.iter().flat_map(|frontend| frontend.routes.iter());
+        routes.any(|route| route.verdict == Verdict::Forward(kind))
     }
 
     fn pool(&mut self, kind: PoolKind) {
@@ -255,7 +259,7 @@ impl Writer<'_> {
         if let Some(affinity) = port.affinity {
             let seconds = affinity.timeout;
             for endpoint in endpoints {
-                let list = self.endpoint(endpoint);
+                let list = self.endpoint(kind, endpoint);
                 let known = Match::Recently {
                     list: Arc::clone(&list),
                     seconds,
@@ -272,7 +276,7 @@ impl Writer<'_> {
                 None => rule,
             };
             let rule = if self.has_chains_of_endpoints() {
-                rule.jump(&self.endpoint(endpoint))
+                rule.jump(&self.endpoint(kind, endpoint))
             } else {
                 rule.protocol(port.protocol).then(Target::Dnat(*endpoint))
             };
@@ -289,8 +293,12 @@ impl Writer<'_> {
     }
 
     /// The chain of an endpoint; with affinity, its name is also that of the list of its clients.
-    fn endpoint(&mut self, endpoint: &PoolEndpoint) -> Arc<str> {
-        let chain = self.id.endpoint(&place(endpoint));
+    /// Two pools remember apart: a client would else be in the lists of two endpoints, and go from one
+    /// to the other.
+    fn endpoint(&mut self, kind: PoolKind, endpoint: &PoolEndpoint) -> Arc<str> {
+        let apart = kind == PoolKind::Local && self.port.affinity.is_some();
+        let pool = if apart && self.uses(PoolKind::Cluster) { " local" } else { "" };
+        let chain = self.id.endpoint(&format!("{}{pool}", place(endpoint)));
         if self.has(Table::Nat, &chain) {
             return chain;
         }
