@@ -40,7 +40,7 @@ impl Settings {
             }
         }
         // The default of the nftables mode.
-        let list = get("nodePortAddresses").or((by != Mode::Nftables).then_some("primary"));
+        let list = get("nodePortAddresses").or_else(|| (by != Mode::Nftables).then_some("primary"));
         if let Some(list) = list {
             let mut entries = Vec::new();
             for entry in list.split(',') {
