@@ -2,6 +2,8 @@
 
 #[path = "watch/fake.rs"]
 mod fake;
+#[path = "watch/restarts.rs"]
+mod restarts;
 #[path = "watch/tcp.rs"]
 mod tcp;
 
@@ -406,7 +408,9 @@ async fn a_cluster_without_service_cidrs_has_none() {
             .collect();
         assert_eq!(cidrs, [&Update::Change(Change::ServiceCidrs(BTreeSet::new()))]);
         let asked = fake.world().requests.iter().filter(|r| r.contains(CIDRS)).count();
-        assert!(asked <= 2, "{asked} requests in five minutes");
+        // Forbidden may be what a server says that has just started: each try is two requests.
+        let most = if code == 403 { 14 } else { 2 };
+        assert!(asked <= most, "{asked} requests in five minutes");
 
         fake.world().refused.clear();
         fake.put(

@@ -153,6 +153,8 @@ async fn errors_name_the_file_the_field_and_the_way_out() {
     let server = "{server: 'http://127.0.0.1:1'}";
     let table = [
         (": [".to_owned(), "cannot read the kubeconfig"),
+        (good.replace("secret}}", "secret}"), "cannot read the kubeconfig"),
+        (good.replace("token: secret", "tokenFile: missing"), "cannot read the token file"),
         (good.replace("current-context: c\n", ""), "current-context is not set"),
         (good.replace("current-context: c", "current-context: x"), "current-context names \"x\""),
         (good.replace("cluster: k,", "cluster: y,"), "names cluster \"y\""),
@@ -169,7 +171,8 @@ async fn errors_name_the_file_the_field_and_the_way_out() {
         let options = ClientOptions { kubeconfig: Some(path.clone()), master: None };
         let error = error_of(options).await.to_string();
         assert!(error.contains(expected), "{error}\n{text}");
-        assert!(error.contains(&path.display().to_string()), "{error}");
+        assert!(error.contains(&directory.path().display().to_string()), "{error}");
+        assert!(!error.contains("secret"), "an error must not quote credentials: {error}");
     }
 
     let missing = Path::new("/nonexistent/kubeconfig").to_owned();

@@ -1,21 +1,25 @@
 //! Connecting to the API server.
 //!
-//! kube does the hard parts (kubeconfig, TLS, tokens that are renewed, certificates that rotate). The
-//! connector is ours, because a connection that died without a word must be noticed within a
-//! minute: kube's own sets no TCP keepalive. Its request log is left out as well: it writes an error
-//! for every failed try.
+//! kube does the hard parts (kubeconfig, TLS, login programs, certificates that rotate). The connector
+//! is ours, because a connection that died without a word must be noticed within a minute: kube's
+//! own sets no TCP keepalive. Its request log is left out as well: it writes an error for every
+//! failed try. Tokens in files are read in [`super::token`]: kube does not take a line's end off them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use http::header::USER_AGENT;
+use http::header::{AUTHORIZATION, USER_AGENT};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::ServiceBuilder;
+use tower::util::MapRequestLayer;
+
+use super::token::TokenFile;
 
 /// Where the API server is.
 #[derive(Debug, Clone, Default)]
@@ -71,7 +75,18 @@ pub enum ClientError {
         "no kubeconfig is given and the Pod's service account cannot be used: {0}; outside of a \
          Pod, name a kubeconfig with --kubeconfig"
     )]
-    InCluster(#[from] InClusterError),
+    InCluster(InClusterError),
+    /// The token cannot be read.
+    #[error(
+        "cannot read the token file {path}: {reason}; check tokenFile of the kubeconfig's user, or \
+         the Pod's mounted service account"
+    )]
+    ReadToken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: std::io::Error,
+    },
     /// The credentials or certificates cannot be used.
     #[error("cannot set up the connection to the API server at {url}: {reason}")]
     Setup {
@@ -89,7 +104,7 @@ impl ApiServer {
         let mut config = match (&options.kubeconfig, &options.master) {
             (Some(path), _) => from_kubeconfig(path).await?,
             (None, Some(url)) => kube::Config::new(parse_url(url)?),
-            (None, None) => kube::Config::incluster()?,
+            (None, None) => kube::Config::incluster().map_err(ClientError::InCluster)?,
         };
         if let Some(url) = &options.master {
             config.cluster_url = parse_url(url)?;
@@ -101,7 +116,11 @@ impl ApiServer {
             server = url,
             "the API server is asked for JSON; contentType settings and rate limits have no effect"
         );
-        match build(&config) {
+        if let Some(proxy) = &config.proxy_url {
+            tracing::warn!(%proxy, "the server is asked directly: HTTP proxies have no effect");
+        }
+        let token = token_file(&mut config)?;
+        match build(&config, token) {
             Ok(client) => Ok(ApiServer { client, url }),
             Err(error) => Err(ClientError::Setup { url, reason: error.to_string() }),
         }
@@ -117,12 +136,26 @@ fn parse_url(url: &str) -> Result<http::Uri, ClientError> {
     }
 }
 
+/// The file that the token is in, unless the kubeconfig has it inline, which counts for more.
+fn token_file(config: &mut kube::Config) -> Result<Option<TokenFile>, ClientError> {
+    if config.auth_info.token.is_some() {
+        return Ok(None);
+    }
+    let path = config.auth_info.token_file.take().filter(|path| !path.is_empty());
+    let open = |path: String| {
+        let path = PathBuf::from(path);
+        TokenFile::open(path.clone()).map_err(|reason| ClientError::ReadToken { path, reason })
+    };
+    path.map(open).transpose()
+}
+
 async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
     let kubeconfig = Kubeconfig::read_from(path).map_err(|error| ClientError::ReadKubeconfig {
         path: path.to_owned(),
         reason: match error {
             KubeconfigError::ReadConfig(error, _) => error.to_string(),
-            other => other.to_string(),
+            // The lines after the first one quote the file, which holds secrets.
+            other => other.to_string().lines().next().unwrap_or_default().to_owned(),
         },
     })?;
     let current = kubeconfig.current_context.clone().unwrap_or_default();
@@ -182,7 +215,7 @@ fn explain(error: &KubeconfigError, context: &str) -> String {
     }
 }
 
-fn build(config: &kube::Config) -> kube::Result<kube::Client> {
+fn build(config: &kube::Config, token: Option<TokenFile>) -> kube::Result<kube::Client> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(Duration::from_secs(10)));
@@ -193,10 +226,17 @@ fn build(config: &kube::Config) -> kube::Result<kube::Client> {
     tcp.set_keepalive_retries(Some(3));
     tcp.set_tcp_user_timeout(Some(Duration::from_secs(30)));
     let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let token = token.map(Arc::new).map(|token| {
+        MapRequestLayer::new(move |mut request: http::Request<Body>| {
+            request.headers_mut().insert(AUTHORIZATION, token.authorization());
+            request
+        })
+    });
     let http = HttpClient::builder(TokioExecutor::new()).build::<_, Body>(tls);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
+        .option_layer(token)
         .layer(config.extra_headers_layer()?)
         .map_err(tower::BoxError::from)
         .service(http);

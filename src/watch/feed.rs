@@ -24,6 +24,11 @@ pub(super) trait Kind: Send + Sync + 'static {
     fn put(&mut self, key: Self::Key, value: Self::Value) -> Option<Change>;
     /// The change that the end of an object is.
     fn gone(&mut self, key: Self::Key) -> Option<Change>;
+
+    /// What is to be said about a list that lacks something.
+    fn lacking(&self) -> Vec<Warning> {
+        Vec::new()
+    }
 }
 
 /// The objects of one resource on their way into the model.
@@ -69,10 +74,12 @@ impl<K: Kind> Feed<K> {
         }
     }
 
-    /// Ends the list.
-    pub(super) fn finish(&mut self) -> Option<Change> {
+    /// Ends the list. What it lacks is said once, not with every list that is the same.
+    pub(super) fn finish(&mut self) -> (Option<Change>, Vec<Warning>) {
         self.told_before = FxHashMap::default();
-        self.kind.all(std::mem::take(&mut self.list))
+        let change = self.kind.all(std::mem::take(&mut self.list));
+        let warnings = if change.is_some() { self.kind.lacking() } else { Vec::new() };
+        (change, warnings)
     }
 
     /// A new or changed object.
@@ -204,6 +211,20 @@ impl Kind for OwnNode {
 
     fn gone(&mut self, _name: String) -> Option<Change> {
         self.changed(None)
+    }
+
+    fn lacking(&self) -> Vec<Warning> {
+        if self.last != Some(None) {
+            return Vec::new();
+        }
+        vec![Warning {
+            object: format!("Node {}", self.node_name),
+            field: "metadata.name".to_owned(),
+            problem: "there is no such Node (yet?): no endpoint is local, zone and pod prefixes are \
+                      unknown, and so are primary addresses for node ports; if this host's Node has \
+                      another name, set --hostname-override"
+                .to_owned(),
+        }]
     }
 }
 

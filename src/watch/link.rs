@@ -1,8 +1,11 @@
-//! What is said about the connection to the API server: one line when it is lost, one when it is
-//! back, however many tasks notice.
+//! What the tasks that watch have in common. One line of the log says that the connection to the API
+//! server is lost, one that it is back, however many tasks notice; and the first to get through
+//! rouses the others from their waiting.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
 
 use super::Resource;
 
@@ -10,6 +13,7 @@ use super::Resource;
 pub(super) struct Link {
     url: String,
     state: Mutex<State>,
+    reached: Notify,
 }
 
 #[derive(Default)]
@@ -26,7 +30,17 @@ enum Said {
 
 impl Link {
     pub(super) fn new(url: String) -> Link {
-        Link { url, state: Mutex::default() }
+        Link { url, state: Mutex::default(), reached: Notify::new() }
+    }
+
+    /// Rouses all tasks that wait in [`Link::reached`]: the server is back.
+    pub(super) fn wake(&self) {
+        self.reached.notify_waiters();
+    }
+
+    /// Waits until a task gets through to the server.
+    pub(super) async fn reached(&self) {
+        self.reached.notified().await;
     }
 
     /// The server answered a request for this resource.

@@ -18,6 +18,7 @@ mod feed;
 mod link;
 mod loose;
 mod source;
+mod token;
 mod transport;
 mod wire;
 

@@ -32,6 +32,8 @@ const STREAM_PAUSE: Duration = Duration::from_secs(10);
 const STREAM_WITHIN: Duration = Duration::from_secs(120);
 /// After so many refusals the version to go on from is suspected and the list is asked for again.
 const REFUSALS_BEFORE_RELIST: u32 = 3;
+/// After so many refusals, some ten seconds, it is not for being new that the server forbids something.
+const REFUSALS_WHILE_STARTING: u32 = 6;
 /// How often to look whether the cluster has an API that it did not have.
 const LOOK_FOR_API: std::ops::Range<Duration> = Duration::from_secs(600)..Duration::from_secs(900);
 
@@ -72,6 +74,7 @@ impl Spawn<'_> {
             backoff: Backoff::default(),
             method: ListMethod::Streaming,
             version: None,
+            listed: false,
             state: None,
         };
         let stop = self.stop.clone();
@@ -145,6 +148,8 @@ struct Source<K: Kind> {
     method: ListMethod,
     /// The resource version to go on from; without one, a list is due.
     version: Option<String>,
+    /// A complete list has come at least once.
+    listed: bool,
     /// What was last reported.
     state: Option<ConnectionState>,
 }
@@ -281,8 +286,10 @@ impl<K: Kind> Source<K> {
             return Err(Failure::Malformed("a list without a resourceVersion".to_owned()));
         };
         self.version = Some(version);
-        let change = self.feed.finish();
+        self.listed = true;
+        let (change, warnings) = self.feed.finish();
         self.send(change).await?;
+        self.warn(warnings).await?;
         self.connected().await
     }
 
@@ -353,8 +360,8 @@ impl<K: Kind> Source<K> {
                 return Ok(());
             }
             Failure::Expired => self.version = None,
-            Failure::Refused { code: 403 | 404, .. } if K::RESOURCE == Resource::ServiceCidrs => {
-                return self.without_api().await;
+            Failure::Refused { code, .. } if self.lacks_api(code) => {
+                return self.without_api(code).await;
             }
             Failure::Refused { code, ref message } => {
                 let text = format!("the server answers {code}: {message}");
@@ -370,7 +377,11 @@ impl<K: Kind> Source<K> {
                 self.lost(reason, tell).await?;
             }
         }
-        sleep(self.backoff.next()).await;
+        let wait = self.backoff.next();
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.link.reached() => {}
+        }
         Ok(())
     }
 
@@ -386,16 +397,26 @@ impl<K: Kind> Source<K> {
         self.lost(reason, Link::refused).await
     }
 
-    /// The cluster has no such API, or its role for proxies is older than it: there are no objects.
-    async fn without_api(&mut self) -> Result<(), Failure> {
+    /// Whether a refusal says that the cluster has no such API, or that its role for proxies is older
+    /// than it. A server that has just started forbids everything until it knows the roles, so what
+    /// was allowed before still is.
+    fn lacks_api(&self, code: u16) -> bool {
+        let missing = code == 404 || (code == 403 && !self.listed);
+        K::RESOURCE == Resource::ServiceCidrs && missing
+    }
+
+    /// There are no objects, for now.
+    async fn without_api(&mut self, code: u16) -> Result<(), Failure> {
         tracing::debug!(resource = %K::RESOURCE, "the API server does not offer this");
         self.version = None;
         self.method = ListMethod::Streaming;
         self.feed.begin();
-        let change = self.feed.finish();
+        let (change, warnings) = self.feed.finish();
         self.send(change).await?;
+        self.warn(warnings).await?;
         self.connected().await?;
-        sleep(jitter(LOOK_FOR_API)).await;
+        let starting = code == 403 && self.backoff.failures() < REFUSALS_WHILE_STARTING;
+        sleep(if starting { self.backoff.next() } else { jitter(LOOK_FOR_API) }).await;
         Ok(())
     }
 
@@ -405,6 +426,9 @@ impl<K: Kind> Source<K> {
 
     async fn connected(&mut self) -> Result<(), Failure> {
         self.link.answered(K::RESOURCE);
+        if !self.is_connected() {
+            self.link.wake();
+        }
         self.report(ConnectionState::Connected).await
     }
 
