@@ -188,7 +188,7 @@ fn played(stage: &mut Stage, case: &Case, family: Family) -> Outcome {
         stage.write(&world, family)?;
         stage.settle()?;
         let checks = shots::checks(Extent::All, &step.packets, &oracle, family)?;
-        problems.extend(stage.shoot(&world, checks, patience(step)));
+        problems.extend(stage.shoot(&world, checks, patience(case, step)));
     }
     stage.write(&World::default(), family)?;
     stage.settle()?;
@@ -196,13 +196,19 @@ fn played(stage: &mut Stage, case: &Case, family: Family) -> Outcome {
 }
 
 /// Nothing tells when the daemon has seen a change of its Node or of a ServiceCIDR.
-fn patience(step: &Step) -> Duration {
+fn patience(case: &Case, step: &Step) -> Duration {
+    // What clients remember of endpoints that left is forgotten after the rules are in force.
+    let sticky = |write: &Write| match write {
+        Write::Service(service) => service.fields.iter().any(|(name, _)| name == "affinity"),
+        _ => false,
+    };
+    let memories = case.steps.iter().any(|step| step.writes.iter().any(sticky));
     let untold = |write: &Write| {
         matches!(write, Write::Node(_) | Write::ServiceCidr { .. } | Write::Delete(_))
     };
     // Flows that were under way are ended after the rules are in force.
     let flows = step.packets.iter().any(|line| line.source_port.is_some());
-    let wait = flows || step.writes.iter().any(untold);
+    let wait = flows || memories || step.writes.iter().any(untold);
     if wait { Duration::from_secs(5) } else { Duration::ZERO }
 }
 
