@@ -220,8 +220,8 @@ impl Kind for OwnNode {
         vec![Warning {
             object: format!("Node {}", self.node_name),
             field: "metadata.name".to_owned(),
-            problem: "there is no such Node (yet?): no endpoint is local, zone and pod prefixes are \
-                      unknown, and so are primary addresses for node ports; if this host's Node has \
+            problem: "there is no such Node (yet?): its zone, pod prefixes and addresses are unknown, so \
+                      that node ports on primary addresses are closed; if this host's Node has \
                       another name, set --hostname-override"
                 .to_owned(),
         }]

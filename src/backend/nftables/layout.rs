@@ -165,7 +165,10 @@ impl SetId {
             SetId::Restricted => "service-restricted".into(),
             SetId::Sources => "service-sources".into(),
             SetId::Sticky(place) => format!("{place}-sticky").into(),
-            SetId::Remembered(timeout) => format!("affinity-{timeout}").into(),
+            // Not `affinity-`: by that the Go kube-proxy knows its own sets. It deletes those that it
+            // does not need, and cannot start where rules that it leaves alone still use one
+            // (upstream: `pkg/proxy/nftables/proxier.go`, isAffinitySetName).
+            SetId::Remembered(timeout) => format!("remember-{timeout}").into(),
             SetId::Affinity => "affinity".into(),
         }
     }
@@ -195,7 +198,7 @@ impl SetId {
             SetId::Slots(place(prefix)?, size.parse().ok()?)
         } else if let Some(prefix) = name.strip_suffix("-sticky") {
             SetId::Sticky(place(prefix)?)
-        } else if let Some(timeout) = name.strip_prefix("affinity-") {
+        } else if let Some(timeout) = name.strip_prefix("remember-") {
             SetId::Remembered(timeout.parse().ok()?)
         } else if name == "affinity" {
             SetId::Affinity
