@@ -1,6 +1,7 @@
 //! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
 
 mod demo;
+mod mode;
 mod run;
 
 use std::path::PathBuf;

@@ -1,29 +1,20 @@
 //! The daemon: from flags and file to a running loop.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch as watch_channel};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{IptablesLayout, RunFlags};
-use crate::backend::Backend;
-use crate::backend::iptables::{self, Iptables};
-use crate::backend::nftables::Connection;
-use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat, Mode};
+use super::RunFlags;
+use super::mode::{self, Opened};
+use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat};
 use crate::health::{self, BindFailure, Health};
 use crate::kernel;
-use crate::kernel::xtables::{self, Xtables};
-use crate::net::Family;
 use crate::sync::{self, RemovedTcp, Setup, Sources};
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
 /// Updates that may wait for the loop; beyond that the connections are slowed down.
 const INBOX: usize = 4096;
-
-/// How often the canaries of the iptables mode are looked at. A flushed table heals within that.
-const CANARY_PERIOD: Duration = Duration::from_secs(5);
 
 /// Threads of the runtime: one to decode what arrives, one to program the kernel.
 const THREADS: usize = 2;
@@ -32,12 +23,7 @@ pub(super) fn run(flags: RunFlags) -> Result<()> {
     let (config, remarks) = configuration(&flags)?;
     start_log(&config, flags.verbosity);
     remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
-    if !matches!(config.mode, Mode::Nftables | Mode::Iptables) {
-        bail!(
-            "mode {} is not available in this version; set `mode: nftables` in the configuration",
-            config.mode
-        );
-    }
+    mode::check(config.mode)?;
     kernel::return_large_blocks();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -99,14 +85,7 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
         None => kernel::host_name().context("find this host's name")?,
     };
     let node_name = node_name.trim().to_lowercase();
-    let (backends, foreign) = match config.mode {
-        Mode::Iptables => (iptables(&config, &flags)?, canary_calls()),
-        _ => {
-            let connection = Connection::open()?;
-            let backends = backends(|family| Ok(Box::new(connection.mode(family))))?;
-            (backends, connection.follow()?)
-        }
-    };
+    let Opened { backends, foreign } = mode::open(&config, &flags)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
     let options = ClientOptions { kubeconfig: config.kubeconfig(), master: flags.master.clone() };
     let server = ApiServer::new(&options).await?;
@@ -163,59 +142,6 @@ fn serve_health(config: &Config, stop: &CancellationToken) -> Result<Health> {
         if config.bind_address_hard_fail { BindFailure::Fatal } else { BindFailure::Retry };
     health::start(&health, config.healthz_bind_address, failure, stop)?;
     Ok(health)
-}
-
-/// One backend per family that this kernel has.
-fn backends(
-    open: impl Fn(Family) -> Result<Box<dyn Backend>>,
-) -> Result<Vec<(Family, Box<dyn Backend>)>> {
-    let mut backends: Vec<(Family, Box<dyn Backend>)> = Vec::new();
-    for family in Family::BOTH {
-        if kernel::has_family(family) {
-            backends.push((family, open(family)?));
-        } else {
-            tracing::warn!(%family, "this kernel does not have the family; it is not served");
-        }
-    }
-    Ok(backends)
-}
-
-/// The iptables mode, in the variant of iptables that this node uses.
-fn iptables(config: &Config, flags: &RunFlags) -> Result<Vec<(Family, Box<dyn Backend>)>> {
-    let options = iptables::Options {
-        layout: match flags.iptables_layout {
-            IptablesLayout::Compact => iptables::Layout::Compact,
-            IptablesLayout::Classic => iptables::Layout::Classic,
-        },
-        localhost_node_ports: if config.localhost_node_ports {
-            iptables::LocalhostNodePorts::Open
-        } else {
-            iptables::LocalhostNodePorts::Closed
-        },
-        out_of_window: if xtables::accepts_outside_of_window() {
-            iptables::OutOfWindow::Keep
-        } else {
-            iptables::OutOfWindow::Drop
-        },
-    };
-    backends(|family| {
-        let tables = Xtables::open(family)?;
-        tracing::info!(%family, variant = %tables.variant(), "programming iptables");
-        Ok(Box::new(Iptables::new(tables, options)))
-    })
-}
-
-/// Changes whenever the canaries of the iptables mode are to be looked at: its kernel interface does
-/// not tell of foreign changes.
-fn canary_calls() -> watch_channel::Receiver<()> {
-    let (sender, receiver) = watch_channel::channel(());
-    tokio::spawn(async move {
-        while !sender.is_closed() {
-            tokio::time::sleep(CANARY_PERIOD).await;
-            sender.send_replace(());
-        }
-    });
-    receiver
 }
 
 fn stop_on_signal(stop: &CancellationToken) -> Result<()> {

@@ -1,0 +1,106 @@
+//! From a configuration to the backends of its proxy mode.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tokio::sync::watch;
+
+use super::{IptablesLayout, RunFlags};
+use crate::backend::Backend;
+use crate::backend::iptables::{self, Iptables};
+use crate::backend::nftables::Connection;
+use crate::config::{Config, Mode};
+use crate::kernel;
+use crate::kernel::xtables::{self, Xtables};
+use crate::net::Family;
+
+/// How often the canaries of the iptables mode are looked at. A flushed table heals within that.
+const CANARY_PERIOD: Duration = Duration::from_secs(5);
+
+/// Backends, one for each IP family.
+pub(super) type Backends = Vec<(Family, Box<dyn Backend>)>;
+
+/// A proxy mode that is ready to work.
+pub(super) struct Opened {
+    /// Who makes the kernel match.
+    pub(super) backends: Backends,
+    /// Changes when somebody else may have changed our objects in the kernel.
+    pub(super) foreign: watch::Receiver<()>,
+}
+
+/// Refuses modes that cannot be served, before anything else is done.
+pub(super) fn check(mode: Mode) -> Result<()> {
+    match mode {
+        Mode::Nftables | Mode::Iptables => Ok(()),
+        Mode::Ipvs | Mode::Userspace => bail!(
+            "mode {mode} is not available in this version; set `mode: nftables` in the configuration"
+        ),
+    }
+}
+
+/// Opens the mode that the configuration asks for.
+pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    match config.mode {
+        Mode::Iptables => {
+            Ok(Opened { backends: iptables(config, flags)?, foreign: canary_calls() })
+        }
+        _ => nftables(),
+    }
+}
+
+fn nftables() -> Result<Opened> {
+    let connection = Connection::open()?;
+    let backends = backends(|family| Ok(Box::new(connection.mode(family))))?;
+    Ok(Opened { backends, foreign: connection.follow()? })
+}
+
+/// One backend per family that this kernel has.
+fn backends(open: impl Fn(Family) -> Result<Box<dyn Backend>>) -> Result<Backends> {
+    let mut backends: Backends = Vec::new();
+    for family in Family::BOTH {
+        if kernel::has_family(family) {
+            backends.push((family, open(family)?));
+        } else {
+            tracing::warn!(%family, "this kernel does not have the family; it is not served");
+        }
+    }
+    Ok(backends)
+}
+
+/// The iptables mode, in the variant of iptables that this node uses.
+fn iptables(config: &Config, flags: &RunFlags) -> Result<Backends> {
+    let options = iptables::Options {
+        layout: match flags.iptables_layout {
+            IptablesLayout::Compact => iptables::Layout::Compact,
+            IptablesLayout::Classic => iptables::Layout::Classic,
+        },
+        localhost_node_ports: if config.localhost_node_ports {
+            iptables::LocalhostNodePorts::Open
+        } else {
+            iptables::LocalhostNodePorts::Closed
+        },
+        out_of_window: if xtables::accepts_outside_of_window() {
+            iptables::OutOfWindow::Keep
+        } else {
+            iptables::OutOfWindow::Drop
+        },
+    };
+    backends(|family| {
+        let tables = Xtables::open(family)?;
+        tracing::info!(%family, variant = %tables.variant(), "programming iptables");
+        Ok(Box::new(Iptables::new(tables, options)))
+    })
+}
+
+/// Changes whenever the canaries of the iptables mode are to be looked at: its kernel interface does
+/// not tell of foreign changes.
+fn canary_calls() -> watch::Receiver<()> {
+    let (sender, receiver) = watch::channel(());
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            tokio::time::sleep(CANARY_PERIOD).await;
+            sender.send_replace(());
+        }
+    });
+    receiver
+}
