@@ -1,8 +1,10 @@
 //! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
 
 mod demo;
+mod log;
 mod mode;
 mod run;
+mod servers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

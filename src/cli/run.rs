@@ -1,15 +1,19 @@
 //! The daemon: from flags and file to a running loop.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::RunFlags;
+use super::servers::{self, Given};
+use super::{RunFlags, log};
 use super::mode::{self, Opened};
-use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat};
-use crate::health::{self, BindFailure, Health};
+use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration};
 use crate::kernel;
+use crate::metrics::Metrics;
 use crate::sync::{self, RemovedTcp, Setup, Sources};
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
@@ -20,8 +24,9 @@ const INBOX: usize = 4096;
 const THREADS: usize = 2;
 
 pub(super) fn run(flags: RunFlags) -> Result<()> {
-    let (config, remarks) = configuration(&flags)?;
-    start_log(&config, flags.verbosity);
+    let (wire, mut config, remarks) = configuration(&flags)?;
+    config.logging.verbosity = flags.verbosity.unwrap_or(config.logging.verbosity);
+    log::start(&config.logging);
     remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
     mode::check(config.mode)?;
     kernel::return_large_blocks();
@@ -30,11 +35,11 @@ pub(super) fn run(flags: RunFlags) -> Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(serve(config, flags))
+    runtime.block_on(serve(wire, config, flags))
 }
 
 /// The configuration, and what is to be said about it once there is a log.
-fn configuration(flags: &RunFlags) -> Result<(Config, Vec<String>)> {
+fn configuration(flags: &RunFlags) -> Result<(KubeProxyConfiguration, Config, Vec<String>)> {
     let (mut wire, remarks) = match &flags.config {
         Some(path) => {
             let loaded = config::load(path)?;
@@ -49,7 +54,8 @@ fn configuration(flags: &RunFlags) -> Result<(Config, Vec<String>)> {
         let lines: Vec<String> = problems.iter().map(|p| format!("\n  {p}")).collect();
         anyhow::anyhow!("the configuration cannot be used:{}", lines.concat())
     };
-    Ok((Config::new(&wire).map_err(problems)?, remarks))
+    let config = Config::new(&wire).map_err(problems)?;
+    Ok((wire, config, remarks))
 }
 
 /// Flags that stand for fields of the file count only without a file, as upstream decides.
@@ -62,24 +68,7 @@ fn from_flags(flags: &RunFlags) -> KubeProxyConfiguration {
     }
 }
 
-fn start_log(config: &Config, verbosity: Option<u32>) {
-    use tracing_subscriber::EnvFilter;
-    let level = match verbosity.unwrap_or(config.logging.verbosity) {
-        0..=3 => "info",
-        4..=5 => "debug",
-        _ => "trace",
-    };
-    let default = format!("warn,sluice={level}");
-    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second start in one process (tests) keeps the first log.
-    let _ = match config.logging.format {
-        LogFormat::Text => log.with_ansi(false).try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
-}
-
-async fn serve(config: Config, flags: RunFlags) -> Result<()> {
+async fn serve(wire: KubeProxyConfiguration, config: Config, flags: RunFlags) -> Result<()> {
     let node_name = match &config.hostname_override {
         Some(name) => name.clone(),
         None => kernel::host_name().context("find this host's name")?,
@@ -88,7 +77,8 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     let Opened { backends, foreign } = mode::open(&config, &flags)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
     let options = ClientOptions { kubeconfig: config.kubeconfig(), master: flags.master.clone() };
-    let server = ApiServer::new(&options).await?;
+    let metrics = Metrics::new(config.mode);
+    let server = ApiServer::new(&options).await?.measured(&metrics);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = %config.mode,
@@ -99,7 +89,15 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     );
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
-    let health = serve_health(&config, &stop)?;
+    let given = Given {
+        node_name: &node_name,
+        configuration: Arc::new(move || serde_json::to_string(&wire).unwrap_or_default()),
+        flags: BTreeMap::new(),
+        server: &server,
+        metrics: metrics.clone(),
+    };
+    let servers = servers::start(&config, given, &stop).await?;
+    let health = servers.health.clone();
     let addresses = kernel::addresses::follow().await?;
     let (sender, updates) = mpsc::channel(INBOX);
     let options = WatchOptions { node_name: node_name.clone() };
@@ -107,7 +105,7 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     drop(sender);
     let sources = Sources { updates, addresses, foreign };
     let removed_tcp = removed_tcp(&flags);
-    let setup = Setup { config, node_name, backends, removed_tcp, health };
+    let setup = Setup { config, node_name, backends, removed_tcp, health, metrics };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();
     let syncing = tokio::spawn(async move {
@@ -116,6 +114,7 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     syncing.await.context("the sync loop ended")?;
     stop.cancel();
     while watches.join_next().await.is_some() {}
+    servers.ended().await;
     tracing::info!("stopped; the rules stay in force");
     Ok(())
 }
@@ -133,15 +132,6 @@ fn removed_tcp(flags: &RunFlags) -> RemovedTcp {
         return RemovedTcp::Keep;
     }
     RemovedTcp::Reset
-}
-
-/// Answers who asks for this proxy's health.
-fn serve_health(config: &Config, stop: &CancellationToken) -> Result<Health> {
-    let health = Health::new(config.sync.period.saturating_mul(2));
-    let failure =
-        if config.bind_address_hard_fail { BindFailure::Fatal } else { BindFailure::Retry };
-    health::start(&health, config.healthz_bind_address, failure, stop)?;
-    Ok(health)
 }
 
 fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
