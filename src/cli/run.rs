@@ -8,9 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::mode::{self, Opened};
 use super::servers::{self, Given};
 use super::{RunFlags, log};
-use super::mode::{self, Opened};
 use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration};
 use crate::kernel;
 use crate::metrics::Metrics;

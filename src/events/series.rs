@@ -69,7 +69,8 @@ impl Series {
             action: event.action,
             regarding: event.regarding.clone(),
         };
-        if let Some(known) = self.known.get_mut(&key).filter(|k| at.duration_since(k.last) < QUIET) {
+        if let Some(known) = self.known.get_mut(&key).filter(|k| at.duration_since(k.last) < QUIET)
+        {
             known.count += 1;
             known.last = at;
             // The first repetition makes it a series; that is told at once.
@@ -182,10 +183,7 @@ mod tests {
     fn the_number_of_series_is_bounded() {
         let mut series = Series::default();
         for number in 0..(KEPT + 50) {
-            let event = Event {
-                regarding: Regarding::Node(number.to_string()),
-                ..event("A")
-            };
+            let event = Event { regarding: Regarding::Node(number.to_string()), ..event("A") };
             let second = i64::try_from(number).expect("it is small");
             assert!(matches!(series.add(&event, at(second)), Task::Create(_)));
         }

@@ -7,7 +7,6 @@ mod debug;
 mod negotiate;
 mod pages;
 
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -84,3 +83,6 @@ pub fn start(
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

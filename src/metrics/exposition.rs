@@ -116,8 +116,8 @@ mod tests {
     #[test]
     fn families_read_as_go_writes_them() {
         let registry = Registry::new();
-        let counter = IntCounterVec::new(Opts::new("b_total", "two\nlines"), &["z", "a"])
-            .expect("a counter");
+        let counter =
+            IntCounterVec::new(Opts::new("b_total", "two\nlines"), &["z", "a"]).expect("a counter");
         counter.with_label_values(&["1", "say \"x\""]).inc();
         registry.register(Box::new(counter)).expect("a new name");
         let options = HistogramOpts::new("a_seconds", "times").buckets(vec![0.5, 1e6]);

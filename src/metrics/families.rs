@@ -117,9 +117,11 @@ impl Collector for External {
     fn collect(&self) -> Vec<MetricFamily> {
         let value = (self.read)();
         let counter = IntCounter::new(self.name, &self.help).ok().zip(value);
-        counter.map(|(counter, value)| {
-            counter.inc_by(value);
-            counter.collect()
-        }).unwrap_or_default()
+        counter
+            .map(|(counter, value)| {
+                counter.inc_by(value);
+                counter.collect()
+            })
+            .unwrap_or_default()
     }
 }

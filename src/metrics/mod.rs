@@ -306,7 +306,8 @@ impl Metrics {
         if let Some(elapsed) = request.elapsed {
             client.duration.with_label_values(&labels).observe(elapsed.as_secs_f64());
         }
-        let sizes = [(request.sent, &client.request_size), (request.answered, &client.response_size)];
+        let sizes =
+            [(request.sent, &client.request_size), (request.answered, &client.response_size)];
         for (size, family) in sizes {
             if let Some(size) = size {
                 family.with_label_values(&labels).observe(size as f64);

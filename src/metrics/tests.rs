@@ -81,12 +81,21 @@ fn what_happens_is_counted_where_upstream_counts_it() {
     let metrics = everything_once(Mode::Iptables);
     let table = [
         ("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}", 2.0),
-        ("kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.001\"}", 1.0),
-        ("kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"16.384\"}", 2.0),
+        (
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.001\"}",
+            1.0,
+        ),
+        (
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"16.384\"}",
+            2.0,
+        ),
         ("kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"}", 1.0),
         ("kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"}", 1.0),
         ("kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=\"IPv4\"}", 1.0),
-        ("kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv4\"}", 1.0),
+        (
+            "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv4\"}",
+            1.0,
+        ),
         ("kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"}", 9.0),
         ("kubeproxy_sync_proxy_rules_iptables_last{ip_family=\"IPv4\",table=\"nat\"}", 4.0),
         ("kubeproxy_sync_proxy_rules_service_changes_total", 1.0),
@@ -109,7 +118,8 @@ fn what_happens_is_counted_where_upstream_counts_it() {
     metrics.caught_up();
     let pending = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
     assert_eq!(value(&metrics, pending), Some(0.0));
-    let last = value(&metrics, "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}");
+    let last =
+        value(&metrics, "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}");
     assert!(last.is_some_and(|time| time > 1.7e9), "{last:?}");
 }
 
@@ -127,7 +137,9 @@ fn requests_are_counted_by_code_and_those_without_an_answer_as_errors() {
     metrics.requested(request);
     metrics.requested(Request { code: None, elapsed: None, answered: None, ..request });
     let sample = |code| {
-        format!("rest_client_requests_total{{code=\"{code}\",host=\"10.0.0.1:6443\",method=\"GET\"}}")
+        format!(
+            "rest_client_requests_total{{code=\"{code}\",host=\"10.0.0.1:6443\",method=\"GET\"}}"
+        )
     };
     assert_eq!(value(&metrics, &sample("200")), Some(1.0));
     assert_eq!(value(&metrics, &sample("<error>")), Some(1.0));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use http::{Method, Request};
 use http::header::CONTENT_TYPE;
+use http::{Method, Request};
 use jiff::Timestamp;
 use kube::client::Body;
 use serde_json::{Value, json};
