@@ -1,6 +1,5 @@
 //! The daemon: from flags and file to a running loop.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -9,9 +8,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::mode::{self, Opened};
+use super::options::{self, Settled};
 use super::servers::{self, Given};
-use super::{RunFlags, log};
-use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration};
+use super::{RunFlags, flag_values, log, node, reload, version};
+use crate::config;
 use crate::kernel;
 use crate::metrics::Metrics;
 use crate::sync::{self, RemovedTcp, Setup, Sources};
@@ -24,63 +24,53 @@ const INBOX: usize = 4096;
 const THREADS: usize = 2;
 
 pub(super) fn run(flags: RunFlags) -> Result<()> {
-    let (wire, mut config, remarks) = configuration(&flags)?;
-    config.logging.verbosity = flags.verbosity.unwrap_or(config.logging.verbosity);
-    log::start(&config.logging);
-    remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
-    mode::check(config.mode)?;
+    if let Some(answer) = version::answer(flags.version) {
+        say(&answer);
+        return Ok(());
+    }
+    let settled = options::settle(&flags)?;
+    log::start(&settled.config.logging);
+    settled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if let Some(path) = &flags.write_config_to {
+        options::write(&settled, path)?;
+        tracing::info!(file = %path.display(), "wrote the configuration");
+        return Ok(());
+    }
+    settled.config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
+    if flags.init_only {
+        return node::initialize(&settled.config);
+    }
+    mode::check(settled.config.mode)?;
     kernel::return_large_blocks();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(serve(wire, config, flags))
+    runtime.block_on(serve(settled, flags))
 }
 
-/// The configuration, and what is to be said about it once there is a log.
-fn configuration(flags: &RunFlags) -> Result<(KubeProxyConfiguration, Config, Vec<String>)> {
-    let (mut wire, remarks) = match &flags.config {
-        Some(path) => {
-            let loaded = config::load(path)?;
-            (loaded.wire, loaded.warnings)
-        }
-        None => (from_flags(flags), Vec::new()),
-    };
-    if flags.hostname_override.is_some() {
-        wire.hostname_override.clone_from(&flags.hostname_override);
-    }
-    let problems = |problems: Vec<config::Problem>| {
-        let lines: Vec<String> = problems.iter().map(|p| format!("\n  {p}")).collect();
-        anyhow::anyhow!("the configuration cannot be used:{}", lines.concat())
-    };
-    let config = Config::new(&wire).map_err(problems)?;
-    Ok((wire, config, remarks))
+#[allow(clippy::print_stdout)] // it is what was asked for
+fn say(answer: &str) {
+    println!("{answer}");
 }
 
-/// Flags that stand for fields of the file count only without a file, as upstream decides.
-fn from_flags(flags: &RunFlags) -> KubeProxyConfiguration {
-    let kubeconfig = flags.kubeconfig.as_ref().map(|path| path.display().to_string());
-    KubeProxyConfiguration {
-        mode: flags.proxy_mode.clone(),
-        client_connection: Some(ClientConnection { kubeconfig, ..ClientConnection::default() }),
-        ..KubeProxyConfiguration::default()
-    }
-}
-
-async fn serve(wire: KubeProxyConfiguration, config: Config, flags: RunFlags) -> Result<()> {
+async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
+    let config = settled.config.clone();
     let node_name = match &config.hostname_override {
         Some(name) => name.clone(),
         None => kernel::host_name().context("find this host's name")?,
     };
     let node_name = node_name.trim().to_lowercase();
+    node::set_up(&config);
     let Opened { backends, foreign } = mode::open(&config, &flags)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
-    let options = ClientOptions { kubeconfig: config.kubeconfig(), master: flags.master.clone() };
+    let options =
+        ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
     let metrics = Metrics::new(config.mode);
     let server = ApiServer::new(&options).await?.measured(&metrics);
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = config::version(),
         mode = %config.mode,
         node = node_name,
         server = server.url,
@@ -89,10 +79,11 @@ async fn serve(wire: KubeProxyConfiguration, config: Config, flags: RunFlags) ->
     );
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
+    let (show, shown) = tokio::sync::watch::channel(settled.shown());
     let given = Given {
         node_name: &node_name,
-        configuration: Arc::new(move || serde_json::to_string(&wire).unwrap_or_default()),
-        flags: BTreeMap::new(),
+        configuration: Arc::new(move || shown.borrow().clone()),
+        flags: flag_values::all(&flags),
         server: &server,
         metrics: metrics.clone(),
     };
@@ -103,8 +94,10 @@ async fn serve(wire: KubeProxyConfiguration, config: Config, flags: RunFlags) ->
     let options = WatchOptions { node_name: node_name.clone() };
     let mut watches = watch::start(&server, &options, &sender, &stop);
     drop(sender);
-    let sources = Sources { updates, addresses, foreign };
+    let (configure, configured) = tokio::sync::watch::channel(config.clone());
+    let sources = Sources { updates, addresses, foreign, config: configured };
     let removed_tcp = removed_tcp(&flags);
+    tokio::spawn(reload::follow(flags, settled, configure, show, stop.clone()));
     let setup = Setup { config, node_name, backends, removed_tcp, health, metrics };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();

@@ -17,6 +17,7 @@ use crate::inspect::{self, Debugging, Shown, Text};
 use crate::kernel;
 use crate::metrics::Metrics;
 use crate::server::{BindError, BindFailure};
+use crate::sync;
 use crate::watch::{self, ApiServer};
 
 /// What [`start`] needs to know.
@@ -69,7 +70,7 @@ pub(super) async fn start(
         recorder.record(Event { severity, reason, action, regarding, note });
     };
     of_node(Severity::Normal, "Starting", String::new());
-    let health = Health::new(config.sync.period.saturating_mul(2));
+    let health = Health::new(sync::health_timeout(config));
     let failed = match serve(config, given, started, &health, &recorder, stop) {
         Ok(()) => return Ok(Servers { health, sending }),
         Err(failed) => failed,
@@ -94,7 +95,7 @@ fn serve(
 ) -> Result<(), BindError> {
     let failure =
         if config.bind_address_hard_fail { BindFailure::Fatal } else { BindFailure::Retry };
-    let address = config.healthz_bind_address.into();
+    let address = config.healthz_bind_address;
     let node_name = given.node_name.to_owned();
     let options = health::Options { address, failure, node_name };
     health::start(health, options, &given.metrics, recorder, stop)?;
@@ -111,7 +112,7 @@ fn serve(
         started,
         metrics: given.metrics,
     };
-    match config.metrics_bind_address.into() {
+    match config.metrics_bind_address {
         Some(address) => inspect::start(shown, address, failure, stop),
         None => Ok(()),
     }

@@ -41,6 +41,11 @@ impl Health {
         }
     }
 
+    /// From now on, a change that waits for `timeout` makes the proxy unhealthy.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.state().set_timeout(timeout);
+    }
+
     /// A change waits for being carried out in a family.
     pub fn queued(&self, family: Family) {
         self.state().queued(family, Moment::now());

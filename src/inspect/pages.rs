@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::Shown;
 use super::negotiate::{Form, Syntax, Version, form};
-use crate::metrics::{KUBERNETES_MINOR, KUBERNETES_VERSION};
+use crate::config::KUBERNETES;
 use crate::server::{Answer, TEXT, bare};
 
 const NAME: &str = "kube-proxy";
@@ -53,6 +53,9 @@ pub(super) fn flagz(shown: &Shown, headers: &HeaderMap) -> Answer {
 /// Which program this is, and since when it runs.
 pub(super) fn statusz(shown: &Shown, headers: &HeaderMap) -> Answer {
     let started = shown.started;
+    let (major, minor, patch) = KUBERNETES;
+    let emulated = format!("{major}.{minor}");
+    let binary = format!("{emulated}.{patch}");
     let up = Timestamp::now().duration_since(started).as_secs().max(0);
     match form(headers, "Statusz") {
         Form::Text => {
@@ -61,7 +64,7 @@ pub(super) fn statusz(shown: &Shown, headers: &HeaderMap) -> Answer {
             let body = format!(
                 "\n{NAME} statusz\n{CAUTION}\nStarted  {since}\n\
                  Up  {hours} hr {minutes:02} min {seconds:02} sec\nGo version  {LANGUAGE}\n\
-                 Binary version  {KUBERNETES_VERSION}\nEmulation version  {KUBERNETES_MINOR}\n\
+                 Binary version  {binary}\nEmulation version  {emulated}\n\
                  Paths  {}\n",
                 PATHS.join(" ")
             );
@@ -73,8 +76,8 @@ pub(super) fn statusz(shown: &Shown, headers: &HeaderMap) -> Answer {
                 ("startTime", Value::Text(&since)),
                 ("uptimeSeconds", Value::Number(up)),
                 ("goVersion", Value::Text(LANGUAGE)),
-                ("binaryVersion", Value::Text(KUBERNETES_VERSION)),
-                ("emulationVersion", Value::Text(KUBERNETES_MINOR)),
+                ("binaryVersion", Value::Text(&binary)),
+                ("emulationVersion", Value::Text(&emulated)),
                 ("paths", Value::List(&PATHS)),
             ];
             structured("Statusz", syntax, version, values)
