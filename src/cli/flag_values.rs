@@ -97,8 +97,8 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::flag_table::FLAGS;
     use crate::cli::Arguments;
+    use crate::cli::flag_table::FLAGS;
 
     #[test]
     fn every_flag_has_a_value_and_what_is_given_counts() {

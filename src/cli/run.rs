@@ -63,11 +63,12 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     };
     let node_name = node_name.trim().to_lowercase();
     node::set_up(&config);
-    let Opened { backends, foreign } = mode::open(&config, &flags)?;
+    let Opened { backends, foreign, relays } = mode::open(&config, &flags)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
     let options =
         ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
     let metrics = Metrics::new(config.mode);
+    servers::show_relays(&metrics, relays);
     let server = ApiServer::new(&options).await?.measured(&metrics);
     tracing::info!(
         version = config::version(),

@@ -10,12 +10,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::log;
+use crate::backend::userspace::{Count, Counters};
 use crate::config::Config;
 use crate::events::{Event, Recorder, Regarding, Severity};
 use crate::health::{self, Health};
 use crate::inspect::{self, Debugging, Shown, Text};
 use crate::kernel;
-use crate::metrics::Metrics;
+use crate::metrics::{Kind, Metrics};
 use crate::server::{BindError, BindFailure};
 use crate::sync;
 use crate::watch::{self, ApiServer};
@@ -83,6 +84,35 @@ pub(super) async fn start(
     stop.cancel();
     Servers { health, sending }.ended().await;
     Err(failed.into())
+}
+
+/// A number of the userspace mode: how it behaves, its name, what it means, and where it is.
+type Relayed = (Kind, &'static str, &'static str, fn(&Counters) -> &Count);
+
+/// What the relays of the userspace mode count.
+#[rustfmt::skip] // a line each
+const RELAYS: [Relayed; 12] = [
+    (Kind::Gauge, "sluice_userspace_connections", "TCP connections that are joined or being joined", |c| &c.active_connections),
+    (Kind::Counter, "sluice_userspace_connections_total", "TCP connections that were accepted", |c| &c.connections),
+    (Kind::Counter, "sluice_userspace_bytes_to_endpoints_total", "Bytes of TCP from clients to endpoints", |c| &c.bytes_to_endpoints),
+    (Kind::Counter, "sluice_userspace_bytes_to_clients_total", "Bytes of TCP from endpoints to clients", |c| &c.bytes_to_clients),
+    (Kind::Counter, "sluice_userspace_dial_failures_total", "Attempts to reach an endpoint that failed", |c| &c.dial_failures),
+    (Kind::Counter, "sluice_userspace_unserved_total", "TCP connections that were reset because no endpoint could be reached", |c| &c.unserved),
+    (Kind::Gauge, "sluice_userspace_udp_clients", "UDP clients with a socket of their own", |c| &c.active_clients),
+    (Kind::Counter, "sluice_userspace_datagrams_to_endpoints_total", "Datagrams from clients to endpoints", |c| &c.datagrams_to_endpoints),
+    (Kind::Counter, "sluice_userspace_datagrams_to_clients_total", "Datagrams from endpoints to clients", |c| &c.datagrams_to_clients),
+    (Kind::Counter, "sluice_userspace_lost_datagrams_total", "Datagrams that were lost because a queue was full or there was no endpoint", |c| &c.lost_datagrams),
+    (Kind::Counter, "sluice_userspace_evictions_total", "UDP clients that were forgotten early to make room", |c| &c.evictions),
+    (Kind::Counter, "sluice_userspace_shortages_total", "How often a connection had to wait for lack of descriptors", |c| &c.shortages),
+];
+
+/// Adds what the userspace mode counts to the metrics.
+pub(super) fn show_relays(metrics: &Metrics, relays: Option<Arc<Counters>>) {
+    let Some(counters) = relays else { return };
+    for (kind, name, help, which) in RELAYS {
+        let counters = Arc::clone(&counters);
+        metrics.add(kind, name, help, move || Some(which(&counters).get()));
+    }
 }
 
 fn serve(

@@ -7,6 +7,7 @@ use prometheus::{
     Registry,
 };
 
+use super::Kind;
 use crate::net::Family;
 
 /// The label of the IP family.
@@ -89,23 +90,23 @@ impl Families<'_> {
     }
 }
 
-/// A counter that somebody else keeps.
+/// Reads a number that somebody else keeps.
+pub(super) type Read = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// A family of one number that somebody else keeps.
 pub(super) struct External {
     described: Option<Desc>,
+    kind: Kind,
     name: &'static str,
-    help: String,
-    read: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+    help: &'static str,
+    read: Read,
 }
 
 impl External {
-    pub(super) fn new(
-        name: &'static str,
-        help: &str,
-        read: Box<dyn Fn() -> Option<u64> + Send + Sync>,
-    ) -> External {
+    pub(super) fn new(kind: Kind, name: &'static str, help: &'static str, read: Read) -> External {
         let labels = std::collections::HashMap::new();
         let described = Desc::new(name.to_owned(), help.to_owned(), Vec::new(), labels).ok();
-        External { described, name, help: help.to_owned(), read }
+        External { described, kind, name, help, read }
     }
 }
 
@@ -115,13 +116,17 @@ impl Collector for External {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let value = (self.read)();
-        let counter = IntCounter::new(self.name, &self.help).ok().zip(value);
-        counter
-            .map(|(counter, value)| {
+        let Some(value) = (self.read)() else { return Vec::new() };
+        let family = match self.kind {
+            Kind::Counter => IntCounter::new(self.name, self.help).map(|counter| {
                 counter.inc_by(value);
                 counter.collect()
-            })
-            .unwrap_or_default()
+            }),
+            Kind::Gauge => IntGauge::new(self.name, self.help).map(|gauge| {
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+                gauge.collect()
+            }),
+        };
+        family.unwrap_or_default()
     }
 }

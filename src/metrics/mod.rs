@@ -67,7 +67,16 @@ pub enum Outcome {
     Failed,
 }
 
-/// What came of health being asked for.
+/// How a number behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// Which question about health it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
     /// `/healthz` of the health address.
@@ -112,15 +121,17 @@ impl Metrics {
         }))
     }
 
-    /// Adds a counter that somebody else keeps, such as the kernel; it is read when metrics are.
-    pub fn add_counter(
+    /// Adds a number that somebody else keeps; it is read when metrics are. Where nothing can be read,
+    /// nothing is shown.
+    pub fn add(
         &self,
+        kind: Kind,
         name: &'static str,
         help: &'static str,
         read: impl Fn() -> Option<u64> + Send + Sync + 'static,
     ) {
-        let counter = families::External::new(name, &format!("[ALPHA] {help}"), Box::new(read));
-        if self.0.registry.register(Box::new(counter)).is_err() {
+        let external = families::External::new(kind, name, help, Box::new(read));
+        if self.0.registry.register(Box::new(external)).is_err() {
             tracing::error!(name, "this metric is there already");
         }
     }

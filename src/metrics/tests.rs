@@ -165,14 +165,18 @@ fn the_indicators_of_the_metrics_server_begin_with_the_first_probe() {
 }
 
 #[test]
-fn a_counter_of_somebody_else_is_read_when_it_is_asked_for() {
+fn a_number_of_somebody_else_is_read_when_it_is_asked_for() {
     let metrics = Metrics::new(Mode::Iptables);
     let kept = Arc::new(AtomicU64::new(3));
-    let read = Arc::clone(&kept);
-    metrics.add_counter("elsewhere_total", "Kept elsewhere", move || {
-        Some(read.load(Ordering::Relaxed)).filter(|n| *n > 3)
-    });
+    for (kind, name) in [(Kind::Counter, "elsewhere_total"), (Kind::Gauge, "elsewhere")] {
+        let read = Arc::clone(&kept);
+        metrics.add(kind, name, "Kept elsewhere", move || {
+            Some(read.load(Ordering::Relaxed)).filter(|n| *n > 3)
+        });
+    }
     assert_eq!(value(&metrics, "elsewhere_total"), None, "it cannot be read");
     kept.store(8, Ordering::Relaxed);
     assert_eq!(value(&metrics, "elsewhere_total"), Some(8.0));
+    assert_eq!(value(&metrics, "elsewhere"), Some(8.0));
+    assert!(metrics.text().contains("# TYPE elsewhere gauge\n"));
 }
