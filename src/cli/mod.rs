@@ -9,6 +9,7 @@ mod node;
 mod options;
 mod reload;
 mod run;
+mod servers;
 mod version;
 
 use std::path::PathBuf;

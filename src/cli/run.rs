@@ -1,5 +1,8 @@
 //! The daemon: from flags and file to a running loop.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -7,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::mode::{self, Opened};
 use super::options::{self, Settled};
-use super::{RunFlags, log, node, reload, version};
-use crate::config::{self, Config};
-use crate::health::{self, BindFailure, Health};
+use super::reload::{self, InForce};
+use super::servers::{self, Given};
+use super::{RunFlags, log, node, version};
+use crate::config;
 use crate::kernel;
+use crate::metrics::Metrics;
 use crate::sync::{self, RemovedTcp, Setup, Sources};
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
@@ -64,7 +69,8 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
     let options =
         ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
-    let server = ApiServer::new(&options).await?;
+    let metrics = Metrics::new(config.mode);
+    let server = ApiServer::new(&options).await?.measured(&metrics);
     tracing::info!(
         version = config::version(),
         mode = %config.mode,
@@ -75,7 +81,18 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     );
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
-    let health = serve_health(&config, &stop)?;
+    let (show, shown) = tokio::sync::watch::channel(settled.wire.clone());
+    let given = Given {
+        node_name: &node_name,
+        configuration: Arc::new(move || {
+            serde_json::to_string(&*shown.borrow()).unwrap_or_default()
+        }),
+        flags: BTreeMap::new(),
+        server: &server,
+        metrics: metrics.clone(),
+    };
+    let servers = servers::start(&config, given, &stop).await?;
+    let health = servers.health.clone();
     let addresses = kernel::addresses::follow().await?;
     let (sender, updates) = mpsc::channel(INBOX);
     let options = WatchOptions { node_name: node_name.clone() };
@@ -84,8 +101,13 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     let (configure, configured) = tokio::sync::watch::channel(config.clone());
     let sources = Sources { updates, addresses, foreign, config: configured };
     let removed_tcp = removed_tcp(&flags);
-    tokio::spawn(reload::follow(flags, settled, configure, stop.clone()));
-    let setup = Setup { config, node_name, backends, removed_tcp, health };
+    tokio::spawn(reload::follow(
+        flags,
+        settled,
+        InForce { config: configure, shown: show },
+        stop.clone(),
+    ));
+    let setup = Setup { config, node_name, backends, removed_tcp, health, metrics };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();
     let syncing = tokio::spawn(async move {
@@ -94,6 +116,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     syncing.await.context("the sync loop ended")?;
     stop.cancel();
     while watches.join_next().await.is_some() {}
+    servers.ended().await;
     tracing::info!("stopped; the rules stay in force");
     Ok(())
 }
@@ -111,15 +134,6 @@ fn removed_tcp(flags: &RunFlags) -> RemovedTcp {
         return RemovedTcp::Keep;
     }
     RemovedTcp::Reset
-}
-
-/// Answers who asks for this proxy's health.
-fn serve_health(config: &Config, stop: &CancellationToken) -> Result<Health> {
-    let health = Health::new(sync::health_timeout(config));
-    let failure =
-        if config.bind_address_hard_fail { BindFailure::Fatal } else { BindFailure::Retry };
-    health::start(&health, config.healthz_bind_address, failure, stop)?;
-    Ok(health)
 }
 
 fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
