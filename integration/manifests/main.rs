@@ -90,7 +90,8 @@ fn configurations() -> Outcome {
         let path = manifests().join("overlays").join(name).join("config.yaml");
         for object in documents(&fs::read_to_string(&path)?) {
             let data = object["data"].as_object().expect("a ConfigMap has data");
-            let text = data.get("config").or(data.get("config.conf")).expect("the configuration");
+            let text =
+                data.get("config").or_else(|| data.get("config.conf")).expect("the configuration");
             let loaded = sluice::config::parse(text.as_str().expect("text"), &path)?;
             assert_eq!(loaded.warnings, Vec::<String>::new(), "{}", path.display());
         }
@@ -113,7 +114,7 @@ fn versions() -> Outcome {
         let text = read(file)?;
         let tags = text.lines().filter_map(|line| {
             line.split_once("localhost/sluice:")
-                .or(line.split_once("newTag: "))
+                .or_else(|| line.split_once("newTag: "))
                 .map(|parts| parts.1)
         });
         let tags: Vec<&str> = tags.map(|tag| tag.trim_end_matches("-iptables")).collect();
