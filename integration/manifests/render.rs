@@ -58,7 +58,10 @@ pub(crate) fn chart(values: &[&str]) -> Option<Rendered> {
 
 fn render(program: &str, arguments: &[&str]) -> Option<Rendered> {
     let output = match Command::new(program).args(arguments).output() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+        // A directory of the path that may not be searched is reported as a lack of permission.
+        Err(error)
+            if [ErrorKind::NotFound, ErrorKind::PermissionDenied].contains(&error.kind()) =>
+        {
             eprintln!("{program} is not installed: nothing is rendered, nothing is checked");
             return None;
         }
