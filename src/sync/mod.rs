@@ -31,6 +31,12 @@ pub use self::conntrack::RemovedTcp;
 /// `cmd/kube-proxy/app/server.go`, getNodeIPs).
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a change may wait until the proxy counts as unhealthy (upstream:
+/// `cmd/kube-proxy/app/server.go`, newProxyServer).
+pub fn health_timeout(config: &Config) -> Duration {
+    config.sync.period.saturating_mul(2)
+}
+
 /// The most changes that are taken in before the kernel is brought up to date.
 const BATCH: usize = 100_000;
 
@@ -43,6 +49,8 @@ pub struct Sources {
     pub addresses: watch::Receiver<BTreeSet<IpAddr>>,
     /// Changes when somebody else may have changed our objects in the kernel.
     pub foreign: watch::Receiver<()>,
+    /// The configuration, with what may change while the loop runs.
+    pub config: watch::Receiver<Config>,
 }
 
 /// What the loop works with.
@@ -130,6 +138,11 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
                 pacer.request();
             }
             Ok(()) = sources.foreign.changed() => pacer.suspect(),
+            Ok(()) = sources.config.changed() => {
+                state.configure(sources.config.borrow_and_update().clone());
+                pacer.set_periods(state.config.sync);
+                pacer.request();
+            }
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     }
@@ -165,6 +178,13 @@ impl Loop {
             lost: BTreeSet::new(),
             health,
         }
+    }
+
+    /// Takes another configuration over: what it says of this host, and when to sync.
+    fn configure(&mut self, config: Config) {
+        self.health.set_timeout(health_timeout(&config));
+        self.config = config;
+        self.host_changed = true;
     }
 
     /// From now on somebody waits for a sync.
