@@ -127,7 +127,12 @@ fn runs(overlay_name: &str, host: &str, files: Files) -> Outcome {
     let Some(rendered) = overlay(overlay_name) else { return Ok(()) };
     let daemon_set = rendered.object("DaemonSet", "kube-proxy");
     let config_maps = |name: &str| rendered.config_map(name).or_else(|| files.get(name).cloned());
-    Pod::new(daemon_set, config_maps, host).run_until_synced();
+    let pod = Pod::new(daemon_set, config_maps, host);
+    pod.run_until_synced();
+    // Set by a container that has the right to, or not at all.
+    let sets_up = daemon_set["spec"]["template"]["spec"]["initContainers"].is_array();
+    let most = pod.setting("nf_conntrack_max");
+    assert_eq!(most >= 131_072, sets_up, "{overlay_name}: {most}");
     Ok(())
 }
 

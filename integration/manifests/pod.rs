@@ -35,14 +35,23 @@ cp -r "$TREE/var/lib/." /var/lib/
 mkdir -p /run/secrets
 cp -r "$TREE/var/run/secrets/." /run/secrets/
 mount --bind "$TREE/etc/hosts" /etc/hosts
+for setting in $SETTINGS; do
+    if [ -e "$setting" ]; then mount --bind "$TREE/settings/${setting##*/}" "$setting"; fi
+done
 ln -s "$PROGRAM" /usr/local/bin/kube-proxy
 export PATH="/usr/local/bin:$PATH"
-unset TREE PROGRAM
+unset TREE PROGRAM SETTINGS
 exec "$@"
 "#;
 
+/// Settings of the whole machine, which a test may not change.
+const SETTINGS: [&str; 2] =
+    ["/proc/sys/net/netfilter/nf_conntrack_max", "/sys/module/nf_conntrack/parameters/hashsize"];
+
 /// A Pod of a DaemonSet.
 pub(crate) struct Pod {
+    /// Commands that run first, one after the other.
+    init: Vec<Vec<String>>,
     arguments: Vec<String>,
     tree: TempDir,
 }
@@ -71,7 +80,12 @@ impl Pod {
         write(&tree, &format!("{ACCOUNT}/token"), SECRET);
         write(&tree, &format!("{ACCOUNT}/ca.crt"), &fixture("ca.crt"));
         write(&tree, "etc/hosts", &format!("127.0.0.1 localhost {host}\n"));
-        Pod { arguments: arguments(container), tree }
+        for setting in SETTINGS {
+            let name = setting.rsplit('/').next().unwrap();
+            write(&tree, &format!("settings/{name}"), "1024");
+        }
+        let init = spec["initContainers"].as_array().into_iter().flatten().map(arguments);
+        Pod { init: init.collect(), arguments: arguments(container), tree }
     }
 
     /// Starts the proxy, with the API server where its kubeconfig says, and waits until its rules are
@@ -79,17 +93,16 @@ impl Pod {
     pub(crate) fn run_until_synced(&self) {
         in_own_network(|| {
             let _api = self.api_server();
+            for arguments in &self.init {
+                let output = self.command(arguments).output().expect("unshare starts");
+                let log = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{arguments:?}: {}\n{log}", output.status);
+                assert!(log.contains("this node is set up"), "{arguments:?}:\n{log}");
+            }
             let log = self.tree.path().join("log");
-            let child = Command::new("unshare")
-                .args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"])
-                .args(&self.arguments)
-                .env("TREE", self.tree.path())
-                .env("PROGRAM", program())
-                .stdout(Stdio::null())
-                .stderr(fs::File::create(&log).unwrap())
-                .spawn()
-                .expect("unshare starts");
-            let mut proxy = Running(child);
+            let mut command = self.command(&self.arguments);
+            command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+            let mut proxy = Running(command.spawn().expect("unshare starts"));
             eventually("a first sync, or the end of the proxy", || {
                 let text = fs::read_to_string(&log).unwrap();
                 let ended = proxy.0.try_wait().unwrap();
@@ -97,6 +110,21 @@ impl Pod {
                 text.contains("first sync done family=IPv4").then_some(())
             });
         });
+    }
+
+    /// A command of the Pod's, in its view of the machine.
+    fn command(&self, arguments: &[String]) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"]);
+        command.args(arguments).env("TREE", self.tree.path()).env("PROGRAM", program());
+        command.env("SETTINGS", SETTINGS.join(" "));
+        command
+    }
+
+    /// What a setting of the machine is after the Pod.
+    pub(crate) fn setting(&self, name: &str) -> u64 {
+        let text = fs::read_to_string(self.tree.path().join("settings").join(name)).unwrap();
+        text.trim().parse().unwrap()
     }
 
     /// Lets in only who has the account's token, and only to what the ClusterRole allows.
