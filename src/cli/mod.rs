@@ -2,6 +2,7 @@
 
 mod demo;
 mod flag_table;
+mod flag_values;
 mod flags;
 mod log;
 mod mode;

@@ -13,31 +13,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::{Settled, from_file};
 use super::{RunFlags, log, node};
+use crate::config::Config;
 use crate::config::change::Change;
-use crate::config::{Config, KubeProxyConfiguration};
 
 /// How often the file is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
-
-/// What is in force, for those who go by it.
-#[derive(Debug)]
-pub(super) struct InForce {
-    /// What it means, for the loop.
-    pub(super) config: watch::Sender<Config>,
-    /// As the file says it, for `/configz`.
-    pub(super) shown: watch::Sender<KubeProxyConfiguration>,
-}
 
 /// Watches the file until `stop`, which it also cancels when a change needs a restart. Only what can be read
 /// twice is watched: not a pipe.
 pub(super) async fn follow(
     flags: RunFlags,
     first: Settled,
-    in_force: InForce,
+    config: watch::Sender<Config>,
+    shown: watch::Sender<String>,
     stop: CancellationToken,
 ) {
     let Some(path) = flags.config.clone().filter(|path| path.is_file()) else { return };
-    let mut file = File { flags, path, text: Text::default(), current: first, in_force, stop };
+    let mut file = File { flags, path, text: Text::default(), current: first, config, shown, stop };
     file.text.begin(std::fs::read_to_string(&file.path));
     let mut ticks = tokio::time::interval(PERIOD);
     loop {
@@ -79,7 +71,9 @@ struct File {
     path: PathBuf,
     text: Text,
     current: Settled,
-    in_force: InForce,
+    config: watch::Sender<Config>,
+    /// What `/configz` shows.
+    shown: watch::Sender<String>,
     stop: CancellationToken,
 }
 
@@ -116,7 +110,7 @@ impl File {
             return;
         }
         self.apply(&new, &change);
-        self.in_force.shown.send_replace(new.wire.clone());
+        self.shown.send_replace(new.shown());
         self.current = new;
     }
 
@@ -132,7 +126,7 @@ impl File {
             node::set_up(&new.config);
         }
         new.config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
-        self.in_force.config.send_replace(new.config.clone());
+        self.config.send_replace(new.config.clone());
         tracing::info!(
             fields = change.live.join(" "),
             ignored,

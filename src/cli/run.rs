@@ -1,6 +1,5 @@
 //! The daemon: from flags and file to a running loop.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -10,9 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::mode::{self, Opened};
 use super::options::{self, Settled};
-use super::reload::{self, InForce};
 use super::servers::{self, Given};
-use super::{RunFlags, log, node, version};
+use super::{RunFlags, flag_values, log, node, reload, version};
 use crate::config;
 use crate::kernel;
 use crate::metrics::Metrics;
@@ -81,13 +79,11 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     );
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
-    let (show, shown) = tokio::sync::watch::channel(settled.wire.clone());
+    let (show, shown) = tokio::sync::watch::channel(settled.shown());
     let given = Given {
         node_name: &node_name,
-        configuration: Arc::new(move || {
-            serde_json::to_string(&*shown.borrow()).unwrap_or_default()
-        }),
-        flags: BTreeMap::new(),
+        configuration: Arc::new(move || shown.borrow().clone()),
+        flags: flag_values::all(&flags),
         server: &server,
         metrics: metrics.clone(),
     };
@@ -101,12 +97,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     let (configure, configured) = tokio::sync::watch::channel(config.clone());
     let sources = Sources { updates, addresses, foreign, config: configured };
     let removed_tcp = removed_tcp(&flags);
-    tokio::spawn(reload::follow(
-        flags,
-        settled,
-        InForce { config: configure, shown: show },
-        stop.clone(),
-    ));
+    tokio::spawn(reload::follow(flags, settled, configure, show, stop.clone()));
     let setup = Setup { config, node_name, backends, removed_tcp, health, metrics };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();

@@ -83,3 +83,6 @@ pub fn start(
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::Shown;
 use super::negotiate::{Form, Syntax, Version, form};
-use crate::metrics::{KUBERNETES_MINOR, KUBERNETES_VERSION};
+use crate::config::KUBERNETES;
 use crate::server::{Answer, TEXT, bare};
 
 const NAME: &str = "kube-proxy";
@@ -53,6 +53,9 @@ pub(super) fn flagz(shown: &Shown, headers: &HeaderMap) -> Answer {
 /// Which program this is, and since when it runs.
 pub(super) fn statusz(shown: &Shown, headers: &HeaderMap) -> Answer {
     let started = shown.started;
+    let (major, minor, patch) = KUBERNETES;
+    let emulated = format!("{major}.{minor}");
+    let binary = format!("{emulated}.{patch}");
     let up = Timestamp::now().duration_since(started).as_secs().max(0);
     match form(headers, "Statusz") {
         Form::Text => {
@@ -61,7 +64,7 @@ pub(super) fn statusz(shown: &Shown, headers: &HeaderMap) -> Answer {
             let body = format!(
                 "\n{NAME} statusz\n{CAUTION}\nStarted  {since}\n\
                  Up  {hours} hr {minutes:02} min {seconds:02} sec\nGo version  {LANGUAGE}\n\
-                 Binary version  {KUBERNETES_VERSION}\nEmulation version  {KUBERNETES_MINOR}\n\
+                 Binary version  {binary}\nEmulation version  {emulated}\n\
                  Paths  {}\n",
                 PATHS.join(" ")
             );
@@ -73,8 +76,8 @@ pub(super) fn statusz(shown: &Shown, headers: &HeaderMap) -> Answer {
                 ("startTime", Value::Text(&since)),
                 ("uptimeSeconds", Value::Number(up)),
                 ("goVersion", Value::Text(LANGUAGE)),
-                ("binaryVersion", Value::Text(KUBERNETES_VERSION)),
-                ("emulationVersion", Value::Text(KUBERNETES_MINOR)),
+                ("binaryVersion", Value::Text(&binary)),
+                ("emulationVersion", Value::Text(&emulated)),
                 ("paths", Value::List(&PATHS)),
             ];
             structured("Statusz", syntax, version, values)
@@ -195,14 +198,47 @@ fn yaml(out: &mut String, values: &[(&str, Value<'_>)], depth: usize) {
     }
 }
 
-/// A text as YAML. Plain only where there is no doubt that it is a text.
+/// A text as Go's YAML library writes it: in double quotes what would be read as something else, in
+/// single ones what holds signs of the language.
 fn scalar(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_/.".contains(c);
-    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-    let word = matches!(text, "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n");
-    if starts && !word && text.chars().all(plain) {
-        return text.to_owned();
+    let other = matches!(text, "" | "true" | "false" | "null" | "~" | "yes" | "no" | "on" | "off")
+        || text.parse::<f64>().is_ok()
+        || ["0x", "0o", "0b"].iter().any(|prefix| text.starts_with(prefix));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_/.,:".contains(c);
+    if other || text.contains(char::is_control) {
+        // JSON's quoting is YAML's.
+        serde_json::Value::from(text).to_string()
+    } else if text.chars().all(plain) && text.starts_with(|c: char| !"-:,".contains(c)) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
     }
-    // JSON's quoting is YAML's.
-    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_quoted_where_they_would_be_read_as_something_else() {
+        let table = [
+            ("0.0.0.0:10256", "0.0.0.0:10256"),
+            ("15m0s", "15m0s"),
+            (
+                "/etc/machine-id,/var/lib/dbus/machine-id",
+                "/etc/machine-id,/var/lib/dbus/machine-id",
+            ),
+            ("10", "\"10\""),
+            ("-999", "\"-999\""),
+            ("1.36", "\"1.36\""),
+            ("1.36.2", "1.36.2"),
+            ("false", "\"false\""),
+            ("", "\"\""),
+            ("[]", "'[]'"),
+            ("it's {x}", "'it''s {x}'"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(scalar(text), expected);
+        }
+    }
 }

@@ -29,8 +29,6 @@ use self::proxy::{Common, OfMode};
 use crate::config::Mode;
 use crate::net::Family;
 
-pub use self::version::{GIT_VERSION, KUBERNETES_MINOR, KUBERNETES_VERSION};
-
 /// All that is measured. Clones share it.
 #[derive(Clone)]
 pub struct Metrics(Arc<Measured>);

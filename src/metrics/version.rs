@@ -1,18 +1,9 @@
-//! Which program this is, as metrics and `/statusz` tell it.
+//! Which program this is.
 
 use prometheus::Registry;
 
 use super::families::{Families, Stability};
-use crate::config::Mode;
-
-/// The release of Kubernetes whose kube-proxy this program stands in for.
-pub const KUBERNETES_VERSION: &str = "1.36.2";
-
-/// Its minor release.
-pub const KUBERNETES_MINOR: &str = "1.36";
-
-/// The version in Kubernetes' form, with our own behind it.
-pub const GIT_VERSION: &str = concat!("v1.36.2-sluice.", env!("CARGO_PKG_VERSION"));
+use crate::config::{self, KUBERNETES, Mode};
 
 /// Registers `kubernetes_build_info` and `sluice_info`.
 pub(super) fn register(registry: &Registry, mode: Mode) {
@@ -34,10 +25,11 @@ pub(super) fn register(registry: &Registry, mode: Mode) {
             "platform",
         ],
     );
-    let minor = KUBERNETES_MINOR.rsplit('.').next().unwrap_or_default();
+    let (major, minor, _) = KUBERNETES;
+    let (major, minor) = (major.to_string(), minor.to_string());
     let platform = format!("{}/{}", std::env::consts::OS, architecture());
     // Where Go's toolchain would be named there is nothing to say.
-    let values = ["", "rustc", "", "", GIT_VERSION, "", "1", minor, &platform];
+    let values = ["", "rustc", "", "", &config::version(), "", &major, &minor, &platform];
     info.with_label_values(&values).set(1);
     let make = Families { registry, stability: Stability::None };
     let info = make.gauges(

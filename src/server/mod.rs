@@ -36,7 +36,7 @@ pub enum BindFailure {
 /// An address cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "serve {what} on {address}: {source}; free the address, choose another {field}, or set \
+    "serve {what} on {address}: {reason}; free the address, choose another {field}, or set \
      `bindAddressHardFail: false` to start without it"
 )]
 pub struct BindError {
@@ -47,7 +47,7 @@ pub struct BindError {
     /// The address.
     pub address: SocketAddr,
     /// What the kernel said.
-    pub source: io::Error,
+    pub reason: io::Error,
 }
 
 /// An address that something is served on.
@@ -65,9 +65,9 @@ impl Place {
     /// The first try. What it gives goes to [`Place::bound`].
     pub(crate) fn bind(self, failure: BindFailure) -> Result<io::Result<TcpListener>, BindError> {
         match (listen(self.address, Reach::BothFamilies), failure) {
-            (Err(source), BindFailure::Fatal) => {
+            (Err(reason), BindFailure::Fatal) => {
                 let Place { address, what, field } = self;
-                Err(BindError { what, field, address, source })
+                Err(BindError { what, field, address, reason })
             }
             (attempt, _) => Ok(attempt),
         }
