@@ -48,6 +48,7 @@ pub(crate) fn half_close() -> Outcome {
     for family in Family::BOTH {
         let mut client = eventually("the second pod answers", || {
             let mut client = connect(&world.client, vip(family)).ok()?;
+            client.set_read_timeout(Some(Duration::from_millis(300))).ok()?;
             let mut word = [0; 9];
             client.read_exact(&mut word).ok()?;
             (word == *b"last word").then_some(client)
