@@ -101,7 +101,7 @@ impl Relay {
             shared.crowd.shrink(&shared.counters);
             return None;
         };
-        let upstream = match sockets::udp_to(endpoint, self.target.upstream) {
+        let upstream = match sockets::udp_to(endpoint, self.target.mark) {
             Ok(upstream) => upstream,
             Err(error) => {
                 if sockets::is_shortage(&error) {
