@@ -70,6 +70,10 @@ struct RunFlags {
     /// segment is answered by a reset. Otherwise they live for as long as the endpoint answers.
     #[arg(long)]
     reset_removed_tcp_endpoints: bool,
+    /// In userspace mode: for how many seconds connections may go on when the daemon is told to end,
+    /// while new ones are refused.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    userspace_drain: u64,
     #[command(flatten)]
     fields: flags::FieldFlags,
     /// What is no flag; only empty arguments are allowed, which manifests produce.

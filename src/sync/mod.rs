@@ -123,10 +123,10 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
         let wake = if state.ready(now) { at } else { now + Duration::from_secs(1) };
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             count = sources.updates.recv_many(&mut inbox, BATCH) => {
                 if count == 0 {
-                    return;
+                    break;
                 }
                 if inbox.drain(..).fold(false, |changed, update| state.take(update) | changed) {
                     pacer.request();
@@ -146,6 +146,8 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     }
+    let stop = |plane: &mut Plane| plane.backend.stop();
+    tokio::task::block_in_place(|| state.planes.iter_mut().for_each(stop));
 }
 
 impl Loop {
@@ -291,7 +293,15 @@ impl Plane {
             Ok(report) => {
                 self.report(&scope, report, started.elapsed());
                 let table = self.planner.table();
-                let world = World { table, snapshot: around.snapshot, local: around.local };
+                let mut answered_by = |service: &_, port: &_, endpoints| {
+                    self.backend.answered_by(service, port, endpoints)
+                };
+                let world = World {
+                    table,
+                    snapshot: around.snapshot,
+                    local: around.local,
+                    answered_by: &mut answered_by,
+                };
                 self.conntrack.reconcile(world, self.refused.keys());
                 // A Service that the kernel refuses is no reason to take the node out of service.
                 around.health.updated(table.family);
