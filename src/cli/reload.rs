@@ -130,7 +130,7 @@ impl File {
         tracing::info!(
             fields = change.live.join(" "),
             ignored,
-            "the configuration file has changed; its new values are in force"
+            "the configuration file has changed; its new values count"
         );
     }
 }
