@@ -59,10 +59,13 @@ impl Settings {
         let more = match by {
             Mode::Nftables => "",
             Mode::Iptables => ", localhostNodePorts: false",
+            Mode::Userspace => ", localhostNodePorts: false",
         };
+        // The file has no section for the userspace mode; it reads that of iptables.
+        let section = if by == Mode::Userspace { Mode::Iptables } else { by };
         let _ = writeln!(
             yaml,
-            "{by}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"
+            "{section}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"
         );
         Ok(yaml)
     }

@@ -7,6 +7,8 @@ pub mod addresses;
 pub mod conntrack;
 pub mod listen;
 pub mod nft;
+pub mod sockets;
+pub mod sysctl;
 pub mod xtables;
 
 use std::path::Path;

@@ -22,7 +22,8 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
-use self::layout::SetId;
+pub use self::layout::is_relayed;
+use self::layout::{Carrier, SetId};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
 pub use self::tables::{Connection, Live, Tables};
@@ -43,13 +44,14 @@ const ATTEMPTS: usize = 4;
 #[derive(Debug)]
 pub struct Nftables<T = Live> {
     tables: T,
+    carrier: Carrier,
     /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
     programmed: Option<Programmed>,
 }
 
 impl<T: Tables> Nftables<T> {
-    fn new(tables: T) -> Nftables<T> {
-        Nftables { tables, programmed: None }
+    fn new(tables: T, carrier: Carrier) -> Nftables<T> {
+        Nftables { tables, carrier, programmed: None }
     }
 
     /// Listens for foreign changes from now on, and tells whether one may have slipped in since the
@@ -121,7 +123,8 @@ impl<T: Tables> Nftables<T> {
     /// The operations that bring the kernel to what the table wants, with what it had before for
     /// Services that were refused.
     fn step(&self, table: &ForwardingTable, scope: &Scope, work: &Work) -> Step {
-        let wanted = Wanted { table, instead: self.instead(table, scope, work) };
+        let instead = self.instead(table, scope, work);
+        let wanted = Wanted { table, carrier: self.carrier, instead };
         match (&work.seen, &self.programmed) {
             (Some(seen), _) => Step::from_observed(seen, &wanted),
             (None, Some(programmed)) => Step::from_programmed(programmed, &wanted, &scope.services),

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::affinity::Sticky;
 use super::elements::{own_elements, shared_elements};
-use super::layout::SetId;
+use super::layout::{Carrier, SetId};
 use super::observed::Seen;
 use super::rules::{Schema, schema};
 use super::slots::{Slots, arrange};
@@ -33,6 +33,8 @@ pub(super) struct Programmed {
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) table: &'a ForwardingTable,
+    /// Who its endpoints are.
+    pub(super) carrier: Carrier,
     /// What is to be there for some Services instead of their plans.
     pub(super) instead: BTreeMap<ServiceName, Option<ServicePlan>>,
 }
@@ -63,6 +65,7 @@ struct ElementChange {
 /// Operations of one transaction, and what is true once they are applied.
 #[derive(Debug, Default)]
 pub(super) struct Step {
+    carrier: Carrier,
     /// Make room: a table to build on, new sets and chains.
     prepare: Vec<Op>,
     deletes: Vec<ElementChange>,
@@ -108,7 +111,7 @@ impl Step {
         wanted: &Wanted<'_>,
         scope: &BTreeSet<ServiceName>,
     ) -> Step {
-        let mut step = Step::default();
+        let mut step = Step { carrier: wanted.carrier, ..Step::default() };
         for name in scope {
             let old = programmed.services.get(name);
             let new = wanted.plan(name).map(|plan| {
@@ -145,7 +148,7 @@ impl Step {
 
     /// The operations that build the whole table.
     fn from_nothing(seen: &Seen, wanted: &Wanted<'_>) -> Step {
-        let mut step = Step::default();
+        let mut step = Step { carrier: wanted.carrier, ..Step::default() };
         for name in wanted.names() {
             let Some(plan) = wanted.plan(name) else { continue };
             let plan = arranged(plan, |port, kind| seen.slots_of(port, kind));
@@ -183,8 +186,9 @@ impl Step {
     fn service(&mut self, name: &ServiceName, old: Option<&ServicePlan>, new: Option<ServicePlan>) {
         let owner = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
         self.owners.push(name.clone());
+        let carrier = self.carrier;
         let sorted = |plan: Option<&ServicePlan>| {
-            let mut elements = plan.map(own_elements).unwrap_or_default();
+            let mut elements = plan.map(|plan| own_elements(plan, carrier)).unwrap_or_default();
             elements.sort_unstable();
             elements
         };
@@ -244,7 +248,7 @@ impl Step {
     fn schema(&mut self, programmed: &Programmed, table: &ForwardingTable) {
         let mut varying = programmed.varying.clone();
         add_counts(&mut varying, &self.outcome.varying);
-        let wanted = schema(table, varying.into_keys().collect());
+        let wanted = schema(table, varying.into_keys().collect(), self.carrier);
         if wanted != programmed.schema {
             (self.prepare, self.finish) = migrate(&programmed.schema, &wanted);
             self.outcome.schema = Some(wanted);
