@@ -2,12 +2,14 @@
 //!
 //! Reading order: [`names`] has the chains, [`rule`] the words of rules, [`service`] writes one
 //! Service's plan down, [`dispatch`] leads packets to it, [`base`] is what holds it all, [`desired`]
-//! keeps it up to date, [`observed`] compares it with the kernel, [`script`] is what is applied.
+//! keeps it up to date, [`observed`] compares it with the kernel, [`script`] is what is applied,
+//! [`isolation`] finds out which Service the kernel refuses.
 //! `docs/modes/iptables.md` explains the shape.
 
 mod base;
 mod desired;
 mod dispatch;
+mod isolation;
 mod line;
 mod names;
 mod observed;
@@ -21,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::desired::Desired;
 use self::observed::Observed;
-use self::script::Script;
+use self::script::{Blame, Script};
 use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::xtables::{self, Table, Xtables, XtablesError};
 use crate::model::ServiceName;
@@ -29,7 +31,7 @@ use crate::net::Family;
 use crate::plan::{ForwardingTable, NodePortAddresses};
 
 /// How often a script is written again without the Services whose rules were refused.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 32;
 
 /// The shape of the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -182,6 +184,7 @@ impl<T: Tables> Iptables<T> {
         }
         let mut last = None;
         for _ in 0..ROUNDS {
+            let changed = believed.is_some().then_some(&scope.services);
             let (desired, script) = match believed.take() {
                 Some(mut desired) => {
                     let delta = desired.update(table, &scope.services);
@@ -193,23 +196,19 @@ impl<T: Tables> Iptables<T> {
             match result {
                 Ok(()) => {
                     self.programmed = Some(desired);
-                    let operations = script.operations;
-                    let refused = refused.into_iter();
-                    let refused =
-                        refused.map(|(service, reason)| RefusedService { service, reason });
-                    let refused = refused.collect();
-                    return Ok(Report { operations, observed, refused, ..Report::default() });
+                    return Ok(report(script.operations, observed, refused));
                 }
-                Err(XtablesError::Refused { program, line, message }) => {
-                    let (text, owner) = script.at(line);
-                    let message = format!("{message} ({text})");
-                    let Some(owner) = owner else {
-                        return Err(XtablesError::Refused { program, line, message });
-                    };
-                    refused.insert(owner.clone(), message.clone());
-                    last = Some(XtablesError::Refused { program, line, message });
-                }
-                Err(error) => return Err(error),
+                Err(error) => match script.blame(error, changed) {
+                    Blame::Service(name, error) => {
+                        refused.insert(name, error.to_string());
+                        last = Some(error);
+                    }
+                    Blame::OneOf(suspects, error) => {
+                        let operations = self.isolate(table, &mut refused, suspects, &error)?;
+                        return Ok(report(operations, observed, refused));
+                    }
+                    Blame::Nobody(error) => return Err(error),
+                },
             }
         }
         Err(last.unwrap_or_else(|| XtablesError::Failed {
@@ -217,6 +216,16 @@ impl<T: Tables> Iptables<T> {
             message: "nothing was tried".to_owned(),
         }))
     }
+}
+
+fn report(
+    operations: usize,
+    observed: Observation,
+    refused: BTreeMap<ServiceName, String>,
+) -> Report {
+    let refused = refused.into_iter();
+    let refused = refused.map(|(service, reason)| RefusedService { service, reason }).collect();
+    Report { operations, observed, refused, ..Report::default() }
 }
 
 fn without<'a>(

@@ -1,9 +1,11 @@
 //! What `iptables-restore` reads: only chains that change, each written as a whole.
 
+use std::collections::BTreeSet;
+
 use super::desired::Delta;
 use super::line::Line;
 use super::names::ChainId;
-use crate::kernel::xtables::Table;
+use crate::kernel::xtables::{Table, XtablesError};
 use crate::model::ServiceName;
 
 /// A line of a script that is about a built-in chain, where others have rules too.
@@ -21,6 +23,23 @@ pub(super) struct Script {
     owners: Vec<Option<ServiceName>>,
     /// How many chains and rules it writes or deletes.
     pub(super) operations: usize,
+}
+
+/// Whose fault it is that a script was not applied, and the error.
+#[derive(Debug)]
+pub(super) enum Blame {
+    /// This Service's: a line of it was refused.
+    Service(ServiceName, XtablesError),
+    /// Perhaps one of these: no line was named, or `COMMIT`.
+    OneOf(BTreeSet<ServiceName>, XtablesError),
+    /// The programs could not be used.
+    Nobody(XtablesError),
+}
+
+impl Blame {
+    fn of_one(suspects: BTreeSet<ServiceName>, error: XtablesError) -> Blame {
+        if suspects.is_empty() { Blame::Nobody(error) } else { Blame::OneOf(suspects, error) }
+    }
 }
 
 impl Script {
@@ -57,8 +76,32 @@ impl Script {
         self.owners.is_empty()
     }
 
+    /// Whose fault it is that this script was not applied. If only some Services have changed, it is
+    /// not the others', though a chain that leads to many of them may have been written.
+    pub(super) fn blame(
+        &self,
+        error: XtablesError,
+        changed: Option<&BTreeSet<ServiceName>>,
+    ) -> Blame {
+        let suspect = |name: &&ServiceName| changed.is_none_or(|changed| changed.contains(*name));
+        let suspects = || self.owners.iter().flatten().filter(suspect).cloned().collect();
+        match error {
+            XtablesError::Refused { program, line, message } => {
+                let (text, owner) = self.at(line);
+                let message = format!("{message} ({text})");
+                let error = XtablesError::Refused { program, line, message };
+                match owner {
+                    Some(owner) => Blame::Service(owner.clone(), error),
+                    None => Blame::of_one(suspects(), error),
+                }
+            }
+            XtablesError::Failed { .. } => Blame::of_one(suspects(), error),
+            error => Blame::Nobody(error),
+        }
+    }
+
     /// A line by its number, from 1, with the Service that it is for.
-    pub(super) fn at(&self, number: usize) -> (&str, Option<&ServiceName>) {
+    fn at(&self, number: usize) -> (&str, Option<&ServiceName>) {
         let Some(index) = number.checked_sub(1) else { return ("", None) };
         let owner = self.owners.get(index).and_then(Option::as_ref);
         (self.text.lines().nth(index).unwrap_or_default(), owner)

@@ -29,6 +29,10 @@ struct Model {
     chains: BTreeMap<Table, BTreeMap<String, Vec<String>>>,
     /// Rules with these words are refused.
     refuses: Vec<&'static str>,
+    /// Rules with these words are refused at `COMMIT`.
+    refuses_at_commit: Vec<&'static str>,
+    /// How many scripts were tried.
+    restores: usize,
     /// Somebody holds the lock.
     locked: bool,
     /// What was applied last.
@@ -120,12 +124,18 @@ impl Tables for Model {
         if self.locked {
             return Err(XtablesError::Locked { program: "model".to_owned() });
         }
+        self.restores += 1;
         let mut tried = self.clone();
         let mut current = None;
         for (number, line) in (1..).zip(script.lines()) {
             if let Some(name) = line.strip_prefix('*') {
                 current = Table::ALL.into_iter().find(|table| table.to_string() == name);
             } else if line == "COMMIT" {
+                let rules = || tried.chains.values().flat_map(|chains| chains.values()).flatten();
+                let bad = |rule: &String| self.refuses_at_commit.iter().any(|w| rule.contains(w));
+                if rules().any(bad) {
+                    return Err(refused(number, "invalid argument"));
+                }
                 *self = tried.clone();
             } else {
                 let table = current.ok_or_else(|| refused(number, "no table"))?;
@@ -276,6 +286,51 @@ fn a_refused_service_is_left_out_and_named() {
     sync(&mut mode, &table, &again);
     let text = mode.tables.save(Table::Nat).expect("the model's tables");
     assert!(text.contains("web-7 ->") && text.contains("web-9 ->"), "{text}");
+}
+
+#[test]
+fn services_refused_at_commit_are_found_by_halves() {
+    let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
+    let mut mode = mode();
+    mode.tables.refuses_at_commit = vec!["web-7 ->", "web-123 ->"];
+    let report = mode.sync(&table, &Scope::default()).expect("the others are applied");
+    let names: Vec<String> = report.refused.iter().map(|r| r.service.to_string()).collect();
+    assert_eq!(names, ["default/web-123", "default/web-7"]);
+    let reason = &report.refused[0].reason;
+    assert!(reason.contains("invalid argument"), "{reason}");
+    assert!(mode.tables.restores < 40, "{} scripts", mode.tables.restores);
+    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    assert!(text.contains("web-8 ->") && !text.contains("web-123 "), "{text}");
+    // In a later sync there is one suspect for each.
+    mode.tables.restores = 0;
+    let again = scope(report.refused.iter().map(|r| &r.service));
+    let report = mode.sync(&table, &again).expect("the others stay");
+    assert_eq!(report.refused.len(), 2);
+    assert!(mode.tables.restores <= 5, "{} scripts", mode.tables.restores);
+    mode.tables.refuses_at_commit.clear();
+    sync(&mut mode, &table, &again);
+    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    assert!(text.contains("web-7 ->") && text.contains("web-123 ->"), "{text}");
+}
+
+#[test]
+fn what_no_service_is_to_blame_for_is_an_error() {
+    let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
+    let mut mode = mode();
+    mode.tables.refuses_at_commit = vec!["MASQUERADE"];
+    let error = mode.sync(&table, &Scope::default()).expect_err("nothing can be written");
+    assert!(error.to_string().contains("invalid argument"), "{error}");
+    assert_eq!(mode.tables.restores, 2);
+}
+
+#[test]
+fn too_many_services_to_blame_are_left_out_with_their_neighbours() {
+    let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
+    let mut mode = mode();
+    mode.tables.refuses_at_commit = vec!["->"];
+    let report = mode.sync(&table, &Scope::default()).expect("the base is applied");
+    assert_eq!(report.refused.len(), 200);
+    assert!(mode.tables.restores < 60, "{} scripts", mode.tables.restores);
 }
 
 #[test]
