@@ -10,14 +10,18 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
-use sluice::backend::iptables::{Iptables, Layout};
+use sluice::backend::iptables::{Iptables, Layout, Tables};
 use sluice::backend::{Backend, Observation, Scope};
-use sluice::kernel::xtables::{Table, Variant, Xtables};
+use sluice::kernel::xtables::{Counted, Table, Variant, Xtables, XtablesError};
 use sluice::lab::{Answer, Cluster, ClusterSpec, Isolation, Probe, prepare};
-use sluice::model::{ServiceType, Snapshot, SourceRanges, TrafficPolicy};
+use sluice::model::{Change, ServiceName, ServiceType, Snapshot, SourceRanges, TrafficPolicy};
 use sluice::net::{Family, Protocol};
 
 use support::daemon::program;
@@ -28,6 +32,7 @@ fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let mut trials = vec![
         Trial::test("the_variant_with_more_rules_or_a_hint_is_used", || in_own_network(variants)),
+        Trial::test("the_lock_is_waited_for_and_its_holder_reported", || in_own_network(lock)),
         Trial::test("node_ports_answer_on_localhost_unless_switched_off", localhost),
         Trial::test("a_daemon_heals_a_flush_within_seconds", flush),
     ];
@@ -37,9 +42,11 @@ fn main() -> ExitCode {
             trials.push(Trial::test(name, move || in_own_network(|| golden(family, layout))));
         }
         for variant in world::VARIANTS {
-            let tests: [(&str, fn(Family, Variant) -> Outcome); 3] = [
+            let tests: [(&str, fn(Family, Variant) -> Outcome); 5] = [
                 ("a_restart_finds_nothing_to_do", restart),
                 ("a_foreign_change_is_undone_and_rules_of_others_stay", foreign),
+                ("an_endpoint_more_writes_one_chain", one_chain),
+                ("a_refusal_at_commit_is_traced_to_its_service", refusal_at_commit),
                 ("a_refused_line_is_traced_to_its_number", refusal),
             ];
             for (name, test) in tests {
@@ -175,6 +182,8 @@ fn restart(family: Family, variant: Variant) -> Outcome {
     let whole = sorted(&saved(family, variant));
     let mut classic = world::mode(family, variant, Layout::Classic);
     assert!(sync(&mut classic, family, &Scope::default()).1 > 0);
+    let full = Scope { full: true, ..Scope::default() };
+    assert_eq!(sync(&mut classic, family, &full), (Observation::Asked, 0), "text goes round");
     let mut back = world::mode(family, variant, Layout::Compact);
     assert!(sync(&mut back, family, &Scope::default()).1 > 0);
     assert_eq!(sorted(&saved(family, variant)), whole);
@@ -236,6 +245,96 @@ fn refusal(family: Family, variant: Variant) -> Outcome {
     Ok(())
 }
 
+/// Tables on which one Service gets rules that are refused at `COMMIT` only.
+struct Sabotaged(Xtables);
+
+/// A jump to nowhere is looked at then by iptables-nft; the kernel refuses a filter that does not end,
+/// of which iptables-legacy hears only then.
+fn sabotaged(script: &str, variant: Variant) -> String {
+    let target = "-p tcp -m comment --comment \"default/ports:http -> ";
+    let lines = script.lines().map(|line| match line.split_once(target) {
+        Some((before, _)) if variant == Variant::Nft => format!("{before}-j KUBE-MISSING\n"),
+        Some((before, _)) => format!("{before}-m bpf --bytecode \"1,0 0 0 0\"\n"),
+        None => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+impl Tables for Sabotaged {
+    fn save(&mut self, table: Table) -> Result<String, XtablesError> {
+        self.0.save(table)
+    }
+
+    fn restore(&mut self, script: &str) -> Result<(), XtablesError> {
+        self.0.restore(&sabotaged(script, self.0.variant()))
+    }
+
+    fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
+        self.0.chain(table, chain)
+    }
+
+    fn route_localnet(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn refusal_at_commit(family: Family, variant: Variant) -> Outcome {
+    let table = world::table(family, &every_kind(family));
+    let tables = Sabotaged(Xtables::new(family, variant));
+    let mut mode = Iptables::new(tables, world::options(Layout::Compact));
+    let report = mode.sync(&table, &Scope::default()).expect("the others are applied");
+    let names: Vec<String> = report.refused.iter().map(|r| r.service.to_string()).collect();
+    assert_eq!(names, ["default/ports"], "{report:?}");
+    let found = saved(family, variant);
+    assert!(!found.contains("default/ports"), "{found}");
+    for other in ["cluster-ip", "node-port", "local", "restricted", "empty", "elsewhere"] {
+        assert!(found.contains(&format!("default/{other}")), "{other}: {found}");
+    }
+    Ok(())
+}
+
+fn one_chain(family: Family, variant: Variant) -> Outcome {
+    let mut snapshot = every_kind(family);
+    let mut mode = world::mode(family, variant, Layout::Compact);
+    mode.sync(&world::table(family, &snapshot), &Scope::default())?;
+    let name = ServiceName::new("default", "cluster-ip");
+    let web = snapshot.services[&name].clone();
+    let pods = [2, 3, 4, 5].map(|d| world::ip(family, [10, 244, 1, d]));
+    snapshot.apply(Change::Slice(world::slice(&web, &pods)), &mut [].into());
+    let scope = Scope { services: [name].into(), full: false };
+    let report = mode.sync(&world::table(family, &snapshot), &scope)?;
+    assert_eq!(report.observed, Observation::None);
+    assert_eq!(report.operations, 1 + 1 + pods.len(), "the chain, the mark, the endpoints");
+    Ok(())
+}
+
+fn lock() -> Outcome {
+    const LOCK: &str = "/run/xtables.lock";
+    // A lock of our own: others are not kept waiting.
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+    let hold = || {
+        let file = std::fs::File::create(LOCK).expect("a lock file");
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).expect("the lock")
+    };
+    let table = world::table(Family::V4, &every_kind(Family::V4));
+    let mut legacy = world::mode(Family::V4, Variant::Legacy, Layout::Compact);
+    let held = hold();
+    let error = legacy.sync(&table, &Scope::default()).expect_err("the lock is held").to_string();
+    assert!(error.contains("held the xtables lock for 5 s"), "{error}");
+    let mut nft = world::mode(Family::V4, Variant::Nft, Layout::Compact);
+    assert!(nft.sync(&table, &Scope::default())?.operations > 0, "nf_tables has no lock");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| legacy.sync(&table, &Scope::default()));
+        // Whether it waits by then or has not begun makes no difference to what is shown.
+        std::thread::sleep(Duration::from_millis(300));
+        drop(held);
+        let report = waiting.join().expect("no panic").expect("the lock is free");
+        assert!(report.operations > 0 && report.refused.is_empty());
+    });
+    Ok(())
+}
+
 fn variants() -> Outcome {
     let used = || Xtables::open(Family::V4).expect("both variants are installed").variant();
     assert_eq!(used(), Variant::Nft, "an empty node");
@@ -282,6 +381,13 @@ fn localhost() -> Outcome {
     let node = open.lab().node("node-a")?;
     let answered = || matches!(node.probe(&Probe::tcp(to)), Ok(Answer::Answered { .. }));
     eventually("the node port answers on localhost", || answered().then_some(()));
+    let count = |variant, counted| {
+        let tables = Xtables::new(Family::V4, variant);
+        node.namespace().run(move || tables.packets(counted))
+    };
+    assert!(count(Variant::Nft, Counted::LOCALHOST_NODE_PORTS)??.is_some_and(|n| n > 0));
+    assert_eq!(count(Variant::Nft, Counted::INVALID_DROPPED)??, Some(0));
+    assert_eq!(count(Variant::Legacy, Counted::INVALID_DROPPED)??, None, "no such chain");
     drop(open);
     let closed = cluster(", localhostNodePorts: false")?;
     let node = closed.lab().node("node-a")?;
@@ -300,9 +406,14 @@ fn flush() -> Outcome {
     let vip = Probe::tcp(SocketAddr::from(([10, 96, 0, 80], 80)));
     let works = || matches!(node.probe(&vip), Ok(Answer::Answered { .. }));
     eventually("the Service answers", || works().then_some(()));
-    let flushed = node.command("iptables-nft")?.args(["-t", "nat", "-F"]).status()?;
-    assert!(flushed.success());
-    assert!(!works(), "the rules are gone");
-    eventually("the Service answers again", || works().then_some(()));
+    for also_chains in [false, true] {
+        let flushed = node.command("iptables-nft")?.args(["-t", "nat", "-F"]).status()?;
+        assert!(flushed.success());
+        if also_chains {
+            assert!(node.command("iptables-nft")?.args(["-t", "nat", "-X"]).status()?.success());
+        }
+        assert!(!works(), "the rules are gone");
+        eventually("the Service answers again", || works().then_some(()));
+    }
     Ok(())
 }

@@ -19,12 +19,16 @@ pub(crate) const VARIANTS: [Variant; 2] = [Variant::Nft, Variant::Legacy];
 
 /// The mode with a layout, and otherwise as by default.
 pub(crate) fn mode(family: Family, variant: Variant, layout: Layout) -> Iptables {
-    let options = Options {
+    Iptables::new(Xtables::new(family, variant), options(layout))
+}
+
+/// A layout, and the defaults.
+pub(crate) fn options(layout: Layout) -> Options {
+    Options {
         layout,
         localhost_node_ports: LocalhostNodePorts::Open,
         out_of_window: OutOfWindow::Drop,
-    };
-    Iptables::new(Xtables::new(family, variant), options)
+    }
 }
 
 /// A node whose pods are told by their prefix, and whose node ports are open on all addresses.
@@ -91,6 +95,20 @@ pub(crate) fn slice(service: &Service, endpoints: &[IpAddr]) -> EndpointSlice {
         endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
         trigger_time: None,
     }
+}
+
+/// One Service at 10.96.255.1 with so many endpoints.
+pub(crate) fn large_pool(endpoints: u16) -> Snapshot {
+    let mut web = service(Family::V4, "web-0", [10, 96, 255, 1]);
+    web.ports = vec![port("", Protocol::Udp, 80)];
+    let pods: Vec<IpAddr> = (0..endpoints)
+        .map(|n| {
+            let [c, d] = n.to_be_bytes();
+            ip(Family::V4, [10, 100, c, d])
+        })
+        .collect();
+    let slice = slice(&web, &pods);
+    snapshot(vec![web], vec![slice])
 }
 
 /// So many Services with so many endpoints, the last of which is at 10.96.255.1.

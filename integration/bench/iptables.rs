@@ -39,7 +39,20 @@ fn main() {
         for services in sizes {
             in_new_network(|| measure(variant, Layout::Classic, *services));
         }
+        for endpoints in [10, 64, 100, 1_000] {
+            for layout in [Layout::Compact, Layout::Classic] {
+                in_new_network(|| measure_pool(variant, layout, endpoints));
+            }
+        }
     }
+}
+
+/// The first packet to one Service with so many endpoints.
+fn measure_pool(variant: Variant, layout: Layout, endpoints: u16) {
+    let table = world::table(Family::V4, &world::large_pool(endpoints));
+    world::mode(Family::V4, variant, layout).sync(&table, &Scope::default()).unwrap();
+    let (layout, time) = (format!("{layout:?}").to_lowercase(), micros(flows()));
+    println!("{variant}  {layout}  a pool of {endpoints:>5}: first packet {time:>6.2} us");
 }
 
 fn measure(variant: Variant, layout: Layout, services: u16) {

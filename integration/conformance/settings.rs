@@ -32,8 +32,9 @@ impl Settings {
             "none" => String::new(),
             prefix => both(prefix)?.join(","),
         };
+        let name = by.setting();
         let mode = get("detectLocalMode").unwrap_or("ClusterCIDR");
-        let mut yaml = format!("mode: {by}\ndetectLocalMode: {mode}\nclusterCIDR: {cidrs:?}\n");
+        let mut yaml = format!("mode: {name}\ndetectLocalMode: {mode}\nclusterCIDR: {cidrs:?}\n");
         for key in ["bridgeInterface", "interfaceNamePrefix"] {
             if let Some(value) = get(key) {
                 let _ = writeln!(yaml, "detectLocal: {{{key}: {value}}}");
@@ -58,11 +59,11 @@ impl Settings {
         let bit = get("masqueradeBit").unwrap_or("14");
         let more = match by {
             Mode::Nftables => "",
-            Mode::Iptables => ", localhostNodePorts: false",
+            Mode::Iptables | Mode::IptablesLegacy => ", localhostNodePorts: false",
         };
         let _ = writeln!(
             yaml,
-            "{by}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"
+            "{name}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"
         );
         Ok(yaml)
     }

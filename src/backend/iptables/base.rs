@@ -164,8 +164,8 @@ fn postrouting(table: &ForwardingTable, options: Options) -> Vec<Rule> {
     let on_localhost = Rule::new()
         .comment("connections to node ports on localhost")
         .when(Match::TranslatedFrom(loopback(family)));
-    let counts = protects_localnet(family, options)
-        && table.host.node_ports == NodePortAddresses::AnyLocal;
+    let counts =
+        protects_localnet(family, options) && table.host.node_ports == NodePortAddresses::AnyLocal;
     let on_localhost = counts.then_some(on_localhost);
     let translated = Match::CtState(Sense::Is, "DNAT");
     let hairpin = Rule::new()

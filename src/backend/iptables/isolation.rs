@@ -56,7 +56,8 @@ impl<T: Tables> Iptables<T> {
             }
         }
         for name in waiting.into_iter().flatten() {
-            refused.insert(name, format!("left out, as one of several that may be to blame: {error}"));
+            refused
+                .insert(name, format!("left out, as one of several that may be to blame: {error}"));
         }
         // Whatever the last attempt has left.
         Ok(operations + self.apply(table, refused.keys())?)

@@ -11,6 +11,8 @@ mod desired;
 mod dispatch;
 mod isolation;
 mod line;
+#[cfg(test)]
+mod model;
 mod names;
 mod observed;
 mod rule;
