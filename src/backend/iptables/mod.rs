@@ -32,8 +32,8 @@ use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{ForwardingTable, NodePortAddresses};
 
-/// How often a script is written again without the Services whose rules were refused.
-const ROUNDS: usize = 32;
+/// How many scripts are tried, each without the Service whose line was refused in the one before.
+const ROUNDS: usize = 16;
 
 /// The shape of the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -184,8 +184,9 @@ impl<T: Tables> Iptables<T> {
         if believed.is_none() {
             self.route_localnet(table);
         }
-        let mut last = None;
-        for _ in 0..ROUNDS {
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
             let changed = believed.is_some().then_some(&scope.services);
             let (desired, script) = match believed.take() {
                 Some(mut desired) => {
@@ -195,28 +196,22 @@ impl<T: Tables> Iptables<T> {
                 None => self.compare(&without(table, refused.keys()))?,
             };
             let result = if script.is_empty() { Ok(()) } else { self.tables.restore(&script.text) };
-            match result {
-                Ok(()) => {
-                    self.programmed = Some(desired);
-                    return Ok(report(script.operations, observed, refused));
+            let Err(error) = result else {
+                self.programmed = Some(desired);
+                return Ok(report(script.operations, observed, refused));
+            };
+            let (suspects, error) = match script.blame(error, changed) {
+                Blame::Service(name, error) if rounds < ROUNDS => {
+                    refused.insert(name, error.to_string());
+                    continue;
                 }
-                Err(error) => match script.blame(error, changed) {
-                    Blame::Service(name, error) => {
-                        refused.insert(name, error.to_string());
-                        last = Some(error);
-                    }
-                    Blame::OneOf(suspects, error) => {
-                        let operations = self.isolate(table, &mut refused, suspects, &error)?;
-                        return Ok(report(operations, observed, refused));
-                    }
-                    Blame::Nobody(error) => return Err(error),
-                },
-            }
+                Blame::Service(_, error) => (script.services(), error),
+                Blame::OneOf(suspects, error) => (suspects, error),
+                Blame::Nobody(error) => return Err(error),
+            };
+            let operations = self.isolate(table, &mut refused, suspects, &error)?;
+            return Ok(report(operations, observed, refused));
         }
-        Err(last.unwrap_or_else(|| XtablesError::Failed {
-            program: "iptables-restore".to_owned(),
-            message: "nothing was tried".to_owned(),
-        }))
     }
 }
 

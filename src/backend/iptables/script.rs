@@ -100,6 +100,11 @@ impl Script {
         }
     }
 
+    /// The Services that it has lines for.
+    pub(super) fn services(&self) -> BTreeSet<ServiceName> {
+        self.owners.iter().flatten().cloned().collect()
+    }
+
     /// A line by its number, from 1, with the Service that it is for.
     fn at(&self, number: usize) -> (&str, Option<&ServiceName>) {
         let Some(index) = number.checked_sub(1) else { return ("", None) };

@@ -192,12 +192,27 @@ fn what_no_service_is_to_blame_for_is_an_error() {
 
 #[test]
 fn too_many_services_to_blame_are_left_out_with_their_neighbours() {
-    let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
+    let (table, _) = build(Family::V4, "node-a", host(), &many(100, 2));
     let mut mode = mode();
     mode.tables.refuses_at_commit = vec!["->"];
     let report = mode.sync(&table, &Scope::default()).expect("the base is applied");
-    assert_eq!(report.refused.len(), 200);
+    assert_eq!(report.refused.len(), 100);
     assert!(mode.tables.restores < 60, "{} scripts", mode.tables.restores);
+}
+
+#[test]
+fn dozens_of_services_with_refused_lines_do_not_stop_the_others() {
+    let (table, _) = build(Family::V4, "node-a", host(), &many(100, 2));
+    let mut mode = mode();
+    mode.tables.refuses = vec!["web-1", "web-2"];
+    let report = mode.sync(&table, &Scope::default()).expect("some are applied");
+    assert!(report.refused.len() >= 22, "{}", report.refused.len());
+    assert!(mode.tables.restores < 80, "{} scripts", mode.tables.restores);
+    let full = Scope { full: true, ..Scope::default() };
+    mode.tables.refuses.clear();
+    sync(&mut mode, &table, &full);
+    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    assert!(text.contains("web-1 ->") && text.contains("web-99 ->"), "{text}");
 }
 
 #[test]
