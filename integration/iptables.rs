@@ -27,6 +27,9 @@ use sluice::net::{Family, Protocol};
 use support::daemon::program;
 use support::{Outcome, eventually, in_own_network, run};
 
+/// What is tried in each family and variant.
+type Test = fn(Family, Variant) -> Outcome;
+
 fn main() -> ExitCode {
     prepare(Isolation::Private).expect("namespaces of our own");
     let arguments = libtest_mimic::Arguments::from_args();
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
             trials.push(Trial::test(name, move || in_own_network(|| golden(family, layout))));
         }
         for variant in world::VARIANTS {
-            let tests: [(&str, fn(Family, Variant) -> Outcome); 5] = [
+            let tests: [(&str, Test); 5] = [
                 ("a_restart_finds_nothing_to_do", restart),
                 ("a_foreign_change_is_undone_and_rules_of_others_stay", foreign),
                 ("an_endpoint_more_writes_one_chain", one_chain),

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use sluice::backend::iptables::{Iptables, Layout, LocalhostNodePorts, Options, OutOfWindow};
 use sluice::kernel::xtables::{Variant, Xtables};
@@ -83,7 +84,7 @@ pub(crate) fn slice(service: &Service, endpoints: &[IpAddr]) -> EndpointSlice {
         hints: None,
     };
     let port = |port: &ServicePort| EndpointPort {
-        name: port.name.clone(),
+        name: Arc::clone(&port.name),
         protocol: port.protocol,
         port: 8080,
     };
