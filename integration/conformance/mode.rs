@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use super::case::Case;
+use sluice::backend::nftables::is_relayed;
+use sluice::net::Protocol;
+
+use super::case::{Case, SourceSeen};
+use super::oracle::Outcome;
 
 /// A proxy mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,16 +16,19 @@ pub(crate) enum Mode {
     Iptables,
     /// With iptables-legacy, because a chain of the kubelet's on node-a says that this is in use.
     IptablesLegacy,
+    Userspace,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Mode; 3] = [Mode::Nftables, Mode::Iptables, Mode::IptablesLegacy];
+    pub(crate) const ALL: [Mode; 4] =
+        [Mode::Nftables, Mode::Iptables, Mode::IptablesLegacy, Mode::Userspace];
 
     /// What the configuration calls it.
     pub(crate) fn setting(self) -> &'static str {
         match self {
             Mode::Nftables => "nftables",
             Mode::Iptables | Mode::IptablesLegacy => "iptables",
+            Mode::Userspace => "userspace",
         }
     }
 
@@ -48,6 +55,19 @@ impl Mode {
     pub(crate) fn plays_orders(self) -> bool {
         self != Mode::IptablesLegacy
     }
+
+    /// What becomes of a packet in this mode, given what the case or the plan says. Where the proxy
+    /// itself makes the connection to the endpoint, the endpoint sees the node where others keep the
+    /// sender's address: the one difference of the userspace mode, and nothing else may differ.
+    pub(crate) fn outcome(self, protocol: Protocol, mut decided: Outcome) -> Outcome {
+        if let Outcome::Forward { to, .. } = &mut decided
+            && self == Mode::Userspace
+            && is_relayed(protocol)
+        {
+            to.values_mut().for_each(|seen| *seen = SourceSeen::Masqueraded);
+        }
+        decided
+    }
 }
 
 impl fmt::Display for Mode {
@@ -56,6 +76,7 @@ impl fmt::Display for Mode {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables",
             Mode::IptablesLegacy => "iptables-legacy",
+            Mode::Userspace => "userspace",
         })
     }
 }

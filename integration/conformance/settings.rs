@@ -60,10 +60,13 @@ impl Settings {
         let more = match by {
             Mode::Nftables => "",
             Mode::Iptables | Mode::IptablesLegacy => ", localhostNodePorts: false",
+            Mode::Userspace => ", localhostNodePorts: false",
         };
+        // The file has no section for the userspace mode; it reads that of iptables.
+        let section = if by == Mode::Nftables { "nftables" } else { "iptables" };
         let _ = writeln!(
             yaml,
-            "{name}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"
+            "{section}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"
         );
         Ok(yaml)
     }

@@ -4,11 +4,13 @@
 
 pub mod iptables;
 pub mod nftables;
+pub mod userspace;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use crate::model::ServiceName;
-use crate::plan::ForwardingTable;
+use crate::plan::{ForwardingTable, PortPlan};
 
 /// Makes the kernel match forwarding tables of one IP family.
 pub trait Backend: Send {
@@ -18,6 +20,23 @@ pub trait Backend: Send {
     /// # Errors
     /// If nothing could be applied. The kernel is as it was before; the next call repairs all.
     fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError>;
+
+    /// Who answers at a port of a Service as the kernel sees it, given the endpoints that may go on
+    /// answering there: these themselves, unless something stands between. Whatever stands there ends
+    /// what is under way to others. To be called when the rules are in force.
+    fn answered_by(
+        &mut self,
+        service: &ServiceName,
+        port: &PortPlan,
+        endpoints: BTreeSet<SocketAddr>,
+    ) -> BTreeSet<SocketAddr> {
+        let _ = (service, port);
+        endpoints
+    }
+
+    /// The process is about to end: nothing new is taken on. Returns when all that would end with the
+    /// process has ended or has had its time. The rules stay in force.
+    fn stop(&mut self) {}
 }
 
 /// What may differ from the last successful sync.
@@ -40,6 +59,20 @@ pub struct Report {
     pub observed: Observation,
     /// Services whose change the kernel refused; everything else was applied.
     pub refused: Vec<RefusedService>,
+    /// What belongs to this backend in the kernel now, by kind. Kept from one sync to the next: it must
+    /// not cost work for the cluster.
+    pub owned: Vec<Count>,
+}
+
+/// Things of one kind in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// `element`, `object`, or in the iptables mode the table that rules are in.
+    pub kind: &'static str,
+    /// How many there are.
+    pub count: usize,
+    /// How many of them this sync wrote.
+    pub written: usize,
 }
 
 /// Whether a sync read the kernel's state, and why.

@@ -1,14 +1,16 @@
 //! From a configuration to the backends of its proxy mode.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use tokio::sync::watch;
 
 use super::{IptablesLayout, RunFlags};
 use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
 use crate::backend::nftables::Connection;
+use crate::backend::userspace::{self, Counters, Relays};
 use crate::config::{Config, Mode};
 use crate::kernel;
 use crate::kernel::xtables::{self, Xtables};
@@ -16,6 +18,11 @@ use crate::net::Family;
 
 /// How often the canaries of the iptables mode are looked at. A flushed table heals within that.
 const CANARY_PERIOD: Duration = Duration::from_secs(5);
+
+/// How long the kernel remembers UDP flows, without an answer and with answers
+/// (`net/netfilter/nf_conntrack_proto_udp.c`): relays do so for as long.
+const UDP_TIMEOUT: Duration = Duration::from_secs(30);
+const UDP_ANSWERED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Backends, one for each IP family.
 pub(super) type Backends = Vec<(Family, Box<dyn Backend>)>;
@@ -26,13 +33,15 @@ pub(super) struct Opened {
     pub(super) backends: Backends,
     /// Changes when somebody else may have changed our objects in the kernel.
     pub(super) foreign: watch::Receiver<()>,
+    /// What the userspace mode counts.
+    pub(super) relays: Option<Arc<Counters>>,
 }
 
 /// Refuses modes that cannot be served, before anything else is done.
 pub(super) fn check(mode: Mode) -> Result<()> {
     match mode {
-        Mode::Nftables | Mode::Iptables => Ok(()),
-        Mode::Ipvs | Mode::Userspace => bail!(
+        Mode::Nftables | Mode::Iptables | Mode::Userspace => Ok(()),
+        Mode::Ipvs => bail!(
             "mode {mode} is not available in this version; set `mode: nftables` in the configuration"
         ),
     }
@@ -42,16 +51,39 @@ pub(super) fn check(mode: Mode) -> Result<()> {
 pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
     match config.mode {
         Mode::Iptables => {
-            Ok(Opened { backends: iptables(config, flags)?, foreign: canary_calls() })
+            let backends = iptables(config, flags)?;
+            Ok(Opened { backends, foreign: canary_calls(), relays: None })
         }
+        Mode::Userspace => userspace(config, flags),
         _ => nftables(),
     }
+}
+
+/// The userspace mode: sockets of this process, and nf_tables to redirect to them.
+fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    let connection = Connection::open().context(
+        "the userspace mode carries traffic itself, but redirects it by nf_tables with NAT \
+         (CONFIG_NF_TABLES, CONFIG_NFT_NAT)",
+    )?;
+    let timeout = |configured: Option<Duration>, default| {
+        configured.filter(|timeout| !timeout.is_zero()).unwrap_or(default)
+    };
+    let relays = Relays::start(userspace::Options {
+        udp_timeout: timeout(config.conntrack.udp, UDP_TIMEOUT),
+        udp_answered_timeout: timeout(config.conntrack.udp_stream, UDP_ANSWERED_TIMEOUT),
+        drain: Duration::from_secs(flags.userspace_drain),
+    })
+    .context("start the relays of the userspace mode")?;
+    let backends =
+        backends(|family| Ok(Box::new(relays.mode(Box::new(connection.redirection(family))))))?;
+    let counters = Some(relays.counters());
+    Ok(Opened { backends, foreign: connection.follow()?, relays: counters })
 }
 
 fn nftables() -> Result<Opened> {
     let connection = Connection::open()?;
     let backends = backends(|family| Ok(Box::new(connection.mode(family))))?;
-    Ok(Opened { backends, foreign: connection.follow()? })
+    Ok(Opened { backends, foreign: connection.follow()?, relays: None })
 }
 
 /// One backend per family that this kernel has.

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -29,7 +29,6 @@ pub enum RemovedTcp {
 }
 
 /// What the rest of the loop knows, for one family.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct World<'a> {
     /// What is in force.
     pub(super) table: &'a ForwardingTable,
@@ -37,7 +36,13 @@ pub(super) struct World<'a> {
     pub(super) snapshot: &'a Snapshot,
     /// The addresses of this node's interfaces.
     pub(super) local: &'a BTreeSet<IpAddr>,
+    /// What the kernel sees of the endpoints of a port, as in [`crate::backend::Backend::answered_by`].
+    pub(super) answered_by: &'a mut AnsweredBy<'a>,
 }
+
+/// From a port and its endpoints to those whom the kernel sees answer.
+pub(super) type AnsweredBy<'a> =
+    dyn FnMut(&ServiceName, &PortPlan, BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> + 'a;
 
 /// Removes flows of one family that have outlived their endpoint.
 #[derive(Debug)]
@@ -66,18 +71,17 @@ impl Conntrack {
 
     /// Services may have changed.
     pub(super) fn touch<'a>(&mut self, services: impl IntoIterator<Item = &'a ServiceName>) {
-        if self.trouble != Trouble::Unsupported {
-            self.touched.extend(services.into_iter().cloned());
-        }
+        self.touched.extend(services.into_iter().cloned());
     }
 
     /// Removes what the changes so far have made stale. To be called when the rules are in force, but
-    /// for the Services that were `refused`. What fails is tried again the next time.
+    /// for the Services that were `refused`. What fails is tried again the next time. Gives how long it
+    /// took and how many flows were removed, if there was anything to look at.
     pub(super) fn reconcile<'a>(
         &mut self,
         world: World<'_>,
         refused: impl IntoIterator<Item = &'a ServiceName>,
-    ) {
+    ) -> Option<(Duration, usize)> {
         let mut touched = std::mem::take(&mut self.touched);
         for service in refused {
             if touched.remove(service) {
@@ -85,13 +89,24 @@ impl Conntrack {
             }
         }
         self.frontends.update(world, &touched);
-        if self.trouble != Trouble::Unsupported && self.frontends.are_suspicious() {
-            self.trouble = self.remove_stale();
+        if self.trouble == Trouble::Unsupported || !self.frontends.are_suspicious() {
+            return None;
+        }
+        let started = Instant::now();
+        match self.remove_stale() {
+            Ok(removed) => {
+                self.trouble = Trouble::None;
+                Some((started.elapsed(), removed))
+            }
+            Err(trouble) => {
+                self.trouble = trouble;
+                None
+            }
         }
     }
 
-    /// Removes stale flows of all suspects.
-    fn remove_stale(&mut self) -> Trouble {
+    /// Removes stale flows of all suspects; how many it were.
+    fn remove_stale(&mut self) -> Result<usize, Trouble> {
         let protocols = self.frontends.suspected();
         let family = self.frontends.family;
         let started = Instant::now();
@@ -104,18 +119,18 @@ impl Conntrack {
                 } else {
                     tracing::debug!(%family, flows, ?elapsed, "found no stale flows");
                 }
-                Trouble::None
+                Ok(removed)
             }
             Err(error @ ConntrackError::Unsupported) => {
                 tracing::warn!(%family, "{error}; flows to endpoints that are gone are not removed");
-                Trouble::Unsupported
+                Err(Trouble::Unsupported)
             }
             Err(error) => {
                 let trouble = Trouble::Passing(error.to_string());
                 if self.trouble != trouble {
                     tracing::warn!(%family, "{error}; trying again with the next sync");
                 }
-                trouble
+                Err(trouble)
             }
         }
     }
@@ -154,7 +169,7 @@ impl Frontends {
 
     /// Takes in what the table has now for the touched Services.
     fn update(&mut self, world: World<'_>, touched: &BTreeSet<ServiceName>) {
-        self.update_node(world);
+        self.update_node(&world);
         let mut before: FxHashMap<Address, Option<Answerers>> = FxHashMap::default();
         for address in touched.iter().filter_map(|name| self.held.remove(name)).flatten() {
             // An address may have gone to another of the touched Services: that comes below.
@@ -167,7 +182,8 @@ impl Frontends {
                 if !self.follows(port.protocol) {
                     continue;
                 }
-                let answerers = Arc::new(answerers(world.snapshot, name, self.family, port));
+                let endpoints = answerers(world.snapshot, name, self.family, port);
+                let answerers = Arc::new((world.answered_by)(name, port, endpoints));
                 let usable = port.frontends.iter().filter(|frontend| {
                     // Where new connections are dropped, one that is cut would hang, not be reset.
                     let drops = frontend.routes.iter().any(|route| route.verdict == Verdict::Drop);
@@ -191,7 +207,7 @@ impl Frontends {
     }
 
     /// A flow to an address that accepts node ports from now on may have begun before.
-    fn update_node(&mut self, World { table, local, .. }: World<'_>) {
+    fn update_node(&mut self, World { table, local, .. }: &World<'_>) {
         let now: BTreeSet<IpAddr> = match &table.host.node_ports {
             NodePortAddresses::Only(ips) => ips.clone(),
             NodePortAddresses::AnyLocal => {

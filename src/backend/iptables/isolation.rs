@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::script::Blame;
+use super::script::{Blame, Written};
 use super::{Iptables, Tables, without};
 use crate::kernel::xtables::XtablesError;
 use crate::model::ServiceName;
@@ -18,15 +18,15 @@ const ATTEMPTS: usize = 48;
 
 /// How a script went.
 enum Attempt {
-    /// It took so many operations.
-    Applied(usize),
+    /// It wrote this.
+    Applied(Written),
     /// It was not applied as a whole.
     Failed(Blame),
 }
 
 impl<T: Tables> Iptables<T> {
-    /// Applies what can be applied, puts down as refused who is to blame, and says how many operations
-    /// it took. `error` is what was said of all suspects together.
+    /// Applies what can be applied, puts down as refused who is to blame, and says what it
+    /// wrote. `error` is what was said of all suspects together.
     ///
     /// # Errors
     /// If not even what is without the suspects can be applied, or the programs cannot be used.
@@ -36,15 +36,15 @@ impl<T: Tables> Iptables<T> {
         refused: &mut BTreeMap<ServiceName, String>,
         suspects: BTreeSet<ServiceName>,
         error: &XtablesError,
-    ) -> Result<usize, XtablesError> {
+    ) -> Result<Written, XtablesError> {
         let suspects: Vec<ServiceName> = suspects.into_iter().collect();
-        let mut operations = self.apply(table, refused.keys().chain(&suspects))?;
+        let mut written = self.apply(table, refused.keys().chain(&suspects))?;
         let mut waiting: Vec<Vec<ServiceName>> = Vec::new();
         divide(suspects, error, &mut waiting, refused);
         for _ in 0..ATTEMPTS {
             let Some(group) = waiting.pop() else { break };
             match self.attempt(table, refused.keys().chain(waiting.iter().flatten()))? {
-                Attempt::Applied(more) => operations += more,
+                Attempt::Applied(more) => written.add(more),
                 Attempt::Failed(Blame::Service(name, error)) => {
                     waiting.push(group.into_iter().filter(|other| *other != name).collect());
                     refused.insert(name, error.to_string());
@@ -60,16 +60,17 @@ impl<T: Tables> Iptables<T> {
                 .insert(name, format!("left out, as one of several that may be to blame: {error}"));
         }
         // Whatever the last attempt has left.
-        Ok(operations + self.apply(table, refused.keys())?)
+        written.add(self.apply(table, refused.keys())?);
+        Ok(written)
     }
 
     fn apply<'a>(
         &mut self,
         table: &ForwardingTable,
         out: impl Iterator<Item = &'a ServiceName>,
-    ) -> Result<usize, XtablesError> {
+    ) -> Result<Written, XtablesError> {
         match self.attempt(table, out)? {
-            Attempt::Applied(operations) => Ok(operations),
+            Attempt::Applied(written) => Ok(written),
             Attempt::Failed(
                 Blame::Service(_, error) | Blame::OneOf(_, error) | Blame::Nobody(error),
             ) => Err(error),
@@ -88,7 +89,7 @@ impl<T: Tables> Iptables<T> {
             return Ok(Attempt::Failed(script.blame(error, None)));
         }
         self.programmed = Some(desired);
-        Ok(Attempt::Applied(script.operations))
+        Ok(Attempt::Applied(script.written))
     }
 }
 

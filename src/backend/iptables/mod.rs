@@ -25,8 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::desired::Desired;
 use self::observed::Observed;
-use self::script::{Blame, Script};
-use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
+use self::script::{Blame, Script, Written};
+use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::xtables::{self, Table, Xtables, XtablesError};
 use crate::model::ServiceName;
 use crate::net::Family;
@@ -198,7 +198,7 @@ impl<T: Tables> Iptables<T> {
             let result = if script.is_empty() { Ok(()) } else { self.tables.restore(&script.text) };
             let Err(error) = result else {
                 self.programmed = Some(desired);
-                return Ok(report(script.operations, observed, refused));
+                return Ok(self.report(script.written, observed, refused));
             };
             let (suspects, error) = match script.blame(error, changed) {
                 Blame::Service(name, error) if rounds < ROUNDS => {
@@ -209,20 +209,32 @@ impl<T: Tables> Iptables<T> {
                 Blame::OneOf(suspects, error) => (suspects, error),
                 Blame::Nobody(error) => return Err(error),
             };
-            let operations = self.isolate(table, &mut refused, suspects, &error)?;
-            return Ok(report(operations, observed, refused));
+            let written = self.isolate(table, &mut refused, suspects, &error)?;
+            return Ok(self.report(written, observed, refused));
         }
     }
-}
 
-fn report(
-    operations: usize,
-    observed: Observation,
-    refused: BTreeMap<ServiceName, String>,
-) -> Report {
-    let refused = refused.into_iter();
-    let refused = refused.map(|(service, reason)| RefusedService { service, reason }).collect();
-    Report { operations, observed, refused, ..Report::default() }
+    fn report(
+        &self,
+        written: Written,
+        observed: Observation,
+        refused: BTreeMap<ServiceName, String>,
+    ) -> Report {
+        // How many rules there are in the tables that carry traffic, and how many were written.
+        let count = |table: Table| Count {
+            kind: table.name(),
+            count: self.programmed.as_ref().map_or(0, |desired| desired.rules(table)),
+            written: written.rules.get(&table).copied().unwrap_or_default(),
+        };
+        let refused = refused.into_iter();
+        Report {
+            operations: written.operations,
+            observed,
+            refused: refused.map(|(service, reason)| RefusedService { service, reason }).collect(),
+            owned: [Table::Filter, Table::Nat].map(count).to_vec(),
+            ..Report::default()
+        }
+    }
 }
 
 fn without<'a>(

@@ -1,6 +1,6 @@
 //! What `iptables-restore` reads: only chains that change, each written as a whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::desired::Delta;
 use super::line::Line;
@@ -21,8 +21,27 @@ pub(super) struct Script {
     pub(super) text: String,
     /// The Service of each line.
     owners: Vec<Option<ServiceName>>,
-    /// How many chains and rules it writes or deletes.
+    /// What it writes.
+    pub(super) written: Written,
+}
+
+/// What scripts write.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// How many chains and rules they write or delete.
     pub(super) operations: usize,
+    /// How many rules they write into each table.
+    pub(super) rules: BTreeMap<Table, usize>,
+}
+
+impl Written {
+    /// Takes in what another script wrote.
+    pub(super) fn add(&mut self, more: Written) {
+        self.operations += more.operations;
+        for (table, rules) in more.rules {
+            *self.rules.entry(table).or_default() += rules;
+        }
+    }
 }
 
 /// Whose fault it is that a script was not applied, and the error.
@@ -113,11 +132,12 @@ impl Script {
     }
 
     fn rule(&mut self, id: &ChainId, line: &Line) {
+        *self.written.rules.entry(id.table).or_default() += 1;
         self.change(format_args!("-A {} {}", id.name, line.text), line.owner.clone());
     }
 
     fn change(&mut self, text: std::fmt::Arguments<'_>, owner: Option<ServiceName>) {
-        self.operations += 1;
+        self.written.operations += 1;
         self.line(text, owner);
     }
 

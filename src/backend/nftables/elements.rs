@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::layout::{Place, SetId, frontend_key, slots_for};
+use super::layout::{Carrier, Place, SetId, frontend_key, slots_for};
 use crate::kernel::nft::{Data, Element, Key};
 use crate::plan::{
     Admit, Affinity, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route,
@@ -19,11 +19,17 @@ enum Found<'a> {
 }
 
 /// Elements that belong to one Service alone.
-pub(super) fn own_elements(plan: &ServicePlan) -> Vec<(SetId, Element)> {
+pub(super) fn own_elements(plan: &ServicePlan, carrier: Carrier) -> Vec<(SetId, Element)> {
     let mut elements = Vec::new();
     for port in &plan.ports {
         for frontend in &port.frontends {
             frontend_elements(port, frontend, &mut elements);
+        }
+        if carrier.relays(port.protocol) {
+            let relays: BTreeSet<u16> =
+                port.cluster.iter().chain(&port.local).map(|relay| relay.port).collect();
+            let relay = |n| Element::new(Key::new().protocol(port.protocol).port(n));
+            elements.extend(relays.into_iter().map(|port| (SetId::RelayPorts, relay(port))));
         }
         if let Some(Affinity { timeout, .. }) = port.affinity {
             let numbers: BTreeSet<u32> =

@@ -10,12 +10,38 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::kernel::nft::{Field, Key, Set, SetFlags};
-use crate::net::Family;
+use crate::net::{Family, Protocol};
 use crate::plan::Address;
 
 /// The name of our table, the one that the Go kube-proxy uses too: starting one over the other takes
 /// the node over in one transaction.
 pub(super) const TABLE: &str = "kube-proxy";
+
+/// Who carries traffic to endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Carrier {
+    /// The kernel, which translates addresses.
+    #[default]
+    Kernel,
+    /// Sockets of this process, but for SCTP. Endpoints of the forwarding table are these sockets.
+    Relays,
+}
+
+impl Carrier {
+    /// Whether the endpoints of a port with this protocol are sockets of this process.
+    pub(super) fn relays(self, protocol: Protocol) -> bool {
+        self == Carrier::Relays && is_relayed(protocol)
+    }
+}
+
+/// Whether sockets of this process carry a protocol in userspace mode. SCTP stays with the kernel: a
+/// relay would lose its streams and its unordered and partly reliable messages.
+pub fn is_relayed(protocol: Protocol) -> bool {
+    match protocol {
+        Protocol::Tcp | Protocol::Udp => true,
+        Protocol::Sctp => false,
+    }
+}
 
 /// Where frontends are looked up.
 ///
@@ -124,6 +150,8 @@ pub(super) enum SetId {
     Remembered(u32),
     /// The endpoint that a client uses, by the client and such a number. Rules write to it.
     Affinity,
+    /// Ports of this process that only redirected traffic may use.
+    RelayPorts,
 }
 
 /// How many clients the kernel remembers at the most; beyond that, new ones have no affinity.
@@ -134,7 +162,8 @@ const SLOTS_SHOWN: u32 = 65536;
 
 impl SetId {
     /// The sets that are always there.
-    pub(super) fn permanent() -> impl Iterator<Item = SetId> {
+    pub(super) fn permanent(carrier: Carrier) -> impl Iterator<Item = SetId> {
+        let relays = (carrier == Carrier::Relays).then_some(SetId::RelayPorts);
         let per_address = [Place::Service, Place::NodePort].into_iter().flat_map(|place| {
             [
                 SetId::Reject(place),
@@ -148,6 +177,7 @@ impl SetId {
             .into_iter()
             .chain(per_address)
             .chain(Place::ALL.map(SetId::Endpoints))
+            .chain(relays)
     }
 
     /// Its name in the kernel.
@@ -170,6 +200,7 @@ impl SetId {
             // (upstream: `pkg/proxy/nftables/proxier.go`, isAffinitySetName).
             SetId::Remembered(timeout) => format!("remember-{timeout}").into(),
             SetId::Affinity => "affinity".into(),
+            SetId::RelayPorts => "relay-ports".into(),
         }
     }
 
@@ -203,7 +234,7 @@ impl SetId {
         } else if name == "affinity" {
             SetId::Affinity
         } else {
-            return SetId::permanent().find(|id| *id.name() == *name);
+            return SetId::permanent(Carrier::Relays).find(|id| *id.name() == *name);
         };
         // Others may write a number in another way, such as 04.
         Some(found).filter(|id| *id.name() == *name)
@@ -268,6 +299,10 @@ impl SetId {
                 set.size = Some(MOST_CLIENTS);
                 (set, "session affinity: the endpoint that a client uses")
             }
+            SetId::RelayPorts => (
+                Set::set(name, vec![protocol, port]),
+                "ports of sluice that only redirected traffic may use",
+            ),
         };
         set.comment = Some(comment.into());
         set

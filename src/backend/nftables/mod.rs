@@ -22,11 +22,12 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
-use self::layout::SetId;
+pub use self::layout::is_relayed;
+use self::layout::{Carrier, SetId};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
 pub use self::tables::{Connection, Live, Tables};
-use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
+use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::nft::{ApplyError, Listening, NftError, Op, Refused};
 use crate::model::ServiceName;
 use crate::net::Family;
@@ -43,13 +44,14 @@ const ATTEMPTS: usize = 4;
 #[derive(Debug)]
 pub struct Nftables<T = Live> {
     tables: T,
+    carrier: Carrier,
     /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
     programmed: Option<Programmed>,
 }
 
 impl<T: Tables> Nftables<T> {
-    fn new(tables: T) -> Nftables<T> {
-        Nftables { tables, programmed: None }
+    fn new(tables: T, carrier: Carrier) -> Nftables<T> {
+        Nftables { tables, carrier, programmed: None }
     }
 
     /// Listens for foreign changes from now on, and tells whether one may have slipped in since the
@@ -121,7 +123,8 @@ impl<T: Tables> Nftables<T> {
     /// The operations that bring the kernel to what the table wants, with what it had before for
     /// Services that were refused.
     fn step(&self, table: &ForwardingTable, scope: &Scope, work: &Work) -> Step {
-        let wanted = Wanted { table, instead: self.instead(table, scope, work) };
+        let instead = self.instead(table, scope, work);
+        let wanted = Wanted { table, carrier: self.carrier, instead };
         match (&work.seen, &self.programmed) {
             (Some(seen), _) => Step::from_observed(seen, &wanted),
             (None, Some(programmed)) => Step::from_programmed(programmed, &wanted, &scope.services),
@@ -214,7 +217,9 @@ impl<T: Tables> Nftables<T> {
             }
             let refused = work.refused.into_iter();
             let refused = refused.map(|(service, reason)| RefusedService { service, reason });
-            return Ok(Report { refused: refused.collect(), ..work.report });
+            let owned = self.programmed.as_ref().map(|known| owned(known, &work.report));
+            let owned = owned.into_iter().flatten().collect();
+            return Ok(Report { refused: refused.collect(), owned, ..work.report });
         }
     }
 }
@@ -231,6 +236,15 @@ struct Work {
 
 fn frontends(plan: &ServicePlan) -> impl Iterator<Item = Address> {
     plan.ports.iter().flat_map(|port| &port.frontends).map(|frontend| frontend.at)
+}
+
+/// What is in the kernel after a sync.
+fn owned(known: &Programmed, report: &Report) -> [Count; 2] {
+    let objects = report.operations.saturating_sub(report.elements);
+    [
+        Count { kind: "element", count: known.elements(), written: report.elements },
+        Count { kind: "object", count: known.objects(), written: objects },
+    ]
 }
 
 fn is_element(op: &Op) -> bool {

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::affinity::Sticky;
 use super::elements::{own_elements, shared_elements};
-use super::layout::SetId;
+use super::layout::{Carrier, SetId};
 use super::observed::Seen;
 use super::rules::{Schema, schema};
 use super::slots::{Slots, arrange};
@@ -27,12 +27,16 @@ pub(super) struct Programmed {
     shared: FxHashMap<(SetId, Key), u32>,
     /// How many frontends are in a set that is only there while it is needed.
     varying: BTreeMap<SetId, u32>,
+    /// How many elements there are in all sets.
+    elements: i64,
 }
 
 /// What the kernel is to have: the forwarding table, but for Services that the kernel refuses.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) table: &'a ForwardingTable,
+    /// Who its endpoints are.
+    pub(super) carrier: Carrier,
     /// What is to be there for some Services instead of their plans.
     pub(super) instead: BTreeMap<ServiceName, Option<ServicePlan>>,
 }
@@ -63,6 +67,7 @@ struct ElementChange {
 /// Operations of one transaction, and what is true once they are applied.
 #[derive(Debug, Default)]
 pub(super) struct Step {
+    carrier: Carrier,
     /// Make room: a table to build on, new sets and chains.
     prepare: Vec<Op>,
     deletes: Vec<ElementChange>,
@@ -85,6 +90,8 @@ struct Outcome {
     services: Vec<(ServiceName, Option<ServicePlan>)>,
     shared: FxHashMap<(SetId, Key), Delta>,
     varying: BTreeMap<SetId, i64>,
+    /// How many elements more there are.
+    elements: i64,
     sticky: Sticky,
 }
 
@@ -99,6 +106,17 @@ impl Programmed {
     pub(super) fn plan(&self, name: &ServiceName) -> Option<&ServicePlan> {
         self.services.get(name)
     }
+
+    /// How many elements there are, without those that the kernel makes itself.
+    pub(super) fn elements(&self) -> usize {
+        usize::try_from(self.elements).unwrap_or_default()
+    }
+
+    /// How many chains, rules and sets there are.
+    pub(super) fn objects(&self) -> usize {
+        let rules: usize = self.schema.chains.values().map(|(_, rules)| rules.len()).sum();
+        self.schema.chains.len() + rules + self.schema.sets.len()
+    }
 }
 
 impl Step {
@@ -108,7 +126,7 @@ impl Step {
         wanted: &Wanted<'_>,
         scope: &BTreeSet<ServiceName>,
     ) -> Step {
-        let mut step = Step::default();
+        let mut step = Step { carrier: wanted.carrier, ..Step::default() };
         for name in scope {
             let old = programmed.services.get(name);
             let new = wanted.plan(name).map(|plan| {
@@ -125,6 +143,7 @@ impl Step {
         step.shared(programmed);
         step.host(&programmed.host, host_elements(wanted.table));
         step.schema(programmed, wanted.table);
+        step.count_elements();
         step
     }
 
@@ -145,7 +164,7 @@ impl Step {
 
     /// The operations that build the whole table.
     fn from_nothing(seen: &Seen, wanted: &Wanted<'_>) -> Step {
-        let mut step = Step::default();
+        let mut step = Step { carrier: wanted.carrier, ..Step::default() };
         for name in wanted.names() {
             let Some(plan) = wanted.plan(name) else { continue };
             let plan = arranged(plan, |port, kind| seen.slots_of(port, kind));
@@ -159,7 +178,14 @@ impl Step {
         step.prepare.insert(0, Op::AddTable { comment });
         step.outcome.fresh = true;
         step.outcome.sticky.know_all();
+        step.count_elements();
         step
+    }
+
+    /// To be called before elements that are there already are taken out.
+    fn count_elements(&mut self) {
+        let count = |changes: &[ElementChange]| i64::try_from(changes.len()).unwrap_or(i64::MAX);
+        self.outcome.elements = count(&self.adds) - count(&self.deletes);
     }
 
     /// Takes elements that are there as wanted out of the operations, and deletes the others.
@@ -183,8 +209,9 @@ impl Step {
     fn service(&mut self, name: &ServiceName, old: Option<&ServicePlan>, new: Option<ServicePlan>) {
         let owner = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
         self.owners.push(name.clone());
+        let carrier = self.carrier;
         let sorted = |plan: Option<&ServicePlan>| {
-            let mut elements = plan.map(own_elements).unwrap_or_default();
+            let mut elements = plan.map(|plan| own_elements(plan, carrier)).unwrap_or_default();
             elements.sort_unstable();
             elements
         };
@@ -244,7 +271,7 @@ impl Step {
     fn schema(&mut self, programmed: &Programmed, table: &ForwardingTable) {
         let mut varying = programmed.varying.clone();
         add_counts(&mut varying, &self.outcome.varying);
-        let wanted = schema(table, varying.into_keys().collect());
+        let wanted = schema(table, varying.into_keys().collect(), self.carrier);
         if wanted != programmed.schema {
             (self.prepare, self.finish) = migrate(&programmed.schema, &wanted);
             self.outcome.schema = Some(wanted);
@@ -286,6 +313,7 @@ impl Step {
         }
         let known = programmed.get_or_insert_default();
         known.host = self.outcome.host;
+        known.elements += self.outcome.elements;
         if let Some(schema) = self.outcome.schema {
             known.schema = schema;
         }

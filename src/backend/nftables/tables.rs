@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::Nftables;
-use super::layout::TABLE;
+use super::layout::{Carrier, TABLE};
 use crate::kernel::nft::{
     ApplyError, Element, Listening, Nft, NftError, NftEvent, NftEvents, Observed, Op, Set,
     TableName,
@@ -61,8 +61,18 @@ impl Connection {
 
     /// The mode for one family.
     pub fn mode(&self, family: Family) -> Nftables {
+        self.carried_by(Carrier::Kernel, family)
+    }
+
+    /// The redirection of the userspace mode for one family: pools of its forwarding tables are
+    /// sockets of this process.
+    pub fn redirection(&self, family: Family) -> Nftables {
+        self.carried_by(Carrier::Relays, family)
+    }
+
+    fn carried_by(&self, carrier: Carrier, family: Family) -> Nftables {
         let table = TableName::new(family, TABLE);
-        Nftables::new(Live { connection: self.clone(), table })
+        Nftables::new(Live { connection: self.clone(), table }, carrier)
     }
 
     /// Changes whenever somebody else may have changed our tables. Must be called within a Tokio
