@@ -32,8 +32,9 @@ impl Settings {
             "none" => String::new(),
             prefix => both(prefix)?.join(","),
         };
+        let name = by.setting();
         let mode = get("detectLocalMode").unwrap_or("ClusterCIDR");
-        let mut yaml = format!("mode: {by}\ndetectLocalMode: {mode}\nclusterCIDR: {cidrs:?}\n");
+        let mut yaml = format!("mode: {name}\ndetectLocalMode: {mode}\nclusterCIDR: {cidrs:?}\n");
         for key in ["bridgeInterface", "interfaceNamePrefix"] {
             if let Some(value) = get(key) {
                 let _ = writeln!(yaml, "detectLocal: {{{key}: {value}}}");
@@ -58,11 +59,11 @@ impl Settings {
         let bit = get("masqueradeBit").unwrap_or("14");
         let more = match by {
             Mode::Nftables => "",
-            Mode::Iptables => ", localhostNodePorts: false",
+            Mode::Iptables | Mode::IptablesLegacy => ", localhostNodePorts: false",
             Mode::Userspace => ", localhostNodePorts: false",
         };
         // The file has no section for the userspace mode; it reads that of iptables.
-        let section = if by == Mode::Userspace { Mode::Iptables } else { by };
+        let section = if by == Mode::Nftables { "nftables" } else { "iptables" };
         let _ = writeln!(
             yaml,
             "{section}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"

@@ -54,6 +54,10 @@ impl Stage {
         let (objects, node) = (BTreeMap::new(), NodeState::default());
         let stage = Stage { mode, cluster, settings: None, objects, node, sentinel: 0 };
         stage.lay_ways()?;
+        if mode == Mode::IptablesLegacy {
+            let node = stage.host("node").ok_or("no node")?;
+            run(&node, "iptables-legacy", &["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"])?;
+        }
         stage.api().write_unchecked(&objects::node(&NodeState::default()))?;
         Ok(stage)
     }
@@ -288,9 +292,10 @@ impl Stage {
                 let list = run(&node, "nft", &["list", "table", table, "kube-proxy"])?;
                 kernel::normalized(&kernel::without_relay_ports(&list)?)?
             }
-            Mode::Iptables => {
-                let program = if v4 { "iptables-nft-save" } else { "ip6tables-nft-save" };
-                kernel::normalized_chains(&run(&node, program, &[])?)
+            Mode::Iptables | Mode::IptablesLegacy => {
+                let program = if v4 { "iptables" } else { "ip6tables" };
+                let infix = if self.mode == Mode::Iptables { "nft" } else { "legacy" };
+                kernel::normalized_chains(&run(&node, &format!("{program}-{infix}-save"), &[])?)
             }
         })
     }

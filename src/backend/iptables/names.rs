@@ -92,6 +92,14 @@ impl PortName {
         }
     }
 
+    /// The chain that draws from a part of a pool.
+    pub(super) fn part(&self, kind: PoolKind, number: usize) -> Arc<str> {
+        match kind {
+            PoolKind::Cluster => self.chain("KUBE-SVC-", &format!(" part {number}")),
+            PoolKind::Local => self.chain("KUBE-SVL-", &format!(" part {number}")),
+        }
+    }
+
     /// The chain of traffic that comes to an external address.
     pub(super) fn external(&self) -> Arc<str> {
         self.chain("KUBE-EXT-", "")
@@ -116,6 +124,14 @@ impl fmt::Display for PortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// A number that is evenly distributed over texts, and the same on every machine (FNV-1a, 32 bits).
+pub(super) fn number(text: &str) -> usize {
+    let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    let mixed = text.bytes().fold(0x811c_9dc5, mix);
+    // Its low bits are the weakest.
+    usize::try_from(mixed ^ (mixed >> 16)).unwrap_or(0)
 }
 
 /// The first 80 bits of SHA-256, in base 32 (RFC 4648).
