@@ -1,12 +1,15 @@
 //! The system calls: everything that reads or changes the kernel.
 //!
-//! [`nft`] speaks nf_tables over netlink, [`xtables`] runs iptables; the other modules speak of links, addresses and
+//! [`nft`] speaks nf_tables over netlink, [`ipvs`] IPVS, [`xtables`] runs iptables; the other modules speak of links, addresses and
 //! connections. Nothing here knows of Services.
 
 pub mod addresses;
 pub mod conntrack;
+pub mod dummy;
+pub mod ipvs;
 pub mod listen;
 pub mod nft;
+mod requests;
 pub mod xtables;
 
 use std::path::Path;
