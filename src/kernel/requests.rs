@@ -59,6 +59,17 @@ pub struct Refusal {
 
 impl std::error::Error for Refusal {}
 
+impl Refusal {
+    /// Whether it says that the kernel's state is not what the change was made for: something is
+    /// there already, or not there.
+    pub fn contradicts_state(&self) -> bool {
+        matches!(
+            self.errno,
+            libc::EEXIST | libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL
+        )
+    }
+}
+
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", io::Error::from_raw_os_error(self.errno))?;

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::carrier::Carrier;
 use crate::kernel::nft::{Field, Key, Set, SetFlags};
 use crate::net::Family;
 use crate::plan::Address;
@@ -124,6 +125,12 @@ pub(super) enum SetId {
     Remembered(u32),
     /// The endpoint that a client uses, by the client and such a number. Rules write to it.
     Affinity,
+    /// Addresses of virtual services by frontend, where they differ ([`Carrier::Ipvs`]).
+    Virtual(Place),
+    /// Virtual services that clients address.
+    VirtualServices,
+    /// Virtual services that only translated traffic may address.
+    VirtualTranslated,
 }
 
 /// How many clients the kernel remembers at the most; beyond that, new ones have no affinity.
@@ -134,7 +141,7 @@ const SLOTS_SHOWN: u32 = 65536;
 
 impl SetId {
     /// The sets that are always there.
-    pub(super) fn permanent() -> impl Iterator<Item = SetId> {
+    pub(super) fn permanent(carrier: Carrier) -> impl Iterator<Item = SetId> {
         let per_address = [Place::Service, Place::NodePort].into_iter().flat_map(|place| {
             [
                 SetId::Reject(place),
@@ -147,7 +154,18 @@ impl SetId {
         [ClusterIps, NodePortIps, Hairpin, Restricted, Sources]
             .into_iter()
             .chain(per_address)
-            .chain(Place::ALL.map(SetId::Endpoints))
+            .chain(SetId::carrying(carrier))
+    }
+
+    /// Those of them that only this carrier needs.
+    fn carrying(carrier: Carrier) -> Vec<SetId> {
+        match carrier {
+            Carrier::Dnat => Place::ALL.map(SetId::Endpoints).to_vec(),
+            Carrier::Ipvs => {
+                let shared = [SetId::VirtualServices, SetId::VirtualTranslated];
+                Place::ALL.map(SetId::Virtual).into_iter().chain(shared).collect()
+            }
+        }
     }
 
     /// Its name in the kernel.
@@ -170,6 +188,9 @@ impl SetId {
             // (upstream: `pkg/proxy/nftables/proxier.go`, isAffinitySetName).
             SetId::Remembered(timeout) => format!("remember-{timeout}").into(),
             SetId::Affinity => "affinity".into(),
+            SetId::Virtual(place) => format!("{place}-virtual").into(),
+            SetId::VirtualServices => "virtual-services".into(),
+            SetId::VirtualTranslated => "virtual-translated".into(),
         }
     }
 
@@ -203,7 +224,8 @@ impl SetId {
         } else if name == "affinity" {
             SetId::Affinity
         } else {
-            return SetId::permanent().find(|id| *id.name() == *name);
+            let all = SetId::permanent(Carrier::Dnat).chain(SetId::carrying(Carrier::Ipvs));
+            return { all }.find(|id| *id.name() == *name);
         };
         // Others may write a number in another way, such as 04.
         Some(found).filter(|id| *id.name() == *name)
@@ -268,6 +290,18 @@ impl SetId {
                 set.size = Some(MOST_CLIENTS);
                 (set, "session affinity: the endpoint that a client uses")
             }
+            SetId::Virtual(place) => (
+                Set::map(name, place.key(family), vec![daddr, port]),
+                "the address of the virtual service that serves a frontend",
+            ),
+            SetId::VirtualServices => (
+                Set::set(name, Place::Service.key(family)),
+                "virtual services that clients address: other ports of cluster IPs are rejected",
+            ),
+            SetId::VirtualTranslated => (
+                Set::set(name, Place::Service.key(family)),
+                "virtual services that only translated traffic may address",
+            ),
         };
         set.comment = Some(comment.into());
         set

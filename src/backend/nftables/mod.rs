@@ -2,9 +2,11 @@
 //!
 //! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`elements`] says a Service's
 //! plan in set elements, [`slots`] keeps endpoints where they are, [`programmed`] finds what a change
-//! costs, [`observed`] reads the kernel back, [`tables`] is the kernel. `docs/modes/nftables.md` explains the shape.
+//! costs, [`observed`] reads the kernel back, [`tables`] is the kernel.
+//! [`carrier`] is what the IPVS mode has instead of endpoints. `docs/modes/nftables.md` explains the shape.
 
 mod affinity;
+pub(super) mod carrier;
 mod elements;
 mod layout;
 mod observed;
@@ -12,7 +14,7 @@ mod programmed;
 mod rules;
 mod slots;
 #[cfg(test)]
-mod strict_kernel;
+pub(super) mod strict_kernel;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ use self::affinity::Sticky;
 use self::layout::SetId;
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
+pub use self::carrier::Carrier;
 pub use self::tables::{Connection, Live, Tables};
 use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::nft::{ApplyError, Listening, NftError, Op, Refused};
@@ -43,13 +46,14 @@ const ATTEMPTS: usize = 4;
 #[derive(Debug)]
 pub struct Nftables<T = Live> {
     tables: T,
+    carrier: Carrier,
     /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
     programmed: Option<Programmed>,
 }
 
 impl<T: Tables> Nftables<T> {
-    fn new(tables: T) -> Nftables<T> {
-        Nftables { tables, programmed: None }
+    pub(super) fn new(tables: T, carrier: Carrier) -> Nftables<T> {
+        Nftables { tables, carrier, programmed: None }
     }
 
     /// Listens for foreign changes from now on, and tells whether one may have slipped in since the
@@ -121,7 +125,8 @@ impl<T: Tables> Nftables<T> {
     /// The operations that bring the kernel to what the table wants, with what it had before for
     /// Services that were refused.
     fn step(&self, table: &ForwardingTable, scope: &Scope, work: &Work) -> Step {
-        let wanted = Wanted { table, instead: self.instead(table, scope, work) };
+        let instead = self.instead(table, scope, work);
+        let wanted = Wanted { table, carrier: self.carrier, instead };
         match (&work.seen, &self.programmed) {
             (Some(seen), _) => Step::from_observed(seen, &wanted),
             (None, Some(programmed)) => Step::from_programmed(programmed, &wanted, &scope.services),

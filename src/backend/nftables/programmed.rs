@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::affinity::Sticky;
+use super::carrier::Carrier;
 use super::elements::{own_elements, shared_elements};
 use super::layout::SetId;
 use super::observed::Seen;
@@ -33,6 +34,7 @@ pub(super) struct Programmed {
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) table: &'a ForwardingTable,
+    pub(super) carrier: Carrier,
     /// What is to be there for some Services instead of their plans.
     pub(super) instead: BTreeMap<ServiceName, Option<ServicePlan>>,
 }
@@ -63,6 +65,7 @@ struct ElementChange {
 /// Operations of one transaction, and what is true once they are applied.
 #[derive(Debug, Default)]
 pub(super) struct Step {
+    carrier: Carrier,
     /// Make room: a table to build on, new sets and chains.
     prepare: Vec<Op>,
     deletes: Vec<ElementChange>,
@@ -108,7 +111,7 @@ impl Step {
         wanted: &Wanted<'_>,
         scope: &BTreeSet<ServiceName>,
     ) -> Step {
-        let mut step = Step::default();
+        let mut step = Step { carrier: wanted.carrier, ..Step::default() };
         for name in scope {
             let old = programmed.services.get(name);
             let new = wanted.plan(name).map(|plan| {
@@ -145,7 +148,7 @@ impl Step {
 
     /// The operations that build the whole table.
     fn from_nothing(seen: &Seen, wanted: &Wanted<'_>) -> Step {
-        let mut step = Step::default();
+        let mut step = Step { carrier: wanted.carrier, ..Step::default() };
         for name in wanted.names() {
             let Some(plan) = wanted.plan(name) else { continue };
             let plan = arranged(plan, |port, kind| seen.slots_of(port, kind));
@@ -158,7 +161,9 @@ impl Step {
         let comment = Some("rules for kube-proxy".into());
         step.prepare.insert(0, Op::AddTable { comment });
         step.outcome.fresh = true;
-        step.outcome.sticky.know_all();
+        if step.carrier == Carrier::Dnat {
+            step.outcome.sticky.know_all();
+        }
         step
     }
 
@@ -183,21 +188,28 @@ impl Step {
     fn service(&mut self, name: &ServiceName, old: Option<&ServicePlan>, new: Option<ServicePlan>) {
         let owner = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
         self.owners.push(name.clone());
+        let carrier = self.carrier;
         let sorted = |plan: Option<&ServicePlan>| {
-            let mut elements = plan.map(own_elements).unwrap_or_default();
+            let own = |plan| own_elements(plan, carrier);
+            let mut elements = plan.map(own).unwrap_or_default();
             elements.sort_unstable();
             elements
         };
         let (before, after) = (sorted(old), sorted(new.as_ref()));
         self.count_varying(&before, -1);
         self.count_varying(&after, 1);
-        self.outcome.sticky.note(old, new.as_ref());
+        if carrier == Carrier::Dnat {
+            self.outcome.sticky.note(old, new.as_ref());
+        }
         let change = |(set, element)| ElementChange { set, element, owner: Some(owner) };
         let (gone, came) = difference(before, after);
         self.deletes.extend(gone.into_iter().map(change));
         self.adds.extend(came.into_iter().map(change));
 
-        let shared = |plan: Option<&ServicePlan>| plan.map(shared_elements).unwrap_or_default();
+        let shared = |plan: Option<&ServicePlan>| match plan {
+            Some(plan) => shared_elements(plan, carrier),
+            None => Vec::new(),
+        };
         let (gone, came) = difference(shared(old), shared(new.as_ref()));
         for (list, sign) in [(gone, -1), (came, 1)] {
             for (set, element) in list {
@@ -244,7 +256,7 @@ impl Step {
     fn schema(&mut self, programmed: &Programmed, table: &ForwardingTable) {
         let mut varying = programmed.varying.clone();
         add_counts(&mut varying, &self.outcome.varying);
-        let wanted = schema(table, varying.into_keys().collect());
+        let wanted = schema(table, self.carrier, varying.into_keys().collect());
         if wanted != programmed.schema {
             (self.prepare, self.finish) = migrate(&programmed.schema, &wanted);
             self.outcome.schema = Some(wanted);

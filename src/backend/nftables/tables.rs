@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::Nftables;
+use super::carrier::Carrier;
 use super::layout::TABLE;
 use crate::kernel::nft::{
     ApplyError, Element, Listening, Nft, NftError, NftEvent, NftEvents, Observed, Op, Set,
@@ -61,8 +62,13 @@ impl Connection {
 
     /// The mode for one family.
     pub fn mode(&self, family: Family) -> Nftables {
+        self.beside(family, Carrier::Dnat)
+    }
+
+    /// The table for one family, beside what carries connections to endpoints.
+    pub fn beside(&self, family: Family, carrier: Carrier) -> Nftables {
         let table = TableName::new(family, TABLE);
-        Nftables::new(Live { connection: self.clone(), table })
+        Nftables::new(Live { connection: self.clone(), table }, carrier)
     }
 
     /// Changes whenever somebody else may have changed our tables. Must be called within a Tokio

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::Nftables;
+use super::{Carrier, Nftables};
 use super::layout::{Place, SetId, frontend_key};
 use super::strict_kernel::{Kernel, Model};
 use crate::backend::{Backend, Observation, Report, Scope};
@@ -23,7 +23,7 @@ struct World {
 
 impl World {
     fn new(kernel: Kernel) -> World {
-        World { mode: Nftables::new(kernel) }
+        World { mode: Nftables::new(kernel, Carrier::Dnat) }
     }
 
     /// Syncs and gives the operations that the kernel carried out.
@@ -335,7 +335,7 @@ fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
 #[test]
 fn no_set_has_a_name_that_keeps_the_go_kube_proxy_from_starting() {
     let varying = [SetId::Affinity, SetId::Remembered(10800)];
-    for id in SetId::permanent().chain(varying) {
+    for id in SetId::permanent(Carrier::Dnat).chain(SetId::permanent(Carrier::Ipvs)).chain(varying) {
         assert!(!id.name().starts_with("affinity-"), "{}", id.name());
     }
 }
