@@ -7,10 +7,11 @@ use std::fmt;
 pub(crate) enum Mode {
     Nftables,
     Iptables,
+    Ipvs,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
+    pub(crate) const ALL: [Mode; 3] = [Mode::Nftables, Mode::Iptables, Mode::Ipvs];
 }
 
 impl fmt::Display for Mode {
@@ -18,6 +19,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
         })
     }
 }

@@ -56,14 +56,20 @@ impl Settings {
         }
         let all = get("masqueradeAll").unwrap_or("false");
         let bit = get("masqueradeBit").unwrap_or("14");
-        let more = match by {
-            Mode::Nftables => "",
-            Mode::Iptables => ", localhostNodePorts: false",
+        let masquerade = format!("masqueradeAll: {all}, masqueradeBit: {bit}");
+        let _ = match by {
+            Mode::Nftables => writeln!(yaml, "nftables: {{minSyncPeriod: 1ms, {masquerade}}}"),
+            Mode::Iptables => writeln!(
+                yaml,
+                "iptables: {{minSyncPeriod: 1ms, {masquerade}, localhostNodePorts: false}}"
+            ),
+            // Source ports come back: what IPVS remembers of them must be forgotten by then.
+            Mode::Ipvs => writeln!(
+                yaml,
+                "iptables: {{{masquerade}}}\n\
+                 ipvs: {{minSyncPeriod: 1ms, tcpTimeout: 60s, tcpFinTimeout: 2s, udpTimeout: 2s}}"
+            ),
         };
-        let _ = writeln!(
-            yaml,
-            "{by}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"
-        );
         Ok(yaml)
     }
 
