@@ -177,13 +177,7 @@ impl Change {
         }
     }
 
-    fn leave(
-        &mut self,
-        key: &Key,
-        found: &Found,
-        wanted: &BTreeSet<(IpAddr, u16)>,
-        drains: bool,
-    ) {
+    fn leave(&mut self, key: &Key, found: &Found, wanted: &BTreeSet<(IpAddr, u16)>, drains: bool) {
         let unwanted = found.destinations.iter().filter(|(place, _)| !wanted.contains(place));
         for ((ip, port), to) in unwanted {
             if !drains {

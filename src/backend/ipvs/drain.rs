@@ -41,12 +41,7 @@ pub(super) struct Drains {
 
 impl Drains {
     pub(super) fn new(leaving: Leaving) -> Drains {
-        Drains {
-            leaving,
-            watched: BTreeSet::new(),
-            since: FxHashMap::default(),
-            counted: None,
-        }
+        Drains { leaving, watched: BTreeSet::new(), since: FxHashMap::default(), counted: None }
     }
 
     /// Whether connections to destinations of a virtual service may end in peace.
@@ -102,7 +97,8 @@ impl Drains {
             let before = ops.len();
             for (ip, port) in &leaving {
                 let since = *self.since.get(&(key, *ip, *port)).unwrap_or(&now);
-                let here = busy.iter().find(|to| (to.destination.ip, to.destination.port) == (*ip, *port));
+                let here =
+                    busy.iter().find(|to| (to.destination.ip, to.destination.port) == (*ip, *port));
                 let connections = here.map_or(0, |to| to.active + to.inactive);
                 if connections == 0 || now.duration_since(since) >= LIMIT {
                     ops.push(Op::DeleteDestination(key, *ip, *port));

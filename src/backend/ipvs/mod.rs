@@ -15,6 +15,10 @@
 mod change;
 mod drain;
 mod kernel;
+#[cfg(test)]
+mod strict_kernel;
+#[cfg(test)]
+mod tests;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,11 +101,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         }
     }
 
-    fn try_sync(
-        &mut self,
-        table: &ForwardingTable,
-        scope: &Scope,
-    ) -> Result<Report, Failed> {
+    fn try_sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, Failed> {
         let mut observation = match self.seen {
             Some(_) if !scope.full => self.look()?,
             _ => Observation::Asked,
@@ -115,7 +115,8 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
             } else {
                 self.note(table, &scope.services);
             }
-            let scope = Scope { services: scope.services.clone(), full: scope.full && attempt == 1 };
+            let scope =
+                Scope { services: scope.services.clone(), full: scope.full && attempt == 1 };
             let mut work = Work { last: attempt == ATTEMPTS, ..Work::default() };
             self.carry_out(table, &scope, &mut work)?;
             if work.contradicted {
@@ -185,9 +186,8 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         let withheld: BTreeSet<ServiceName> =
             beside.refused.iter().map(|refused| refused.service.clone()).collect();
         self.addresses(&change.addresses_new, work)?;
-        let kept = |key: &Key| {
-            self.due.keys.get(key).is_some_and(|askers| !askers.is_disjoint(&withheld))
-        };
+        let kept =
+            |key: &Key| self.due.keys.get(key).is_some_and(|askers| !askers.is_disjoint(&withheld));
         let departures: Vec<Op> =
             change.departures.into_iter().filter(|op| !kept(&op.key())).collect();
         let unsettled: BTreeSet<Key> =
@@ -237,7 +237,9 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
                     self.seen.get_or_insert_default().note(op);
                     self.drains.note(op);
                 }
-                Err(refusal) if refusal.contradicts_state() && !work.last => work.contradicted = true,
+                Err(refusal) if refusal.contradicts_state() && !work.last => {
+                    work.contradicted = true
+                }
                 Err(refusal) => {
                     let reason = format!("{op}: {refusal}");
                     tracing::debug!("{reason}");
@@ -262,7 +264,9 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
                     work.report.operations += 1;
                     self.seen.get_or_insert_default().note_address(op);
                 }
-                Err(refusal) if refusal.contradicts_state() && !work.last => work.contradicted = true,
+                Err(refusal) if refusal.contradicts_state() && !work.last => {
+                    work.contradicted = true
+                }
                 Err(refusal) => match op {
                     // Without the device nothing can be served.
                     DummyOp::Create => return Err(Failed::Device { refusal }),

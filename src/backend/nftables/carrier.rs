@@ -58,8 +58,7 @@ pub(in crate::backend) fn virtuals(plan: &ServicePlan) -> Vec<Virtual<'_>> {
         let home = port.frontends.iter().find(|f| f.kind == FrontendKind::ClusterIp);
         let home_pool = home.and_then(|frontend| pools_of(frontend).next()).map(|(_, pool)| pool);
         let pools = port.frontends.iter().flat_map(pools_of).map(|(_, pool)| pool);
-        let used: BTreeSet<PoolKind> =
-            pools.filter(|pool| !port.pool(*pool).is_empty()).collect();
+        let used: BTreeSet<PoolKind> = pools.filter(|pool| !port.pool(*pool).is_empty()).collect();
         for pool in used {
             let number = own_ports(port).next().map_or(0, |(_, number)| number);
             let (at, reach) = match home.filter(|_| home_pool == Some(pool)) {

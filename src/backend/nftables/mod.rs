@@ -24,10 +24,10 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
+pub use self::carrier::Carrier;
 use self::layout::SetId;
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
-pub use self::carrier::Carrier;
 pub use self::tables::{Connection, Live, Tables};
 use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::nft::{ApplyError, Listening, NftError, Op, Refused};

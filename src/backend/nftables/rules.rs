@@ -268,7 +268,8 @@ impl Writer {
     /// node's own programs; and for as long as one is not yet or no longer an address of this node,
     /// what it serves would leave the node.
     fn virtual_checks(&mut self, reject: Phrase) {
-        let served = || phrase::is_in(&Place::Service.key(self.family), &SetId::VirtualServices.name());
+        let served =
+            || phrase::is_in(&Place::Service.key(self.family), &SetId::VirtualServices.name());
         let translated = || {
             let key = Place::Service.key(self.family);
             let member = phrase::is_in(&key, &SetId::VirtualTranslated.name());

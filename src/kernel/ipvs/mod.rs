@@ -122,9 +122,8 @@ impl Ipvs {
     pub fn services(&mut self) -> Result<Vec<Service>, IpvsError> {
         let mut found = Vec::new();
         let question = wire::message(self.id, wire::plain(uapi::command::GET_SERVICE));
-        let listed = self
-            .requests
-            .list(question, |_, content| found.extend(wire::read_service(content)));
+        let listed =
+            self.requests.list(question, |_, content| found.extend(wire::read_service(content)));
         listed.map_err(failed("list virtual services"))?;
         Ok(found)
     }

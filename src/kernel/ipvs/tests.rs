@@ -39,8 +39,7 @@ fn dns() -> Key {
 #[cfg(target_endian = "little")]
 #[test]
 fn a_service_is_written_as_the_kernel_reads_it() {
-    let expected = hex(
-        "68000000 2100 0500 07000000 00000000  # header
+    let expected = hex("68000000 2100 0500 07000000 00000000  # header
          01 01 0000                            # NEW_SERVICE, version 1
          54000180                              # the service
          06000100 0200 0000                    # AF_INET
@@ -50,16 +49,14 @@ fn a_service_is_written_as_the_kernel_reads_it() {
          07000600 727200 00                    # rr
          0c000700 00000000 ffffffff            # flags and mask
          08000800 00000000                     # timeout
-         08000900 ffffffff                     # netmask",
-    );
+         08000900 ffffffff                     # netmask");
     assert_eq!(bytes(&Op::AddService(Service::new(web(), &"rr".into()))), expected);
 
     let sticky = Service {
         persistence: Some(Persistence { timeout: 10_800, prefix: 128 }),
         ..Service::new(dns(), &"sh".into())
     };
-    let expected = hex(
-        "68000000 2100 0500 07000000 00000000
+    let expected = hex("68000000 2100 0500 07000000 00000000
          02 01 0000                            # SET_SERVICE
          54000180
          06000100 0a00 0000                    # AF_INET6
@@ -69,8 +66,7 @@ fn a_service_is_written_as_the_kernel_reads_it() {
          07000600 736800 00                    # sh
          0c000700 01000000 ffffffff            # persistent
          08000800 302a0000                     # 10800 s
-         08000900 80000000                     # 128 bits",
-    );
+         08000900 80000000                     # 128 bits");
     assert_eq!(bytes(&Op::SetService(sticky)), expected);
 }
 
