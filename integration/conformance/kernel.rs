@@ -1,6 +1,6 @@
 //! What the kernel has, in a form in which two histories with the same end look the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `nft`'s list with sorted elements: without what clients left in it, without sentinels, and with the
 /// endpoints of a frontend as a set (which slot one is in depends on the order in which they came).
@@ -37,6 +37,44 @@ pub(crate) fn normalized(ruleset: &str) -> Result<String, String> {
     let mut blocks: Vec<&str> = blocks.split("\n\t}").collect();
     blocks.sort_unstable();
     Ok(format!("{header}{}", blocks.join("\n\t}")))
+}
+
+/// A list of the userspace mode with one port in place of those of relays, which the kernel chose.
+/// Every TCP or UDP endpoint must be a relay that only redirected traffic may use, and no other port
+/// may be called one.
+pub(crate) fn without_relay_ports(ruleset: &str) -> Result<String, String> {
+    let (mut used, mut guarded) = (BTreeSet::new(), BTreeSet::new());
+    let mut out = String::new();
+    let mut rest = ruleset;
+    while let Some((before, after)) = rest.split_once("elements = {") {
+        let (list, after) = after.split_once('}').ok_or("elements do not end")?;
+        let block = before.rsplit("\n\t}").next().unwrap_or(before);
+        let name = block.split_whitespace().nth(1).unwrap_or_default();
+        let mut elements = Vec::new();
+        for element in list.split(',').map(str::trim) {
+            let relayed = ["tcp", "udp"]
+                .into_iter()
+                .find(|protocol| element.split(" . ").any(|part| part == *protocol));
+            match (relayed, element.rsplit_once(" . ")) {
+                (Some(protocol), Some((_, port))) if name == "relay-ports" => {
+                    guarded.insert((protocol, port));
+                }
+                (Some(protocol), Some((kept, port))) if name.ends_with("-endpoints") => {
+                    used.insert((protocol, port));
+                    elements.push(format!("{kept} . RELAY"));
+                }
+                _ => elements.push(element.to_owned()),
+            }
+        }
+        out.push_str(&format!("{before}elements = {{ {} }}", elements.join(", ")));
+        rest = after;
+    }
+    out.push_str(rest);
+    if used == guarded {
+        Ok(out)
+    } else {
+        Err(format!("relays {used:?}, but ports of relays {guarded:?}"))
+    }
 }
 
 /// Sentinels have the third octets from 200 up, and the endpoint `b1`.

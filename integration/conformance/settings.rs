@@ -59,7 +59,8 @@ impl Settings {
         let masquerade = format!("masqueradeAll: {all}, masqueradeBit: {bit}");
         let _ = match by {
             Mode::Nftables => writeln!(yaml, "nftables: {{minSyncPeriod: 1ms, {masquerade}}}"),
-            Mode::Iptables => writeln!(
+            // The file has no section for the userspace mode; it reads that of iptables.
+            Mode::Iptables | Mode::Userspace => writeln!(
                 yaml,
                 "iptables: {{minSyncPeriod: 1ms, {masquerade}, localhostNodePorts: false}}"
             ),

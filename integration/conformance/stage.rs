@@ -260,9 +260,12 @@ impl Stage {
     pub(crate) fn shoot(
         &self,
         world: &World,
-        checks: Vec<Check>,
+        mut checks: Vec<Check>,
         patience: Duration,
     ) -> Vec<String> {
+        for Check { shot, outcome, .. } in &mut checks {
+            *outcome = self.mode.outcome(shot.protocol, outcome.clone());
+        }
         let host = |name: &str| self.host(name);
         let node: BTreeSet<IpAddr> = local_addresses(world);
         let scene = Scene { host: &host, node, affinity: std::sync::Mutex::default() };
@@ -279,6 +282,11 @@ impl Stage {
                 let table = if v4 { "ip" } else { "ip6" };
                 let list = run(&node, "nft", &["list", "table", table, "kube-proxy"])?;
                 kernel::normalized(&list)?
+            }
+            Mode::Userspace => {
+                let table = if v4 { "ip" } else { "ip6" };
+                let list = run(&node, "nft", &["list", "table", table, "kube-proxy"])?;
+                kernel::normalized(&kernel::without_relay_ports(&list)?)?
             }
             Mode::Iptables => {
                 let program = if v4 { "iptables-nft-save" } else { "ip6tables-nft-save" };

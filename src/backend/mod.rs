@@ -5,11 +5,13 @@
 pub mod iptables;
 pub mod ipvs;
 pub mod nftables;
+pub mod userspace;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use crate::model::ServiceName;
-use crate::plan::ForwardingTable;
+use crate::plan::{ForwardingTable, PortPlan};
 
 /// Makes the kernel match forwarding tables of one IP family.
 pub trait Backend: Send {
@@ -19,6 +21,23 @@ pub trait Backend: Send {
     /// # Errors
     /// If nothing could be applied. The kernel is as it was before; the next call repairs all.
     fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError>;
+
+    /// Who answers at a port of a Service as the kernel sees it, given the endpoints that may go on
+    /// answering there: these themselves, unless something stands between. Whatever stands there ends
+    /// what is under way to others. To be called when the rules are in force.
+    fn answered_by(
+        &mut self,
+        service: &ServiceName,
+        port: &PortPlan,
+        endpoints: BTreeSet<SocketAddr>,
+    ) -> BTreeSet<SocketAddr> {
+        let _ = (service, port);
+        endpoints
+    }
+
+    /// The process is about to end: nothing new is taken on. Returns when all that would end with the
+    /// process has ended or has had its time. The rules stay in force.
+    fn stop(&mut self) {}
 }
 
 /// What may differ from the last successful sync.

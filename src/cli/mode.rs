@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::sync::watch;
 
 use super::{IptablesLayout, RunFlags};
 use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
 use crate::backend::ipvs::{self, Ipvs};
-use crate::backend::nftables::{Carrier, Connection};
+use crate::backend::nftables::Connection;
+use crate::backend::userspace::{self, Relays};
 use crate::config::{Config, Mode};
 use crate::kernel;
 use crate::kernel::xtables::{self, Xtables};
@@ -21,6 +22,10 @@ const CANARY_PERIOD: Duration = Duration::from_secs(5);
 /// How often it is looked in the IPVS mode whether somebody else changed something, and whether
 /// destinations that leave are still in use.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
+/// How long the kernel remembers UDP flows, without an answer and with answers
+/// (`net/netfilter/nf_conntrack_proto_udp.c`): relays do so for as long.
+const UDP_TIMEOUT: Duration = Duration::from_secs(30);
+const UDP_ANSWERED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Backends, one for each IP family.
 pub(super) type Backends = Vec<(Family, Box<dyn Backend>)>;
@@ -33,16 +38,6 @@ pub(super) struct Opened {
     pub(super) foreign: watch::Receiver<()>,
 }
 
-/// Refuses modes that cannot be served, before anything else is done.
-pub(super) fn check(mode: Mode) -> Result<()> {
-    match mode {
-        Mode::Nftables | Mode::Iptables | Mode::Ipvs => Ok(()),
-        Mode::Userspace => bail!(
-            "mode {mode} is not available in this version; set `mode: nftables` in the configuration"
-        ),
-    }
-}
-
 /// Opens the mode that the configuration asks for.
 pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
     match config.mode {
@@ -50,8 +45,29 @@ pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
             Ok(Opened { backends: iptables(config, flags)?, foreign: calls(CANARY_PERIOD) })
         }
         Mode::Ipvs => ipvs(config, flags),
+        Mode::Userspace => userspace(config, flags),
         _ => nftables(),
     }
+}
+
+/// The userspace mode: sockets of this process, and nf_tables to redirect to them.
+fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    let connection = Connection::open().context(
+        "the userspace mode carries traffic itself, but redirects it by nf_tables with NAT \
+         (CONFIG_NF_TABLES, CONFIG_NFT_NAT)",
+    )?;
+    let timeout = |configured: Option<Duration>, default| {
+        configured.filter(|timeout| !timeout.is_zero()).unwrap_or(default)
+    };
+    let relays = Relays::start(userspace::Options {
+        udp_timeout: timeout(config.conntrack.udp, UDP_TIMEOUT),
+        udp_answered_timeout: timeout(config.conntrack.udp_stream, UDP_ANSWERED_TIMEOUT),
+        drain: Duration::from_secs(flags.userspace_drain),
+    })
+    .context("start the relays of the userspace mode")?;
+    let backends =
+        backends(|family| Ok(Box::new(relays.mode(Box::new(connection.redirection(family))))))?;
+    Ok(Opened { backends, foreign: connection.follow()? })
 }
 
 fn nftables() -> Result<Opened> {
@@ -80,7 +96,7 @@ fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
     let backends = backends(|family| {
         let kernel = ipvs::Live::open(family, &options)
             .with_context(|| "mode ipvs cannot work; modes nftables, iptables and userspace can")?;
-        let table = connection.beside(family, Carrier::Ipvs);
+        let table = connection.beside_ipvs(family);
         Ok(Box::new(Ipvs::new(table, kernel, options.scheduler.clone(), leaving)))
     })?;
     Ok(Opened { backends, foreign: any_of(connection.follow()?, calls(LOOK_PERIOD)) })

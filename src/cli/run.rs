@@ -5,9 +5,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::RunFlags;
 use super::mode::{self, Opened};
-use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat};
+use super::options::{self, Settled};
+use super::{RunFlags, log, node, reload, version};
+use crate::config::{self, Config};
 use crate::health::{self, BindFailure, Health};
 use crate::kernel;
 use crate::sync::{self, RemovedTcp, Setup, Sources};
@@ -20,77 +21,51 @@ const INBOX: usize = 4096;
 const THREADS: usize = 2;
 
 pub(super) fn run(flags: RunFlags) -> Result<()> {
-    let (config, remarks) = configuration(&flags)?;
-    start_log(&config, flags.verbosity);
-    remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
-    mode::check(config.mode)?;
+    if let Some(answer) = version::answer(flags.version) {
+        say(&answer);
+        return Ok(());
+    }
+    let settled = options::settle(&flags)?;
+    log::start(&settled.config.logging);
+    settled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if let Some(path) = &flags.write_config_to {
+        options::write(&settled, path)?;
+        tracing::info!(file = %path.display(), "wrote the configuration");
+        return Ok(());
+    }
+    settled.config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
+    if flags.init_only {
+        return node::initialize(&settled.config);
+    }
     kernel::return_large_blocks();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(serve(config, flags))
+    runtime.block_on(serve(settled, flags))
 }
 
-/// The configuration, and what is to be said about it once there is a log.
-fn configuration(flags: &RunFlags) -> Result<(Config, Vec<String>)> {
-    let (mut wire, remarks) = match &flags.config {
-        Some(path) => {
-            let loaded = config::load(path)?;
-            (loaded.wire, loaded.warnings)
-        }
-        None => (from_flags(flags), Vec::new()),
-    };
-    if flags.hostname_override.is_some() {
-        wire.hostname_override.clone_from(&flags.hostname_override);
-    }
-    let problems = |problems: Vec<config::Problem>| {
-        let lines: Vec<String> = problems.iter().map(|p| format!("\n  {p}")).collect();
-        anyhow::anyhow!("the configuration cannot be used:{}", lines.concat())
-    };
-    Ok((Config::new(&wire).map_err(problems)?, remarks))
+#[allow(clippy::print_stdout)] // it is what was asked for
+fn say(answer: &str) {
+    println!("{answer}");
 }
 
-/// Flags that stand for fields of the file count only without a file, as upstream decides.
-fn from_flags(flags: &RunFlags) -> KubeProxyConfiguration {
-    let kubeconfig = flags.kubeconfig.as_ref().map(|path| path.display().to_string());
-    KubeProxyConfiguration {
-        mode: flags.proxy_mode.clone(),
-        client_connection: Some(ClientConnection { kubeconfig, ..ClientConnection::default() }),
-        ..KubeProxyConfiguration::default()
-    }
-}
-
-fn start_log(config: &Config, verbosity: Option<u32>) {
-    use tracing_subscriber::EnvFilter;
-    let level = match verbosity.unwrap_or(config.logging.verbosity) {
-        0..=3 => "info",
-        4..=5 => "debug",
-        _ => "trace",
-    };
-    let default = format!("warn,sluice={level}");
-    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second start in one process (tests) keeps the first log.
-    let _ = match config.logging.format {
-        LogFormat::Text => log.with_ansi(false).try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
-}
-
-async fn serve(config: Config, flags: RunFlags) -> Result<()> {
+async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
+    let config = settled.config.clone();
     let node_name = match &config.hostname_override {
         Some(name) => name.clone(),
         None => kernel::host_name().context("find this host's name")?,
     };
     let node_name = node_name.trim().to_lowercase();
+    node::set_up(&config);
     let Opened { backends, foreign } = mode::open(&config, &flags)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
-    let options = ClientOptions { kubeconfig: config.kubeconfig(), master: flags.master.clone() };
+    let options =
+        ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
     let server = ApiServer::new(&options).await?;
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = config::version(),
         mode = %config.mode,
         node = node_name,
         server = server.url,
@@ -105,8 +80,10 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     let options = WatchOptions { node_name: node_name.clone() };
     let mut watches = watch::start(&server, &options, &sender, &stop);
     drop(sender);
-    let sources = Sources { updates, addresses, foreign };
+    let (configure, configured) = tokio::sync::watch::channel(config.clone());
+    let sources = Sources { updates, addresses, foreign, config: configured };
     let removed_tcp = removed_tcp(&flags);
+    tokio::spawn(reload::follow(flags, settled, configure, stop.clone()));
     let setup = Setup { config, node_name, backends, removed_tcp, health };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();
@@ -137,7 +114,7 @@ fn removed_tcp(flags: &RunFlags) -> RemovedTcp {
 
 /// Answers who asks for this proxy's health.
 fn serve_health(config: &Config, stop: &CancellationToken) -> Result<Health> {
-    let health = Health::new(config.sync.period.saturating_mul(2));
+    let health = Health::new(sync::health_timeout(config));
     let failure =
         if config.bind_address_hard_fail { BindFailure::Fatal } else { BindFailure::Retry };
     health::start(&health, config.healthz_bind_address, failure, stop)?;

@@ -45,6 +45,11 @@ impl Health {
         }
     }
 
+    /// From now on, a change that waits for `timeout` makes the proxy unhealthy.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.state().set_timeout(timeout);
+    }
+
     /// A change waits for being carried out in a family.
     pub fn queued(&self, family: Family) {
         self.state().queued(family, Moment::now());
@@ -109,22 +114,24 @@ pub enum HealthError {
     },
 }
 
-/// Starts to answer: `/healthz` and `/livez` on `address`, and the health check node ports of all
+/// Starts to answer: `/healthz` and `/livez` on `address`, if there is one, and the health check node ports of all
 /// Services. Must be called within a Tokio runtime; everything is closed when `stop` is cancelled.
 ///
 /// # Errors
 /// With [`BindFailure::Fatal`], if `address` cannot be bound.
 pub fn start(
     health: &Health,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     failure: BindFailure,
     stop: &CancellationToken,
 ) -> Result<(), HealthError> {
-    let listener = match (listen(address, Reach::BothFamilies), failure) {
-        (Err(source), BindFailure::Fatal) => return Err(HealthError::Bind { address, source }),
-        (attempt, _) => attempt,
-    };
-    tokio::spawn(proxy::run(health.clone(), address, listener, stop.clone()));
+    if let Some(address) = address {
+        let listener = match (listen(address, Reach::BothFamilies), failure) {
+            (Err(source), BindFailure::Fatal) => return Err(HealthError::Bind { address, source }),
+            (attempt, _) => attempt,
+        };
+        tokio::spawn(proxy::run(health.clone(), address, listener, stop.clone()));
+    }
     tokio::spawn(checks::run(health.clone(), stop.clone()));
     Ok(())
 }

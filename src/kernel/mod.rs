@@ -10,13 +10,13 @@ pub mod ipvs;
 pub mod listen;
 pub mod nft;
 mod requests;
-mod sysctl;
+pub mod sockets;
+pub mod sysctl;
 pub mod xtables;
 
 use std::path::Path;
 
 pub use self::requests::{Refusal, RequestError};
-pub use self::sysctl::{SysctlError, set_sysctl};
 use crate::net::Family;
 
 /// This host's name.

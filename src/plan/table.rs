@@ -287,6 +287,13 @@ impl Routes {
         self
     }
 
+    /// The same routes, each changed.
+    pub fn map(mut self, change: impl Fn(Route) -> Route) -> Routes {
+        let len = usize::from(self.len);
+        self.list[..len].iter_mut().for_each(|route| *route = change(*route));
+        self
+    }
+
     /// The route for a source that is neither a pod nor this node.
     pub fn for_anyone(&self) -> Route {
         self.last().copied().unwrap_or(Routes::UNUSED)

@@ -29,7 +29,6 @@ pub enum RemovedTcp {
 }
 
 /// What the rest of the loop knows, for one family.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct World<'a> {
     /// What is in force.
     pub(super) table: &'a ForwardingTable,
@@ -37,7 +36,13 @@ pub(super) struct World<'a> {
     pub(super) snapshot: &'a Snapshot,
     /// The addresses of this node's interfaces.
     pub(super) local: &'a BTreeSet<IpAddr>,
+    /// What the kernel sees of the endpoints of a port, as in [`crate::backend::Backend::answered_by`].
+    pub(super) answered_by: &'a mut AnsweredBy<'a>,
 }
+
+/// From a port and its endpoints to those whom the kernel sees answer.
+pub(super) type AnsweredBy<'a> =
+    dyn FnMut(&ServiceName, &PortPlan, BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> + 'a;
 
 /// Removes flows of one family that have outlived their endpoint.
 #[derive(Debug)]
@@ -66,9 +71,7 @@ impl Conntrack {
 
     /// Services may have changed.
     pub(super) fn touch<'a>(&mut self, services: impl IntoIterator<Item = &'a ServiceName>) {
-        if self.trouble != Trouble::Unsupported {
-            self.touched.extend(services.into_iter().cloned());
-        }
+        self.touched.extend(services.into_iter().cloned());
     }
 
     /// Removes what the changes so far have made stale. To be called when the rules are in force, but
@@ -154,7 +157,7 @@ impl Frontends {
 
     /// Takes in what the table has now for the touched Services.
     fn update(&mut self, world: World<'_>, touched: &BTreeSet<ServiceName>) {
-        self.update_node(world);
+        self.update_node(&world);
         let mut before: FxHashMap<Address, Option<Answerers>> = FxHashMap::default();
         for address in touched.iter().filter_map(|name| self.held.remove(name)).flatten() {
             // An address may have gone to another of the touched Services: that comes below.
@@ -167,7 +170,8 @@ impl Frontends {
                 if !self.follows(port.protocol) {
                     continue;
                 }
-                let answerers = Arc::new(answerers(world.snapshot, name, self.family, port));
+                let endpoints = answerers(world.snapshot, name, self.family, port);
+                let answerers = Arc::new((world.answered_by)(name, port, endpoints));
                 let usable = port.frontends.iter().filter(|frontend| {
                     // Where new connections are dropped, one that is cut would hang, not be reset.
                     let drops = frontend.routes.iter().any(|route| route.verdict == Verdict::Drop);
@@ -191,7 +195,7 @@ impl Frontends {
     }
 
     /// A flow to an address that accepts node ports from now on may have begun before.
-    fn update_node(&mut self, World { table, local, .. }: World<'_>) {
+    fn update_node(&mut self, World { table, local, .. }: &World<'_>) {
         let now: BTreeSet<IpAddr> = match &table.host.node_ports {
             NodePortAddresses::Only(ips) => ips.clone(),
             NodePortAddresses::AnyLocal => {

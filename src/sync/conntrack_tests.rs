@@ -65,7 +65,8 @@ impl Frontends {
     fn see(&mut self, api: &Api, touched: &[&str]) {
         let snapshot = api.snapshot();
         let (table, _) = build(Family::V4, "node-a", host(), &snapshot);
-        let world = World { table: &table, snapshot: &snapshot, local: &local() };
+        let (local, answered_by) = (local(), &mut |_: &_, _: &_, endpoints| endpoints);
+        let world = World { table: &table, snapshot: &snapshot, local: &local, answered_by };
         self.update(world, &touched.iter().map(|n| ServiceName::new("default", n)).collect());
     }
 
@@ -310,7 +311,8 @@ fn an_address_that_begins_to_accept_node_ports_may_have_flows_to_nobody() {
     let mut seen = |node_ports| {
         let host = crate::plan::Host { node_ports, ..host() };
         let (table, _) = build(Family::V4, "node-a", host, &snapshot);
-        let world = World { table: &table, snapshot: &snapshot, local: &local() };
+        let (local, answered_by) = (local(), &mut |_: &_, _: &_, endpoints| endpoints);
+        let world = World { table: &table, snapshot: &snapshot, local: &local, answered_by };
         frontends.update(world, &BTreeSet::new());
         let stale = |to, by| frontends.judges(Protocol::Udp, to, by);
         let second = "172.16.0.2:30053";

@@ -31,6 +31,12 @@ pub use self::conntrack::RemovedTcp;
 /// `cmd/kube-proxy/app/server.go`, getNodeIPs).
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a change may wait until the proxy counts as unhealthy (upstream:
+/// `cmd/kube-proxy/app/server.go`, newProxyServer).
+pub fn health_timeout(config: &Config) -> Duration {
+    config.sync.period.saturating_mul(2)
+}
+
 /// The most changes that are taken in before the kernel is brought up to date.
 const BATCH: usize = 100_000;
 
@@ -43,6 +49,8 @@ pub struct Sources {
     pub addresses: watch::Receiver<BTreeSet<IpAddr>>,
     /// Changes when somebody else may have changed our objects in the kernel.
     pub foreign: watch::Receiver<()>,
+    /// The configuration, with what may change while the loop runs.
+    pub config: watch::Receiver<Config>,
 }
 
 /// What the loop works with.
@@ -115,10 +123,10 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
         let wake = if state.ready(now) { at } else { now + Duration::from_secs(1) };
         tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             count = sources.updates.recv_many(&mut inbox, BATCH) => {
                 if count == 0 {
-                    return;
+                    break;
                 }
                 if inbox.drain(..).fold(false, |changed, update| state.take(update) | changed) {
                     pacer.request();
@@ -130,9 +138,16 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
                 pacer.request();
             }
             Ok(()) = sources.foreign.changed() => pacer.suspect(),
+            Ok(()) = sources.config.changed() => {
+                state.configure(sources.config.borrow_and_update().clone());
+                pacer.set_periods(state.config.sync);
+                pacer.request();
+            }
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     }
+    let stop = |plane: &mut Plane| plane.backend.stop();
+    tokio::task::block_in_place(|| state.planes.iter_mut().for_each(stop));
 }
 
 impl Loop {
@@ -165,6 +180,13 @@ impl Loop {
             lost: BTreeSet::new(),
             health,
         }
+    }
+
+    /// Takes another configuration over: what it says of this host, and when to sync.
+    fn configure(&mut self, config: Config) {
+        self.health.set_timeout(health_timeout(&config));
+        self.config = config;
+        self.host_changed = true;
     }
 
     /// From now on somebody waits for a sync.
@@ -271,7 +293,15 @@ impl Plane {
             Ok(report) => {
                 self.report(&scope, report, started.elapsed());
                 let table = self.planner.table();
-                let world = World { table, snapshot: around.snapshot, local: around.local };
+                let mut answered_by = |service: &_, port: &_, endpoints| {
+                    self.backend.answered_by(service, port, endpoints)
+                };
+                let world = World {
+                    table,
+                    snapshot: around.snapshot,
+                    local: around.local,
+                    answered_by: &mut answered_by,
+                };
                 self.conntrack.reconcile(world, self.refused.keys());
                 // A Service that the kernel refuses is no reason to take the node out of service.
                 around.health.updated(table.family);

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use crate::kernel::Refusal;
 use crate::kernel::dummy::{Dummy, DummyError, DummyOp};
 use crate::kernel::ipvs::{Ipvs, IpvsError, Key, ObservedDestination, Op, Service, Timeouts};
-use crate::kernel::{self, SysctlError};
+use crate::kernel::sysctl::{Setting, SysctlError, Wanted};
+use crate::kernel::{self, Refusal};
 use crate::net::Family;
 
 /// The device that has all cluster IPs, as the Go kube-proxy calls it.
@@ -86,8 +87,8 @@ impl Live {
         if (tcp, tcp_fin, udp) != (0, 0, 0) {
             ipvs.set_timeouts(Timeouts { tcp, tcp_fin, udp })?;
         }
-        for (name, value) in settings(options.strict_arp) {
-            kernel::set_sysctl(name, value)?;
+        for setting in settings(options.strict_arp) {
+            setting.ensure(Path::new("/"))?;
         }
         let device = Dummy::open(DEVICE)?;
         Ok(Live { ipvs, device, family, excluded: options.excluded.clone() })
@@ -99,21 +100,23 @@ impl Live {
 }
 
 /// Settings that this mode rests on (upstream: `pkg/proxy/ipvs/proxier.go`, `NewProxier`).
-fn settings(strict_arp: bool) -> Vec<(&'static str, &'static str)> {
-    let mut all = vec![
+fn settings(strict_arp: bool) -> Vec<Setting> {
+    let setting = |(file, value)| Setting { file, wanted: Wanted::Exactly(value), enough: None };
+    let always = [
         // Connections are tracked, so that they can be masqueraded.
-        ("net/ipv4/vs/conntrack", "1"),
+        ("proc/sys/net/ipv4/vs/conntrack", 1),
         // What went to a destination that is gone finds another one.
-        ("net/ipv4/vs/expire_nodest_conn", "1"),
+        ("proc/sys/net/ipv4/vs/expire_nodest_conn", 1),
         // Clients do not come back to a destination that leaves.
-        ("net/ipv4/vs/expire_quiescent_template", "1"),
-        ("net/ipv4/ip_forward", "1"),
+        ("proc/sys/net/ipv4/vs/expire_quiescent_template", 1),
+        ("proc/sys/net/ipv4/ip_forward", 1),
     ];
-    if strict_arp {
-        all.push(("net/ipv4/conf/all/arp_ignore", "1"));
-        all.push(("net/ipv4/conf/all/arp_announce", "2"));
-    }
-    all
+    let strict = [
+        ("proc/sys/net/ipv4/conf/all/arp_ignore", 1),
+        ("proc/sys/net/ipv4/conf/all/arp_announce", 2),
+    ];
+    let strict = strict.into_iter().filter(|_| strict_arp);
+    always.into_iter().chain(strict).map(setting).collect()
 }
 
 impl Kernel for Live {

@@ -85,7 +85,7 @@ struct Work {
 }
 
 impl<N: Backend, K: Kernel> Ipvs<N, K> {
-    /// Makes IPVS match, and `table` (of [`Carrier::Ipvs`](super::nftables::Carrier::Ipvs)) what is
+    /// Makes IPVS match, and `table` (of [`beside_ipvs`](super::nftables::Connection::beside_ipvs)) what is
     /// beside it.
     pub fn new(table: N, kernel: K, scheduler: Arc<str>, leaving: Leaving) -> Ipvs<N, K> {
         Ipvs {

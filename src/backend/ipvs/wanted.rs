@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::backend::nftables::carrier::virtuals;
+use crate::backend::nftables::virtuals::virtuals;
 use crate::kernel::ipvs::{Key, Persistence, Service};
 use crate::model::ServiceName;
 use crate::net::Family;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::carrier::{Carrier, Reach, Virtual, virtuals};
-use super::layout::{Place, SetId, frontend_key, slots_for};
+use super::layout::{Carrier, Place, SetId, frontend_key, slots_for};
+use super::virtuals::{Reach, Virtual, virtuals};
 use crate::kernel::nft::{Data, Element, Key};
 use crate::plan::{
     Admit, Affinity, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route,
@@ -24,15 +24,21 @@ enum Found<'a> {
 pub(super) fn own_elements(plan: &ServicePlan, carrier: Carrier) -> Vec<(SetId, Element)> {
     let mut elements = Vec::new();
     let virtuals = match carrier {
-        Carrier::Dnat => None,
+        Carrier::Kernel | Carrier::Relays => None,
         Carrier::Ipvs => Some(virtuals(plan)),
     };
     for port in &plan.ports {
         for frontend in &port.frontends {
             frontend_elements(port, frontend, virtuals.as_deref(), &mut elements);
         }
+        if carrier.relays(port.protocol) {
+            let relays: BTreeSet<u16> =
+                port.cluster.iter().chain(&port.local).map(|relay| relay.port).collect();
+            let relay = |n| Element::new(Key::new().protocol(port.protocol).port(n));
+            elements.extend(relays.into_iter().map(|port| (SetId::RelayPorts, relay(port))));
+        }
         // IPVS remembers clients by itself.
-        let affinity = port.affinity.filter(|_| carrier == Carrier::Dnat);
+        let affinity = port.affinity.filter(|_| carrier != Carrier::Ipvs);
         if let Some(Affinity { timeout, .. }) = affinity {
             let numbers: BTreeSet<u32> =
                 port.frontends.iter().filter_map(|frontend| memory(port, frontend)).collect();

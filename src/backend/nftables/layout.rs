@@ -9,14 +9,41 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::carrier::Carrier;
 use crate::kernel::nft::{Field, Key, Set, SetFlags};
-use crate::net::Family;
+use crate::net::{Family, Protocol};
 use crate::plan::Address;
 
 /// The name of our table, the one that the Go kube-proxy uses too: starting one over the other takes
 /// the node over in one transaction.
 pub(super) const TABLE: &str = "kube-proxy";
+
+/// Who carries traffic to endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Carrier {
+    /// The kernel, which translates addresses.
+    #[default]
+    Kernel,
+    /// Sockets of this process, but for SCTP. Endpoints of the forwarding table are these sockets.
+    Relays,
+    /// IPVS, after the kernel has translated to the address of a virtual service.
+    Ipvs,
+}
+
+impl Carrier {
+    /// Whether the endpoints of a port with this protocol are sockets of this process.
+    pub(super) fn relays(self, protocol: Protocol) -> bool {
+        self == Carrier::Relays && is_relayed(protocol)
+    }
+}
+
+/// Whether sockets of this process carry a protocol in userspace mode. SCTP stays with the kernel: a
+/// relay would lose its streams and its unordered and partly reliable messages.
+pub fn is_relayed(protocol: Protocol) -> bool {
+    match protocol {
+        Protocol::Tcp | Protocol::Udp => true,
+        Protocol::Sctp => false,
+    }
+}
 
 /// Where frontends are looked up.
 ///
@@ -131,6 +158,8 @@ pub(super) enum SetId {
     VirtualServices,
     /// Virtual services that only translated traffic may address.
     VirtualTranslated,
+    /// Ports of this process that only redirected traffic may use.
+    RelayPorts,
 }
 
 /// How many clients the kernel remembers at the most; beyond that, new ones have no affinity.
@@ -159,8 +188,10 @@ impl SetId {
 
     /// Those of them that only this carrier needs.
     fn carrying(carrier: Carrier) -> Vec<SetId> {
+        let endpoints = Place::ALL.map(SetId::Endpoints).into_iter();
         match carrier {
-            Carrier::Dnat => Place::ALL.map(SetId::Endpoints).to_vec(),
+            Carrier::Kernel => endpoints.collect(),
+            Carrier::Relays => endpoints.chain([SetId::RelayPorts]).collect(),
             Carrier::Ipvs => {
                 let shared = [SetId::VirtualServices, SetId::VirtualTranslated];
                 Place::ALL.map(SetId::Virtual).into_iter().chain(shared).collect()
@@ -191,6 +222,7 @@ impl SetId {
             SetId::Virtual(place) => format!("{place}-virtual").into(),
             SetId::VirtualServices => "virtual-services".into(),
             SetId::VirtualTranslated => "virtual-translated".into(),
+            SetId::RelayPorts => "relay-ports".into(),
         }
     }
 
@@ -224,7 +256,7 @@ impl SetId {
         } else if name == "affinity" {
             SetId::Affinity
         } else {
-            let all = SetId::permanent(Carrier::Dnat).chain(SetId::carrying(Carrier::Ipvs));
+            let all = SetId::permanent(Carrier::Relays).chain(SetId::carrying(Carrier::Ipvs));
             return { all }.find(|id| *id.name() == *name);
         };
         // Others may write a number in another way, such as 04.
@@ -301,6 +333,10 @@ impl SetId {
             SetId::VirtualTranslated => (
                 Set::set(name, Place::Service.key(family)),
                 "virtual services that only translated traffic may address",
+            ),
+            SetId::RelayPorts => (
+                Set::set(name, vec![protocol, port]),
+                "ports of sluice that only redirected traffic may use",
             ),
         };
         set.comment = Some(comment.into());

@@ -3,10 +3,9 @@
 //! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`elements`] says a Service's
 //! plan in set elements, [`slots`] keeps endpoints where they are, [`programmed`] finds what a change
 //! costs, [`observed`] reads the kernel back, [`tables`] is the kernel.
-//! [`carrier`] is what the IPVS mode has instead of endpoints. `docs/modes/nftables.md` explains the shape.
+//! [`virtuals`] is what the IPVS mode has instead of endpoints. `docs/modes/nftables.md` explains the shape.
 
 mod affinity;
-pub(super) mod carrier;
 mod elements;
 mod layout;
 mod observed;
@@ -18,14 +17,15 @@ pub(super) mod strict_kernel;
 mod tables;
 #[cfg(test)]
 mod tests;
+pub(super) mod virtuals;
 
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
-pub use self::carrier::Carrier;
 use self::layout::SetId;
+pub use self::layout::{Carrier, is_relayed};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
 pub use self::tables::{Connection, Live, Tables};

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::affinity::Sticky;
-use super::carrier::Carrier;
 use super::elements::{own_elements, shared_elements};
-use super::layout::SetId;
+use super::layout::{Carrier, SetId};
 use super::observed::Seen;
 use super::rules::{Schema, schema};
 use super::slots::{Slots, arrange};
@@ -34,6 +33,7 @@ pub(super) struct Programmed {
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) table: &'a ForwardingTable,
+    /// Who its endpoints are.
     pub(super) carrier: Carrier,
     /// What is to be there for some Services instead of their plans.
     pub(super) instead: BTreeMap<ServiceName, Option<ServicePlan>>,
@@ -161,7 +161,7 @@ impl Step {
         let comment = Some("rules for kube-proxy".into());
         step.prepare.insert(0, Op::AddTable { comment });
         step.outcome.fresh = true;
-        if step.carrier == Carrier::Dnat {
+        if step.carrier != Carrier::Ipvs {
             step.outcome.sticky.know_all();
         }
         step
@@ -190,15 +190,14 @@ impl Step {
         self.owners.push(name.clone());
         let carrier = self.carrier;
         let sorted = |plan: Option<&ServicePlan>| {
-            let own = |plan| own_elements(plan, carrier);
-            let mut elements = plan.map(own).unwrap_or_default();
+            let mut elements = plan.map(|plan| own_elements(plan, carrier)).unwrap_or_default();
             elements.sort_unstable();
             elements
         };
         let (before, after) = (sorted(old), sorted(new.as_ref()));
         self.count_varying(&before, -1);
         self.count_varying(&after, 1);
-        if carrier == Carrier::Dnat {
+        if carrier != Carrier::Ipvs {
             self.outcome.sticky.note(old, new.as_ref());
         }
         let change = |(set, element)| ElementChange { set, element, owner: Some(owner) };
@@ -256,7 +255,7 @@ impl Step {
     fn schema(&mut self, programmed: &Programmed, table: &ForwardingTable) {
         let mut varying = programmed.varying.clone();
         add_counts(&mut varying, &self.outcome.varying);
-        let wanted = schema(table, self.carrier, varying.into_keys().collect());
+        let wanted = schema(table, varying.into_keys().collect(), self.carrier);
         if wanted != programmed.schema {
             (self.prepare, self.finish) = migrate(&programmed.schema, &wanted);
             self.outcome.schema = Some(wanted);

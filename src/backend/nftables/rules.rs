@@ -21,8 +21,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::carrier::Carrier;
-use super::layout::{Place, SetId, client_key};
+use super::layout::{Carrier, Place, SetId, client_key};
 use crate::kernel::nft::{
     Chain, ChainKind, Field, Hook, NatFlags, Rule, Set, address_type, ct_state, ct_status,
     phrase::{self, Phrase},
@@ -57,16 +56,20 @@ pub(super) struct Schema {
 /// The schema for a forwarding table whose frontends are in these sets that vary.
 pub(super) fn schema(
     table: &ForwardingTable,
-    carrier: Carrier,
     varying: BTreeSet<SetId>,
+    carrier: Carrier,
 ) -> Schema {
-    let mut writer = Writer { family: table.family, carrier, varying, schema: Schema::default() };
+    let schema = Schema::default();
+    let mut writer = Writer { family: table.family, carrier, varying, schema };
     let remembers = |set: &SetId| matches!(set, SetId::Remembered(_));
     let memory = writer.varying.iter().any(remembers).then_some(SetId::Affinity);
     for set in SetId::permanent(carrier).chain(writer.varying.clone()).chain(memory) {
         writer.schema.sets.insert(set.name(), set.definition(table.family));
     }
-    writer.hooks();
+    writer.hooks(table);
+    if carrier == Carrier::Relays {
+        writer.relays(table.host.masquerade_mark);
+    }
     writer.affinity(table);
     writer.services(table);
     writer.node_ports(table);
@@ -109,12 +112,12 @@ impl Writer {
         phrase::is_in(&place.key(self.family), &set.name())
     }
 
-    fn hooks(&mut self) {
+    fn hooks(&mut self, table: &ForwardingTable) {
         use ChainKind::{Filter, Nat};
         use Hook::{Forward, Input, Output, Postrouting, Prerouting};
         let new = || phrase::ct_state(ct_state::NEW);
         let (input, forward, output): (&[&str], &[&str], i32) = match self.carrier {
-            Carrier::Dnat => (
+            Carrier::Kernel | Carrier::Relays => (
                 &["nodeport-check", "service-check"],
                 &["service-check", "cluster-ips-check"],
                 FILTER,
@@ -137,11 +140,33 @@ impl Writer {
         ];
         for (name, kind, hook, priority, targets) in hooks {
             self.chain(Chain::base(name, kind, hook, priority));
+            if self.carrier == Carrier::Relays && name == "nat-output" {
+                // What relays send themselves is never redirected to relays.
+                let theirs = phrase::mark_has(table.host.masquerade_mark);
+                self.rule(name, [theirs, phrase::leave()]);
+            }
             for target in targets {
                 let condition = if kind == Filter { new() } else { Phrase::new() };
                 self.rule(name, [condition, phrase::jump(&(*target).into())]);
             }
         }
+    }
+
+    /// Relays of this process: only what was redirected reaches them. What they send themselves
+    /// carries the mark until here. Who is redirected to them keeps its source, by which clients are
+    /// remembered.
+    fn relays(&mut self, mark: u32) {
+        let port = || phrase::is_in(&[Field::L4Proto, Field::Dport], &SetId::RelayPorts.name());
+        let untranslated = || phrase::ct_status_lacks(ct_status::DNAT);
+        let reject = phrase::goto(&"reject-chain".into());
+        self.rule(
+            "filter-input",
+            [phrase::ct_state(ct_state::NEW), port(), untranslated(), reject],
+        );
+        let unmark = phrase::flip_mark_bits(mark);
+        self.rule("filter-output", [phrase::mark_has(mark), untranslated(), unmark]);
+        let here = phrase::destination_type(address_type::LOCAL);
+        self.rule("masquerading", [port(), here, phrase::leave()]);
     }
 
     fn services(&mut self, table: &ForwardingTable) {
@@ -251,7 +276,9 @@ impl Writer {
         let daddr = Field::Daddr(self.family);
         let to_cluster_ip = || phrase::is_in(&[daddr], &SetId::ClusterIps.name());
         match self.carrier {
-            Carrier::Dnat => self.rule("cluster-ips-check", [to_cluster_ip(), reject]),
+            Carrier::Kernel | Carrier::Relays => {
+                self.rule("cluster-ips-check", [to_cluster_ip(), reject])
+            }
             Carrier::Ipvs => {
                 let check = || phrase::goto(&"virtual-check".into());
                 self.rule("virtual-ips-check", [to_cluster_ip(), check()]);
@@ -355,7 +382,7 @@ impl Writer {
         let hairpin = SetId::Hairpin.definition(self.family);
         let to_itself = phrase::is_in(&hairpin.key, &hairpin.name);
         let through_a_service = match self.carrier {
-            Carrier::Dnat => phrase::ct_status(ct_status::DNAT),
+            Carrier::Kernel | Carrier::Relays => phrase::ct_status(ct_status::DNAT),
             // IPVS leaves no such sign; but then it wanted to go to another address.
             Carrier::Ipvs => {
                 use Field::{L4Proto, OriginalDaddr, OriginalDport, Saddr};
@@ -377,7 +404,7 @@ impl Writer {
                     Family::V6 => IpNet::from(std::net::IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])),
                 };
                 let vips = match self.carrier {
-                    Carrier::Dnat => Phrase::new(),
+                    Carrier::Kernel | Carrier::Relays => Phrase::new(),
                     Carrier::Ipvs => phrase::is_not_in(&[daddr], &SetId::ClusterIps.name()),
                 };
                 all([

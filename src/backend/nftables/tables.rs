@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::Nftables;
-use super::carrier::Carrier;
-use super::layout::TABLE;
+use super::layout::{Carrier, TABLE};
 use crate::kernel::nft::{
     ApplyError, Element, Listening, Nft, NftError, NftEvent, NftEvents, Observed, Op, Set,
     TableName,
@@ -62,11 +61,21 @@ impl Connection {
 
     /// The mode for one family.
     pub fn mode(&self, family: Family) -> Nftables {
-        self.beside(family, Carrier::Dnat)
+        self.carried_by(Carrier::Kernel, family)
     }
 
-    /// The table for one family, beside what carries connections to endpoints.
-    pub fn beside(&self, family: Family, carrier: Carrier) -> Nftables {
+    /// The redirection of the userspace mode for one family: pools of its forwarding tables are
+    /// sockets of this process.
+    pub fn redirection(&self, family: Family) -> Nftables {
+        self.carried_by(Carrier::Relays, family)
+    }
+
+    /// What stands beside IPVS, for one family.
+    pub fn beside_ipvs(&self, family: Family) -> Nftables {
+        self.carried_by(Carrier::Ipvs, family)
+    }
+
+    fn carried_by(&self, carrier: Carrier, family: Family) -> Nftables {
         let table = TableName::new(family, TABLE);
         Nftables::new(Live { connection: self.clone(), table }, carrier)
     }

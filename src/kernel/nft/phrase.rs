@@ -173,6 +173,12 @@ pub fn ct_status(bits: u32) -> Phrase {
     vec![load, Expr::mask(bits), Expr::cmp(CmpOp::Ne, &[0; 4])]
 }
 
+/// `ct status & BITS == 0`: none of these bits of [`super::ct_status`] is set.
+pub fn ct_status_lacks(bits: u32) -> Phrase {
+    let load = Expr::Ct { key: CtKey::Status, direction: None, dreg: FIRST };
+    vec![load, Expr::mask(bits), Expr::cmp(CmpOp::Eq, &[0; 4])]
+}
+
 /// `ct direction original` or `reply`.
 pub fn ct_direction(direction: CtDirection) -> Phrase {
     let load = Expr::Ct { key: CtKey::Direction, direction: None, dreg: FIRST };

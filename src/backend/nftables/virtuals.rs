@@ -1,6 +1,6 @@
-//! Who brings connections from a frontend to an endpoint: the table's own maps, or IPVS.
+//! The virtual services of the IPVS mode, and which frontends are sent there.
 //!
-//! With IPVS, each pool of a port that traffic uses has a virtual service, at an address of its own:
+//! Each pool of a port that traffic uses has a virtual service, at an address of its own:
 //! the cluster IP and port of the Service if traffic to these uses the pool, else another port of the
 //! cluster IP, which nobody may address directly. Traffic to all other frontends is sent there by
 //! `dnat`, so that IPVS, which knows destinations only, need not tell sources apart, and clients of
@@ -12,16 +12,6 @@ use std::net::IpAddr;
 use super::elements::pools_of;
 use crate::net::Protocol;
 use crate::plan::{Address, FrontendKind, PoolKind, PortPlan, ServicePlan};
-
-/// Who brings connections from a frontend to an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Carrier {
-    /// The table translates to endpoints.
-    #[default]
-    Dnat,
-    /// The table translates to addresses of virtual services, and IPVS to endpoints.
-    Ipvs,
-}
 
 /// A virtual service that a plan needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,175 @@
+//! UDP clients: who is known, for how long, and who must go when there are too many.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+
+use super::counters::Counters;
+use super::descriptors::Taken;
+
+/// How many UDP clients there may be at a time, on all relays together, if descriptors suffice.
+const MOST_CLIENTS: usize = 16 * 1024;
+
+/// Clients use up at most one in so many descriptors.
+const SHARE: usize = 4;
+
+/// A UDP client, and the socket that stands for it before an endpoint.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) address: SocketAddr,
+    pub(super) endpoint: SocketAddr,
+    pub(super) upstream: UdpSocket,
+    /// To be told to end.
+    pub(super) leave: Notify,
+    answered: AtomicBool,
+    /// When it was last heard of, in milliseconds after `since`.
+    used: AtomicU64,
+    since: Instant,
+    _taken: Taken,
+}
+
+impl Client {
+    pub(super) fn new(
+        address: SocketAddr,
+        endpoint: SocketAddr,
+        upstream: UdpSocket,
+        taken: Taken,
+    ) -> Arc<Client> {
+        Arc::new(Client {
+            address,
+            endpoint,
+            upstream,
+            leave: Notify::new(),
+            answered: AtomicBool::new(false),
+            used: AtomicU64::new(0),
+            since: Instant::now(),
+            _taken: taken,
+        })
+    }
+
+    /// There was a datagram.
+    pub(super) fn touch(&self) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.used.store(now, Relaxed);
+    }
+
+    /// The endpoint has answered.
+    pub(super) fn answer(&self) {
+        self.answered.store(true, Relaxed);
+        self.touch();
+    }
+
+    /// Whether it was ever answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.load(Relaxed)
+    }
+
+    /// When it was last heard of.
+    pub(super) fn last(&self) -> Instant {
+        self.since + Duration::from_millis(self.used.load(Relaxed))
+    }
+}
+
+/// The clients of one relay.
+#[derive(Debug, Default)]
+pub(super) struct Clients(Mutex<FxHashMap<SocketAddr, Arc<Client>>>);
+
+impl Clients {
+    fn map(&self) -> MutexGuard<'_, FxHashMap<SocketAddr, Arc<Client>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, address: SocketAddr) -> Option<Arc<Client>> {
+        self.map().get(&address).cloned()
+    }
+
+    pub(super) fn add(&self, client: &Arc<Client>) {
+        self.map().insert(client.address, Arc::clone(client));
+    }
+
+    /// Forgets a client, unless another one has its address by now.
+    pub(super) fn remove(&self, client: &Arc<Client>) {
+        let mut map = self.map();
+        if map.get(&client.address).is_some_and(|known| Arc::ptr_eq(known, client)) {
+            map.remove(&client.address);
+            // After a flood, memory goes back.
+            if map.len() < map.capacity() / 8 {
+                map.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Tells all of them to end.
+    pub(super) fn dismiss(&self) {
+        self.map().values().for_each(|client| client.leave.notify_one());
+    }
+}
+
+/// The clients of all relays, in the order in which they came: the one that has been silent longest
+/// makes room for a new one, or nearly so (the second-chance order of page replacement).
+#[derive(Debug)]
+pub(super) struct Crowd {
+    most: usize,
+    queue: Mutex<VecDeque<(Weak<Client>, Instant)>>,
+    said: Once,
+}
+
+impl Crowd {
+    /// For a process with so many descriptors.
+    pub(super) fn new(descriptors: usize) -> Crowd {
+        let most = MOST_CLIENTS.min(descriptors / SHARE).max(1);
+        Crowd { most, queue: Mutex::default(), said: Once::new() }
+    }
+
+    /// A client came; another one may have to go.
+    pub(super) fn admit(&self, client: &Arc<Client>, counters: &Counters) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.push_back((Arc::downgrade(client), client.last()));
+        if counters.active_clients.get() > u64::try_from(self.most).unwrap_or(u64::MAX) {
+            dismiss_one(&mut queue);
+            counters.evictions.increment();
+            self.said.call_once(|| {
+                tracing::warn!(
+                    clients = self.most,
+                    "as many UDP clients as there may be: from now on those that are silent longest \
+                     make room for new ones"
+                );
+            });
+        }
+        if queue.len() > 2 * self.most {
+            queue.retain(|(client, _)| client.strong_count() > 0);
+        }
+    }
+
+    /// Makes room because descriptors are short; whether there was anybody to go.
+    pub(super) fn shrink(&self, counters: &Counters) -> bool {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = dismiss_one(&mut queue);
+        if found {
+            counters.evictions.increment();
+        }
+        found
+    }
+}
+
+fn dismiss_one(queue: &mut VecDeque<(Weak<Client>, Instant)>) -> bool {
+    // Everybody has one second chance at the most.
+    for _ in 0..2 * queue.len() {
+        let Some((client, seen)) = queue.pop_front() else { return false };
+        let Some(alive) = client.upgrade() else { continue };
+        let last = alive.last();
+        if last > seen {
+            queue.push_back((client, last));
+        } else {
+            alive.leave.notify_one();
+            return true;
+        }
+    }
+    false
+}

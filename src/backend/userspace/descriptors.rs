@@ -1,0 +1,73 @@
+//! How many sockets the relays may open: the process has other business that needs some, too.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::counters::Counters;
+
+/// Descriptors that are left to the rest of the process.
+const RESERVE: u64 = 96;
+
+/// How often it is said that they are used up.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// The descriptors that relays may use.
+#[derive(Debug)]
+pub(super) struct Descriptors {
+    free: Arc<Semaphore>,
+    total: usize,
+    counters: Arc<Counters>,
+    said: Mutex<Option<Instant>>,
+}
+
+/// Some of them, given back when this is dropped.
+pub(super) type Taken = OwnedSemaphorePermit;
+
+impl Descriptors {
+    /// Those of a process that may open `limit` files.
+    pub(super) fn of(limit: u64, counters: Arc<Counters>) -> Descriptors {
+        let most = u64::try_from(Semaphore::MAX_PERMITS).unwrap_or(u64::MAX);
+        let usable = limit.saturating_sub(RESERVE.min(limit / 2)).min(most).min(1 << 24);
+        let total = usize::try_from(usable).unwrap_or(Semaphore::MAX_PERMITS);
+        let (free, said) = (Arc::new(Semaphore::new(total)), Mutex::new(None));
+        Descriptors { free, total, counters, said }
+    }
+
+    /// How many there are at all.
+    pub(super) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Takes some, if there are enough.
+    pub(super) fn try_take(&self, count: u32) -> Option<Taken> {
+        Arc::clone(&self.free).try_acquire_many_owned(count).ok()
+    }
+
+    /// Takes some, and waits for them if need be. Whoever waits takes nothing on meanwhile.
+    pub(super) async fn take(&self, count: u32) -> Option<Taken> {
+        if let Some(taken) = self.try_take(count) {
+            return Some(taken);
+        }
+        self.used_up();
+        Arc::clone(&self.free).acquire_many_owned(count).await.ok()
+    }
+
+    /// Notes that something has to wait, and says so now and then.
+    pub(super) fn used_up(&self) {
+        self.counters.shortages.increment();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if said.is_none_or(|last| now.duration_since(last) >= SILENCE) {
+            *said = Some(now);
+            tracing::warn!(
+                descriptors = self.total,
+                connections = self.counters.active_connections.get(),
+                udp_clients = self.counters.active_clients.get(),
+                "descriptors are used up: new connections wait until others end; raise the limit of \
+                 open files (LimitNOFILE, ulimit -n)"
+            );
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The kernel's table, from plans alone.

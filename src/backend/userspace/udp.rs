@@ -1,0 +1,203 @@
+//! UDP: each client has a socket of its own before its endpoint, for as long as either of them is heard.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::UdpSocket;
+
+use super::clients::{Client, Clients};
+use super::counters::Count;
+use super::relay::{Shared, Target};
+use crate::kernel::sockets;
+
+/// The longest datagram, and more.
+const LONGEST: usize = 64 * 1024;
+
+/// After so many datagrams without a wait, others get their turn.
+const BURST: usize = 64;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; LONGEST]);
+}
+
+/// A socket that clients send to.
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) listener: UdpSocket,
+    pub(super) at: SocketAddr,
+    pub(super) clients: Clients,
+    pub(super) target: Arc<Target>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Relays until the task is ended; clients are dismissed by who ends it.
+pub(super) async fn listen(relay: Arc<Relay>) {
+    loop {
+        tokio::select! {
+            ready = relay.listener.readable() => if ready.is_err() { return },
+            () = relay.shared.closing.cancelled() => return,
+        }
+        for _ in 0..BURST {
+            match relay.take_one() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => tracing::debug!(at = %relay.at, %error, "cannot receive datagrams"),
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Relay {
+    /// Takes one datagram in and sends it on.
+    fn take_one(self: &Arc<Relay>) -> io::Result<()> {
+        SCRATCH.with_borrow_mut(|buffer| {
+            let (length, from) = self.listener.try_recv_from(buffer)?;
+            if !self.pass_on(from, &buffer[..length]) {
+                self.shared.counters.lost_datagrams.increment();
+            }
+            Ok(())
+        })
+    }
+
+    /// Sends a datagram on; whether that went well.
+    fn pass_on(self: &Arc<Relay>, from: SocketAddr, datagram: &[u8]) -> bool {
+        let mut tried = Vec::new();
+        let mut client = self.clients.get(from);
+        for _ in 0..2 {
+            let Some(current) = client.take().or_else(|| self.admit(from, &tried)) else {
+                return false;
+            };
+            current.touch();
+            match sockets::send_now(&current.upstream, datagram) {
+                Ok(()) => {
+                    self.shared.counters.datagrams_to_endpoints.increment();
+                    return true;
+                }
+                // Nobody took the one before: this one goes elsewhere.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    self.shared.counters.dial_failures.increment();
+                    self.clients.remove(&current);
+                    current.leave.notify_one();
+                    tried.push(current.endpoint);
+                }
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    /// A new client.
+    fn admit(self: &Arc<Relay>, from: SocketAddr, tried: &[SocketAddr]) -> Option<Arc<Client>> {
+        let shared = &self.shared;
+        let endpoint = self.target.pick(from.ip(), tried)?;
+        let Some(taken) = shared.descriptors.try_take(1) else {
+            // The next datagram finds room.
+            shared.descriptors.used_up();
+            shared.crowd.shrink(&shared.counters);
+            return None;
+        };
+        let upstream = match sockets::udp_to(endpoint, self.target.upstream) {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                if sockets::is_shortage(&error) {
+                    shared.descriptors.used_up();
+                }
+                tracing::debug!(%endpoint, %error, "cannot send to an endpoint");
+                return None;
+            }
+        };
+        let client = Client::new(from, endpoint, upstream, taken);
+        self.clients.add(&client);
+        shared.crowd.admit(&client, &shared.counters);
+        tokio::spawn(answers(Arc::clone(self), Arc::clone(&client)));
+        Some(client)
+    }
+}
+
+/// Carries answers to a client until it is told to leave or has not been heard of for long.
+async fn answers(relay: Arc<Relay>, client: Arc<Client>) {
+    let options = relay.shared.options;
+    let counters = Arc::as_ref(&relay.shared.counters);
+    let _active = Count::one(counters, |counters| &counters.active_clients);
+    let idle = |client: &Client| {
+        let patience =
+            if client.is_answered() { options.udp_answered_timeout } else { options.udp_timeout };
+        client.last() + patience
+    };
+    let mut gone = std::pin::pin!(relay.target.outlived(client.endpoint));
+    let mut alarm = std::pin::pin!(tokio::time::sleep_until(idle(&client).into()));
+    loop {
+        tokio::select! {
+            ready = client.upstream.readable() => {
+                if ready.is_err() || relay.answer_all(&client).await.is_err() {
+                    break;
+                }
+            }
+            () = &mut alarm => {
+                let at = idle(&client);
+                if at <= Instant::now() {
+                    break;
+                }
+                alarm.as_mut().reset(at.into());
+            }
+            () = client.leave.notified() => break,
+            () = &mut gone => break,
+        }
+    }
+    relay.clients.remove(&client);
+}
+
+impl Relay {
+    /// Carries what has arrived for a client.
+    async fn answer_all(&self, client: &Client) -> io::Result<()> {
+        for _ in 0..BURST {
+            match self.answer_one(client) {
+                Ok(None) => client.answer(),
+                Ok(Some(waiting)) => {
+                    client.answer();
+                    self.listener
+                        .send_to(&waiting, client.address)
+                        .await
+                        .map(drop)
+                        .or_else(passing)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::ConnectionRefused {
+                        self.shared.counters.dial_failures.increment();
+                        self.shared.tell_unreachable(client.address, self.at);
+                    }
+                    return Err(error);
+                }
+            }
+            self.shared.counters.datagrams_to_clients.increment();
+        }
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// Carries one datagram to a client, or gives it back if it has to wait.
+    fn answer_one(&self, client: &Client) -> io::Result<Option<Vec<u8>>> {
+        SCRATCH.with_borrow_mut(|buffer| {
+            let length = client.upstream.try_recv(buffer)?;
+            match self.listener.try_send_to(&buffer[..length], client.address) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Ok(Some(buffer[..length].to_vec()))
+                }
+                Err(error) => passing(error).map(|()| None),
+                Ok(_) => Ok(None),
+            }
+        })
+    }
+}
+
+/// What became of one datagram to a client says nothing about the next one: errors of the shared
+/// socket may be another client's.
+fn passing(error: io::Error) -> io::Result<()> {
+    tracing::debug!(%error, "an answer was lost");
+    Ok(())
+}
