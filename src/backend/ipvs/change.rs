@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 
 use super::kernel::{Kernel, KernelError};
 use super::wanted::Wanted;
@@ -40,37 +41,41 @@ impl Seen {
         Ok(Seen { services, addresses: addresses.unwrap_or_default(), device })
     }
 
-    /// Whether the kernel still has all that, compared cheaply: of destinations, those of `window`
-    /// virtual services from `cursor` on.
-    pub(super) fn matches(
+    /// Whether the kernel still has these addresses and no others.
+    pub(super) fn has_addresses(&self, kernel: &mut impl Kernel) -> Result<bool, KernelError> {
+        let addresses = kernel.addresses()?;
+        Ok(addresses.is_some() == self.device && addresses.unwrap_or_default() == self.addresses)
+    }
+
+    /// Whether the kernel still has these virtual services and no others.
+    pub(super) fn has_services(&self, kernel: &mut impl Kernel) -> Result<bool, KernelError> {
+        let services = kernel.services()?;
+        let known = |service: &Service| {
+            self.services.get(&service.key).is_some_and(|found| found.service == *service)
+        };
+        Ok(services.len() == self.services.len() && services.iter().all(known))
+    }
+
+    /// Whether the kernel still has the destinations of `window` virtual services from `cursor` on;
+    /// moves it on.
+    pub(super) fn has_destinations(
         &self,
         kernel: &mut impl Kernel,
         cursor: &mut Option<Key>,
         window: usize,
     ) -> Result<bool, KernelError> {
-        let services = kernel.services()?;
-        let known = |service: &Service| {
-            self.services.get(&service.key).is_some_and(|found| found.service == *service)
-        };
-        let addresses = kernel.addresses()?;
-        if services.len() != self.services.len()
-            || !services.iter().all(known)
-            || addresses.is_some() != self.device
-            || addresses.unwrap_or_default() != self.addresses
-        {
-            return Ok(false);
-        }
-        let from = cursor.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let some = self.services.range((from, std::ops::Bound::Unbounded)).take(window);
-        *cursor = None;
+        let from = cursor.map_or(Bound::Unbounded, Bound::Excluded);
         let mut compared = 0;
-        for (key, found) in some {
+        let mut last = None;
+        for (key, found) in self.services.range((from, Bound::Unbounded)).take(window) {
             if destinations(kernel, key)? != found.destinations {
                 return Ok(false);
             }
             compared += 1;
-            *cursor = (compared == window).then_some(*key);
+            last = Some(*key);
         }
+        // After the last one comes the first one.
+        *cursor = last.filter(|_| compared == window);
         Ok(true)
     }
 

@@ -43,6 +43,9 @@ use crate::plan::ForwardingTable;
 /// Destinations that are to go are looked at then too.
 const LOOK_PERIOD: Duration = Duration::from_secs(4);
 
+/// How often all virtual services are listed at a look: that costs time in proportion to the cluster.
+const LIST_PERIOD: Duration = Duration::from_secs(60);
+
 /// Of how many virtual services the destinations are compared at a look.
 const WINDOW: usize = 64;
 
@@ -62,6 +65,7 @@ pub struct Ipvs<N, K = Live> {
     due: Due,
     drains: Drains,
     looked: Option<Instant>,
+    listed: Option<Instant>,
     /// From where on destinations are compared at the next look.
     cursor: Option<Key>,
 }
@@ -97,6 +101,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
             due: Due::default(),
             drains: Drains::new(leaving),
             looked: None,
+            listed: None,
             cursor: None,
         }
     }
@@ -154,6 +159,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         self.due.addresses.extend(seen.addresses.iter().chain(self.plans.addresses()));
         self.drains.watch_all(&seen);
         self.looked = Some(self.kernel.now());
+        self.listed = self.looked;
         self.seen = Some(seen);
         Ok(())
     }
@@ -161,13 +167,18 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
     /// Looks cheaply, now and then, whether somebody else changed something.
     fn look(&mut self) -> Result<Observation, Failed> {
         let now = self.kernel.now();
-        let recently = |at: Instant| now.duration_since(at) < LOOK_PERIOD;
-        let Some(seen) = &mut self.seen else { return Ok(Observation::Asked) };
-        if self.looked.is_some_and(recently) {
+        let within = |period, at: Option<Instant>| at.is_some_and(|at| now - at < period);
+        let Some(seen) = &self.seen else { return Ok(Observation::Asked) };
+        if within(LOOK_PERIOD, self.looked) {
             return Ok(Observation::None);
         }
         self.looked = Some(now);
-        let same = seen.matches(&mut self.kernel, &mut self.cursor, WINDOW)?;
+        let mut same = seen.has_addresses(&mut self.kernel)?
+            && seen.has_destinations(&mut self.kernel, &mut self.cursor, WINDOW)?;
+        if same && !within(LIST_PERIOD, self.listed) {
+            self.listed = Some(now);
+            same = seen.has_services(&mut self.kernel)?;
+        }
         Ok(if same { Observation::None } else { Observation::Drift })
     }
 

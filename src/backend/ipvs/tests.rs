@@ -186,27 +186,27 @@ fn foreign_changes_are_repaired_at_the_next_look() {
     let mut world = World::new(Machine::default());
     world.sync(&table, &BTreeSet::new());
     let right = world.machine();
-    let meddling: [(&str, fn(&mut Machine)); 6] = [
-        ("everything is cleared", |m| m.services.clear()),
-        ("the device is deleted", |m| m.addresses = None),
-        ("an address is deleted", |m| {
+    let meddling: [(u64, &str, fn(&mut Machine)); 6] = [
+        (5, "everything is cleared", |m| m.services.clear()),
+        (5, "the device is deleted", |m| m.addresses = None),
+        (5, "an address is deleted", |m| {
             m.addresses.as_mut().expect("it is there").remove(&ip("10.96.0.2"));
         }),
-        ("a destination is deleted", |m| {
+        (5, "a destination is deleted", |m| {
             m.services.get_mut(&web_a()).expect("it is there").1.pop_first();
         }),
-        ("another weight", |m| {
+        (5, "another weight", |m| {
             let (_, to) = m.services.get_mut(&web_a()).expect("it is there");
             to.values_mut().for_each(|to| to.weight = 7);
         }),
-        ("another scheduler", |m| {
+        (60, "another scheduler", |m| {
             m.services.get_mut(&web_a()).expect("it is there").0.scheduler = "wlc".into();
         }),
     ];
-    for (story, meddle) in meddling {
+    for (seconds, story, meddle) in meddling {
         meddle(&mut world.kernel.machine());
         assert_eq!(world.report(&table, &BTreeSet::new()).observed, Observation::None, "{story}");
-        world.kernel.wait(5);
+        world.kernel.wait(seconds);
         let report = world.report(&table, &BTreeSet::new());
         assert_eq!(report.observed, Observation::Drift, "{story}");
         assert_eq!(objects(&world.machine()), objects(&right), "{story}");
