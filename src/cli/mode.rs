@@ -1,5 +1,6 @@
 //! From a configuration to the backends of its proxy mode.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -97,7 +98,7 @@ fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
         let kernel = ipvs::Live::open(family, &options)
             .with_context(|| "mode ipvs cannot work; modes nftables, iptables and userspace can")?;
         let table = connection.beside_ipvs(family);
-        Ok(Box::new(Ipvs::new(table, kernel, options.scheduler.clone(), leaving)))
+        Ok(Box::new(Ipvs::new(table, kernel, Arc::clone(&options.scheduler), leaving)))
     })?;
     Ok(Opened { backends, foreign: any_of(connection.follow()?, calls(LOOK_PERIOD)) })
 }

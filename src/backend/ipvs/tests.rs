@@ -186,7 +186,8 @@ fn foreign_changes_are_repaired_at_the_next_look() {
     let mut world = World::new(Machine::default());
     world.sync(&table, &BTreeSet::new());
     let right = world.machine();
-    let meddling: [(u64, &str, fn(&mut Machine)); 6] = [
+    type Meddling = (u64, &'static str, fn(&mut Machine));
+    let meddling: [Meddling; 6] = [
         (5, "everything is cleared", |m| m.services.clear()),
         (5, "the device is deleted", |m| m.addresses = None),
         (5, "an address is deleted", |m| {
