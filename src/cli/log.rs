@@ -29,8 +29,9 @@ pub(super) fn start(logging: &Logging) {
 
 /// Changes how much is logged.
 pub(super) fn set_verbosity(verbosity: u32) {
-    if let Some(Err(error)) = LEVEL.get().map(|handle| handle.reload(filter(verbosity))) {
-        tracing::warn!("the log keeps its level: {error}");
+    match LEVEL.get().map(|handle| handle.reload(filter(verbosity))) {
+        Some(Err(error)) => tracing::warn!("the log keeps its level: {error}"),
+        _ => tracing::debug!(verbosity, "the log has this level"),
     }
 }
 

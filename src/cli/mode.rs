@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
 use crate::backend::ipvs::{self, Ipvs};
 use crate::backend::nftables::Connection;
-use crate::backend::userspace::{self, Relays};
+use crate::backend::userspace::{self, Counters, Relays};
 use crate::config::{Config, Mode};
 use crate::kernel;
 use crate::kernel::xtables::{self, Xtables};
@@ -37,13 +37,16 @@ pub(super) struct Opened {
     pub(super) backends: Backends,
     /// Changes when somebody else may have changed our objects in the kernel.
     pub(super) foreign: watch::Receiver<()>,
+    /// What the userspace mode counts.
+    pub(super) relays: Option<Arc<Counters>>,
 }
 
 /// Opens the mode that the configuration asks for.
 pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
     match config.mode {
         Mode::Iptables => {
-            Ok(Opened { backends: iptables(config, flags)?, foreign: calls(CANARY_PERIOD) })
+            let backends = iptables(config, flags)?;
+            Ok(Opened { backends, foreign: calls(CANARY_PERIOD), relays: None })
         }
         Mode::Ipvs => ipvs(config, flags),
         Mode::Userspace => userspace(config, flags),
@@ -68,13 +71,14 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
     .context("start the relays of the userspace mode")?;
     let backends =
         backends(|family| Ok(Box::new(relays.mode(Box::new(connection.redirection(family))))))?;
-    Ok(Opened { backends, foreign: connection.follow()? })
+    let counters = Some(relays.counters());
+    Ok(Opened { backends, foreign: connection.follow()?, relays: counters })
 }
 
 fn nftables() -> Result<Opened> {
     let connection = Connection::open()?;
     let backends = backends(|family| Ok(Box::new(connection.mode(family))))?;
-    Ok(Opened { backends, foreign: connection.follow()? })
+    Ok(Opened { backends, foreign: connection.follow()?, relays: None })
 }
 
 /// IPVS, beside an nftables table.
@@ -100,7 +104,8 @@ fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
         let table = connection.beside_ipvs(family);
         Ok(Box::new(Ipvs::new(table, kernel, Arc::clone(&options.scheduler), leaving)))
     })?;
-    Ok(Opened { backends, foreign: any_of(connection.follow()?, calls(LOOK_PERIOD)) })
+    let foreign = any_of(connection.follow()?, calls(LOOK_PERIOD));
+    Ok(Opened { backends, foreign, relays: None })
 }
 
 /// Changes whenever one of two does.

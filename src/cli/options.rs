@@ -18,6 +18,13 @@ pub(super) struct Settled {
     pub(super) warnings: Vec<String>,
 }
 
+impl Settled {
+    /// The configuration in force, as `/configz` shows it.
+    pub(super) fn shown(&self) -> String {
+        self.wire.clone().of_its_mode().to_json()
+    }
+}
+
 /// What the command line asks for, and the file that it names.
 pub(super) fn settle(flags: &RunFlags) -> Result<Settled> {
     match &flags.config {

@@ -9,6 +9,7 @@ pub mod dummy;
 pub mod ipvs;
 pub mod listen;
 pub mod nft;
+pub mod process;
 mod requests;
 pub mod sockets;
 pub mod sysctl;
