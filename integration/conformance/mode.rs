@@ -16,18 +16,20 @@ pub(crate) enum Mode {
     Iptables,
     /// With iptables-legacy, because a chain of the kubelet's on node-a says that this is in use.
     IptablesLegacy,
+    Ipvs,
     Userspace,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Mode; 4] =
-        [Mode::Nftables, Mode::Iptables, Mode::IptablesLegacy, Mode::Userspace];
+    pub(crate) const ALL: [Mode; 5] =
+        [Mode::Nftables, Mode::Iptables, Mode::IptablesLegacy, Mode::Ipvs, Mode::Userspace];
 
     /// What the configuration calls it.
     pub(crate) fn setting(self) -> &'static str {
         match self {
             Mode::Nftables => "nftables",
             Mode::Iptables | Mode::IptablesLegacy => "iptables",
+            Mode::Ipvs => "ipvs",
             Mode::Userspace => "userspace",
         }
     }
@@ -76,6 +78,7 @@ impl fmt::Display for Mode {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables",
             Mode::IptablesLegacy => "iptables-legacy",
+            Mode::Ipvs => "ipvs",
             Mode::Userspace => "userspace",
         })
     }
