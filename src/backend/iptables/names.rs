@@ -47,20 +47,11 @@ pub(super) const REJECT: &str = "KUBE-REJECT";
 pub(super) const EXTERNAL_NODE_PORTS: &str = "KUBE-EXTERNAL-NODEPORTS";
 
 /// Beginnings of the names of chains that belong to one Service or one part of a dispatch; whoever
-/// wrote such a chain, it is deleted when it is not needed. `KUBE-XLB-` was in use before Kubernetes
-/// 1.24.
-const PREFIXES: [&str; 10] = [
-    "KUBE-SVC-",
-    "KUBE-SVL-",
-    "KUBE-EXT-",
-    "KUBE-FW-",
-    "KUBE-SEP-",
-    "KUBE-XLB-",
-    "KUBE-IP-",
-    "KUBE-NP-",
-    "KUBE-FWIP-",
-    "KUBE-EXIP-",
-];
+/// wrote such a chain, it is deleted when it is not needed. The Go kube-proxy does the same by these
+/// (upstream: `pkg/proxy/iptables/proxier.go`, isServiceChainName): a chain with another name would
+/// outlive us, and what it leads to could not be deleted. `KUBE-XLB-` was in use before Kubernetes 1.24.
+const PREFIXES: [&str; 6] =
+    ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"];
 
 /// Whether a chain that is not needed is to be deleted.
 pub(super) fn is_perishable(chain: &str) -> bool {

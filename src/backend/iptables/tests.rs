@@ -327,7 +327,7 @@ fn walk(chains: &Chains, root: &ChainId, key: Key, passed: &mut usize) -> Vec<Li
         *passed += 1;
         let target = line.text.rsplit("-j ").next().unwrap_or_default();
         if matches(&line.text, key) {
-            if target.starts_with("KUBE-IP-") || target.starts_with("KUBE-NP-") {
+            if target.starts_with("KUBE-SVC-") || target.starts_with("KUBE-EXT-") {
                 found.extend(walk(chains, &ChainId::new(root.table, target), key, passed));
             } else {
                 found.push(line.clone());
