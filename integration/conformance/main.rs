@@ -64,7 +64,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
     }
     for mode in modes() {
-        for case in &cases {
+        for case in cases.iter().filter(|case| mode.plays(case)) {
             trials.extend(trials_of(case, mode, &stage));
         }
         for family in Family::BOTH {
@@ -77,11 +77,10 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(conclusion.exit_code())
 }
 
-/// The modes to play in: those that SLUICE_MODES names, or `nftables`. The iptables mode is under way;
-/// until it is done, its cases are played on request only.
+/// The modes to play in: those that SLUICE_MODES names, separated by commas, or all.
 #[allow(clippy::print_stdout)] // what is left out is said
 fn modes() -> Vec<Mode> {
-    let wanted = std::env::var("SLUICE_MODES").unwrap_or_else(|_| "nftables".to_owned());
+    let Ok(wanted) = std::env::var("SLUICE_MODES") else { return Mode::ALL.to_vec() };
     let named = |mode: &Mode| wanted.split(',').any(|name| *name == mode.to_string());
     let (chosen, left): (Vec<Mode>, Vec<Mode>) = Mode::ALL.into_iter().partition(named);
     for mode in left {
@@ -93,7 +92,7 @@ fn modes() -> Vec<Mode> {
 /// The ways in which a case is played in a mode.
 fn trials_of(case: &Arc<Case>, mode: Mode, stage: &SharedStage) -> Vec<Trial> {
     let mut trials = Vec::new();
-    let excepted = case.except.contains_key(&mode.to_string());
+    let excepted = case.except.contains_key(mode.setting());
     for family in Family::BOTH {
         let (it, stage) = (Arc::clone(case), Arc::clone(stage));
         let played = trial(case, &mode.to_string(), family, move || {
@@ -101,7 +100,7 @@ fn trials_of(case: &Arc<Case>, mode: Mode, stage: &SharedStage) -> Vec<Trial> {
         });
         trials.push(played.with_ignored_flag(excepted));
     }
-    if case.steps.len() > 1 {
+    if case.steps.len() > 1 && mode.plays_orders() {
         let (it, stage) = (Arc::clone(case), Arc::clone(stage));
         let in_orders = Trial::test(format!("{}/{mode}/orders", case.name), move || {
             on_stage(&stage, mode, |stage| orders::run(stage, &it))

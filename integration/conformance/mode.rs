@@ -5,22 +5,59 @@ use std::fmt;
 use sluice::backend::nftables::is_relayed;
 use sluice::net::Protocol;
 
-use super::case::SourceSeen;
+use super::case::{Case, SourceSeen};
 use super::oracle::Outcome;
 
 /// A proxy mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Nftables,
+    /// With iptables-nft.
     Iptables,
+    /// With iptables-legacy, because a chain of the kubelet's on node-a says that this is in use.
+    IptablesLegacy,
+    Ipvs,
     Userspace,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Mode; 3] = [Mode::Nftables, Mode::Iptables, Mode::Userspace];
-}
+    pub(crate) const ALL: [Mode; 5] =
+        [Mode::Nftables, Mode::Iptables, Mode::IptablesLegacy, Mode::Ipvs, Mode::Userspace];
 
-impl Mode {
+    /// What the configuration calls it.
+    pub(crate) fn setting(self) -> &'static str {
+        match self {
+            Mode::Nftables => "nftables",
+            Mode::Iptables | Mode::IptablesLegacy => "iptables",
+            Mode::Ipvs => "ipvs",
+            Mode::Userspace => "userspace",
+        }
+    }
+
+    /// Whether it plays a case. The legacy variant differs in the program that writes and in nothing
+    /// that is written: it plays sequences of steps, and a case of each module that rules use.
+    pub(crate) fn plays(self, case: &Case) -> bool {
+        let modules = [
+            "affinity",
+            "detect-bridge",
+            "external-local",
+            "hairpin",
+            "many-endpoints",
+            "no-endpoints",
+            "node-port-addresses",
+            "protocols",
+            "source-ranges",
+        ];
+        self != Mode::IptablesLegacy
+            || case.steps.len() > 1
+            || modules.contains(&case.name.as_str())
+    }
+
+    /// Whether it plays the steps of a case in other orders, too.
+    pub(crate) fn plays_orders(self) -> bool {
+        self != Mode::IptablesLegacy
+    }
+
     /// What becomes of a packet in this mode, given what the case or the plan says. Where the proxy
     /// itself makes the connection to the endpoint, the endpoint sees the node where others keep the
     /// sender's address: the one difference of the userspace mode, and nothing else may differ.
@@ -40,6 +77,8 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables",
+            Mode::IptablesLegacy => "iptables-legacy",
+            Mode::Ipvs => "ipvs",
             Mode::Userspace => "userspace",
         })
     }

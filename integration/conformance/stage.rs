@@ -54,6 +54,10 @@ impl Stage {
         let (objects, node) = (BTreeMap::new(), NodeState::default());
         let stage = Stage { mode, cluster, settings: None, objects, node, sentinel: 0 };
         stage.lay_ways()?;
+        if mode == Mode::IptablesLegacy {
+            let node = stage.host("node").ok_or("no node")?;
+            run(&node, "iptables-legacy", &["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"])?;
+        }
         stage.api().write_unchecked(&objects::node(&NodeState::default()))?;
         Ok(stage)
     }
@@ -288,16 +292,31 @@ impl Stage {
                 let list = run(&node, "nft", &["list", "table", table, "kube-proxy"])?;
                 kernel::normalized(&kernel::without_relay_ports(&list)?)?
             }
-            Mode::Iptables => {
-                let program = if v4 { "iptables-nft-save" } else { "ip6tables-nft-save" };
-                kernel::normalized_chains(&run(&node, program, &[])?)
+            Mode::Iptables | Mode::IptablesLegacy => {
+                let program = if v4 { "iptables" } else { "ip6tables" };
+                let infix = if self.mode == Mode::Iptables { "nft" } else { "legacy" };
+                kernel::normalized_chains(&run(&node, &format!("{program}-{infix}-save"), &[])?)
+            }
+            Mode::Ipvs => {
+                let (table, flag) = if v4 { ("ip", "-4") } else { ("ip6", "-6") };
+                let list = run(&node, "nft", &["list", "table", table, "kube-proxy"])?;
+                let services = kernel::normalized_services(&run(&node, "ipvsadm", &["-Sn"])?, v4);
+                let ips = run(&node, "ip", &["-o", flag, "address", "show", "dev", "kube-ipvs0"])?;
+                let ips = kernel::normalized_addresses(&ips);
+                format!("{}\n{services}\n{ips}", kernel::normalized(&list)?)
             }
         })
     }
 
     /// Removes every rule of node-a, as a reboot does.
     pub(crate) fn forget_rules(&self) -> Result<(), Failed> {
-        run(&self.host("node").ok_or("no node")?, "nft", &["flush", "ruleset"]).map(drop)
+        let node = self.host("node").ok_or("no node")?;
+        run(&node, "nft", &["flush", "ruleset"])?;
+        if self.mode == Mode::Ipvs {
+            run(&node, "ipvsadm", &["-C"])?;
+            run(&node, "ip", &["link", "delete", "kube-ipvs0"])?;
+        }
+        Ok(())
     }
 }
 

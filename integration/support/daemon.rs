@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use sluice::lab::proxy::{Place, Proxy};
@@ -34,6 +35,12 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn start(url: &str, config: &str) -> Daemon {
         Daemon(Proxy::start(program(), Place::Here, url, config).expect("the daemon starts"))
+    }
+
+    /// Starts it by a command line of the test's own.
+    #[track_caller]
+    pub(crate) fn start_as(command: &mut Command) -> Daemon {
+        Daemon(Proxy::start_as(command).expect("the daemon starts"))
     }
 
     /// Waits for a line of the log that contains `words`.

@@ -1,8 +1,17 @@
 //! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
 
 mod demo;
+mod flag_table;
+mod flag_values;
+mod flags;
+mod log;
 mod mode;
+mod node;
+mod options;
+mod reload;
 mod run;
+mod servers;
+mod version;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +20,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Sluice, a Kubernetes service proxy.
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "sluice",
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    after_help = "Of the flags that stand for fields of the configuration file, only those for the log count \
+                  beside --config."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -28,22 +43,27 @@ enum Command {
 /// Flags of the daemon, named as the Go kube-proxy names them.
 #[derive(Debug, Args)]
 struct RunFlags {
-    /// A KubeProxyConfiguration file; flags that stand for its fields are ignored with it, but not
-    /// --hostname-override.
+    /// A KubeProxyConfiguration file. It is watched: see docs/configuration.md for what a change does.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A kubeconfig file that says where the API server is.
+    /// Write the configuration that counts, with all defaults, to this file, and exit.
     #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
+    write_config_to: Option<PathBuf>,
+    /// Set up what needs full root privileges, and exit. The daemon can then be run with
+    /// CAP_NET_ADMIN alone.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
+    init_only: bool,
     /// The URL of the API server, in place of the kubeconfig's.
     #[arg(long, value_name = "URL")]
     master: Option<String>,
     /// The name of the Node object, if it is not this host's name.
     #[arg(long, value_name = "NAME")]
     hostname_override: Option<String>,
-    /// The proxy mode.
-    #[arg(long, value_name = "MODE")]
-    proxy_mode: Option<String>,
+    /// Print the version and exit; `raw` says more of it.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_name = "BOOL|raw")]
+    version: version::Asked,
     /// The shape of the rules of the iptables mode: `compact` has fewer of them and finds a Service
     /// through prefixes; `classic` is as in the Go kube-proxy, for study and comparison.
     #[arg(long, value_name = "LAYOUT", default_value = "compact")]
@@ -56,9 +76,11 @@ struct RunFlags {
     /// while new ones are refused.
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     userspace_drain: u64,
-    /// How much is logged: 0 for operators, 4 and more for developers.
-    #[arg(short = 'v', long = "v", value_name = "LEVEL")]
-    verbosity: Option<u32>,
+    #[command(flatten)]
+    fields: flags::FieldFlags,
+    /// What is no flag; only empty arguments are allowed, which manifests produce.
+    #[arg(hide = true, value_parser = nothing)]
+    rest: Vec<()>,
 }
 
 /// Shapes of the rules of the iptables mode.
@@ -70,9 +92,20 @@ enum IptablesLayout {
     Classic,
 }
 
+fn nothing(text: &str) -> Result<(), String> {
+    if text.is_empty() { Ok(()) } else { Err("it is neither a flag nor a command".to_owned()) }
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse_from(flags::normalized(std::env::args_os())) {
+        Ok(arguments) => arguments,
+        Err(answer) => {
+            // The answer may be the help text. Nobody listens if it cannot be printed.
+            let _ = answer.print();
+            return if answer.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
     let result = match arguments.command {
         None => run::run(arguments.run),
         Some(Command::Demo) => demo::run(),

@@ -1,15 +1,20 @@
 //! The daemon: from flags and file to a running loop.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::RunFlags;
 use super::mode::{self, Opened};
-use crate::config::{self, ClientConnection, Config, KubeProxyConfiguration, LogFormat};
-use crate::health::{self, BindFailure, Health};
+use super::options::{self, Settled};
+use super::servers::{self, Given};
+use super::{RunFlags, flag_values, log, node, reload, version};
+use crate::config::{self, Config, DetectLocal};
 use crate::kernel;
+use crate::metrics::Metrics;
+use crate::net::Family;
 use crate::sync::{self, RemovedTcp, Setup, Sources};
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
@@ -20,77 +25,55 @@ const INBOX: usize = 4096;
 const THREADS: usize = 2;
 
 pub(super) fn run(flags: RunFlags) -> Result<()> {
-    let (config, remarks) = configuration(&flags)?;
-    start_log(&config, flags.verbosity);
-    remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
-    mode::check(config.mode)?;
+    if let Some(answer) = version::answer(flags.version) {
+        say(&answer);
+        return Ok(());
+    }
+    let settled = options::settle(&flags)?;
+    log::start(&settled.config.logging);
+    settled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if let Some(path) = &flags.write_config_to {
+        options::write(&settled, path)?;
+        tracing::info!(file = %path.display(), "wrote the configuration");
+        return Ok(());
+    }
+    settled.config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
+    if flags.init_only {
+        return node::initialize(&settled.config);
+    }
     kernel::return_large_blocks();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(serve(config, flags))
+    runtime.block_on(serve(settled, flags))
 }
 
-/// The configuration, and what is to be said about it once there is a log.
-fn configuration(flags: &RunFlags) -> Result<(Config, Vec<String>)> {
-    let (mut wire, remarks) = match &flags.config {
-        Some(path) => {
-            let loaded = config::load(path)?;
-            (loaded.wire, loaded.warnings)
-        }
-        None => (from_flags(flags), Vec::new()),
-    };
-    if flags.hostname_override.is_some() {
-        wire.hostname_override.clone_from(&flags.hostname_override);
-    }
-    let problems = |problems: Vec<config::Problem>| {
-        let lines: Vec<String> = problems.iter().map(|p| format!("\n  {p}")).collect();
-        anyhow::anyhow!("the configuration cannot be used:{}", lines.concat())
-    };
-    Ok((Config::new(&wire).map_err(problems)?, remarks))
+#[allow(clippy::print_stdout)] // it is what was asked for
+fn say(answer: &str) {
+    println!("{answer}");
 }
 
-/// Flags that stand for fields of the file count only without a file, as upstream decides.
-fn from_flags(flags: &RunFlags) -> KubeProxyConfiguration {
-    let kubeconfig = flags.kubeconfig.as_ref().map(|path| path.display().to_string());
-    KubeProxyConfiguration {
-        mode: flags.proxy_mode.clone(),
-        client_connection: Some(ClientConnection { kubeconfig, ..ClientConnection::default() }),
-        ..KubeProxyConfiguration::default()
-    }
-}
-
-fn start_log(config: &Config, verbosity: Option<u32>) {
-    use tracing_subscriber::EnvFilter;
-    let level = match verbosity.unwrap_or(config.logging.verbosity) {
-        0..=3 => "info",
-        4..=5 => "debug",
-        _ => "trace",
-    };
-    let default = format!("warn,sluice={level}");
-    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second start in one process (tests) keeps the first log.
-    let _ = match config.logging.format {
-        LogFormat::Text => log.with_ansi(false).try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
-}
-
-async fn serve(config: Config, flags: RunFlags) -> Result<()> {
+async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
+    let config = settled.config.clone();
     let node_name = match &config.hostname_override {
         Some(name) => name.clone(),
         None => kernel::host_name().context("find this host's name")?,
     };
     let node_name = node_name.trim().to_lowercase();
-    let Opened { backends, foreign } = mode::open(&config, &flags)?;
+    node::set_up(&config);
+    let Opened { backends, foreign, relays } = mode::open(&config, &flags)?;
+    let served: Vec<Family> = backends.iter().map(|(family, _)| *family).collect();
+    check_families(&config, &served)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
-    let options = ClientOptions { kubeconfig: config.kubeconfig(), master: flags.master.clone() };
-    let server = ApiServer::new(&options).await?;
+    let options =
+        ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
+    let metrics = Metrics::new(config.mode);
+    servers::show_relays(&metrics, relays);
+    let server = ApiServer::new(&options).await?.measured(&metrics);
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = config::version(),
         mode = %config.mode,
         node = node_name,
         server = server.url,
@@ -99,15 +82,26 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     );
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
-    let health = serve_health(&config, &stop)?;
+    let (show, shown) = tokio::sync::watch::channel(settled.shown());
+    let given = Given {
+        node_name: &node_name,
+        configuration: Arc::new(move || shown.borrow().clone()),
+        flags: flag_values::all(&flags),
+        server: &server,
+        metrics: metrics.clone(),
+    };
+    let servers = servers::start(&config, given, &stop).await?;
+    let health = servers.health.clone();
     let addresses = kernel::addresses::follow().await?;
     let (sender, updates) = mpsc::channel(INBOX);
     let options = WatchOptions { node_name: node_name.clone() };
     let mut watches = watch::start(&server, &options, &sender, &stop);
     drop(sender);
-    let sources = Sources { updates, addresses, foreign };
+    let (configure, configured) = tokio::sync::watch::channel(config.clone());
+    let sources = Sources { updates, addresses, foreign, config: configured };
     let removed_tcp = removed_tcp(&flags);
-    let setup = Setup { config, node_name, backends, removed_tcp, health };
+    tokio::spawn(reload::follow(flags, settled, configure, show, stop.clone()));
+    let setup = Setup { config, node_name, backends, removed_tcp, health, metrics };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();
     let syncing = tokio::spawn(async move {
@@ -116,7 +110,23 @@ async fn serve(config: Config, flags: RunFlags) -> Result<()> {
     syncing.await.context("the sync loop ended")?;
     stop.cancel();
     while watches.join_next().await.is_some() {}
+    servers.ended().await;
     tracing::info!("stopped; the rules stay in force");
+    Ok(())
+}
+
+/// Refuses pod addresses of families only that this node does not have: every connection would be
+/// masqueraded (upstream: `cmd/kube-proxy/app/server.go`, checkBadIPConfig).
+fn check_families(config: &Config, served: &[Family]) -> Result<()> {
+    let DetectLocal::ClusterCidr(cidrs) = &config.detect_local else { return Ok(()) };
+    let usable = cidrs.iter().any(|cidr| served.contains(&Family::of_net(cidr)));
+    let names: Vec<String> = served.iter().map(ToString::to_string).collect();
+    anyhow::ensure!(
+        cidrs.is_empty() || usable,
+        "this node has {} only, and clusterCIDR has no prefix of it; correct clusterCIDR, or switch \
+         the other family on",
+        names.join(" ")
+    );
     Ok(())
 }
 
@@ -135,15 +145,6 @@ fn removed_tcp(flags: &RunFlags) -> RemovedTcp {
     RemovedTcp::Reset
 }
 
-/// Answers who asks for this proxy's health.
-fn serve_health(config: &Config, stop: &CancellationToken) -> Result<Health> {
-    let health = Health::new(config.sync.period.saturating_mul(2));
-    let failure =
-        if config.bind_address_hard_fail { BindFailure::Fatal } else { BindFailure::Retry };
-    health::start(&health, config.healthz_bind_address, failure, stop)?;
-    Ok(health)
-}
-
 fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind).context("wait for signals")?;
@@ -154,4 +155,24 @@ fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KubeProxyConfiguration;
+
+    #[test]
+    fn pod_addresses_must_be_of_a_family_that_the_node_has() {
+        let check = |cidr: &str, served: &[Family]| {
+            let wire =
+                KubeProxyConfiguration { cluster_cidr: cidr.to_owned(), ..Default::default() };
+            let config = Config::new(&wire.with_defaults().for_linux());
+            check_families(&config.unwrap_or_else(|p| panic!("{p:?}")), served).is_ok()
+        };
+        assert!(check("", &[Family::V4]));
+        assert!(check("fd00::/8", &Family::BOTH));
+        assert!(check("fd00::/8,10.0.0.0/8", &[Family::V4]));
+        assert!(!check("fd00::/8", &[Family::V4]));
+    }
 }

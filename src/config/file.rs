@@ -6,8 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use serde_saphyr::DuplicateKeyPolicy;
 
 use super::{Config, KubeProxyConfiguration, Problem};
@@ -68,13 +67,16 @@ fn list(problems: &[Problem]) -> String {
 pub struct Loaded {
     /// What it means.
     pub config: Config,
-    /// What was written.
+    /// What was written, with defaults.
     pub wire: KubeProxyConfiguration,
     /// What was tolerated, one sentence each.
     pub warnings: Vec<String>,
 }
 
 /// Reads and checks a configuration file.
+///
+/// # Errors
+/// If it cannot be read or used, with everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -82,40 +84,49 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
 }
 
 /// Checks the text of a configuration file; `path` is for messages only.
+///
+/// # Errors
+/// If it cannot be used, with everything that is wrong with it.
 pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
-    let path = path.to_owned();
-    let decode_error = |path: &Path, reason: serde_saphyr::Error| ConfigError::Decode {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    };
+    let (wire, warnings) = read(text, path)?;
+    let wire = wire.with_defaults().for_linux();
+    match Config::new(&wire) {
+        Ok(config) => Ok(Loaded { config, wire, warnings }),
+        Err(problems) => Err(ConfigError::Invalid { path: path.to_owned(), problems }),
+    }
+}
+
+/// Decodes the text of a configuration file: what is written there, without defaults and unchecked,
+/// and what was tolerated. `path` is for messages only.
+///
+/// # Errors
+/// If the text is not YAML, of another kind, or has fields of the wrong type; all of them are named.
+pub fn read(text: &str, path: &Path) -> Result<(KubeProxyConfiguration, Vec<String>), ConfigError> {
+    let failed = |reason: String| ConfigError::Decode { path: path.to_owned(), reason };
     let mut warnings = Vec::new();
-    let tree: Value = match decode(text, DuplicateKeyPolicy::Error) {
+    let mut tree: Value = match decode(text, DuplicateKeyPolicy::Error) {
         Ok(tree) => tree,
         Err(strict) => {
             let tree = decode(text, DuplicateKeyPolicy::LastWins)
-                .map_err(|reason| decode_error(&path, reason))?;
+                .map_err(|reason| failed(reason.to_string()))?;
             warnings.push(format!("{strict}; the last value is used"));
             tree
         }
     };
-    check_kind(&tree, &path)?;
-    let wire: KubeProxyConfiguration =
-        decode(text, DuplicateKeyPolicy::LastWins).map_err(|reason| decode_error(&path, reason))?;
-    let known =
-        serde_json::to_value(KubeProxyConfiguration::with_every_section()).unwrap_or_default();
-    let mut unknown = Vec::new();
-    find_unknown(&tree, &known, "", &mut unknown);
-    warnings.extend(unknown.into_iter().map(|field| format!("unknown field {field} is ignored")));
-    match Config::new(&wire) {
-        Ok(config) => Ok(Loaded { config, wire, warnings }),
-        Err(problems) => Err(ConfigError::Invalid { path, problems }),
+    check_kind(&tree, path)?;
+    drop_nulls(&mut tree);
+    let known = KubeProxyConfiguration::default().tree();
+    find_unknown(&tree, &known, "", &mut warnings);
+    match serde_json::from_value(tree.clone()) {
+        Ok(wire) => Ok((wire, warnings)),
+        Err(error) => {
+            let fields = mistyped(&tree);
+            Err(failed(if fields.is_empty() { error.to_string() } else { fields.join("; ") }))
+        }
     }
 }
 
-fn decode<T: DeserializeOwned>(
-    text: &str,
-    duplicate_keys: DuplicateKeyPolicy,
-) -> Result<T, serde_saphyr::Error> {
+fn decode(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Value, serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         duplicate_keys: duplicate_keys,
         // Error messages go into one line of the log.
@@ -137,14 +148,62 @@ fn check_kind(tree: &Value, path: &Path) -> Result<(), ConfigError> {
     })
 }
 
-/// Adds the paths in `tree` that `known` does not have. A known null stands for any value.
-fn find_unknown(tree: &Value, known: &Value, prefix: &str, unknown: &mut Vec<String>) {
+/// To Go, null is as good as absent.
+fn drop_nulls(tree: &mut Value) {
+    if let Value::Object(fields) = tree {
+        fields.retain(|_, value| !value.is_null());
+        fields.values_mut().for_each(drop_nulls);
+    }
+}
+
+/// Names the fields in `tree` that `known` does not have, with the one that may be meant.
+fn find_unknown(tree: &Value, known: &Value, prefix: &str, warnings: &mut Vec<String>) {
     let (Value::Object(fields), Value::Object(known)) = (tree, known) else { return };
     for (name, value) in fields {
-        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let path = join(prefix, name);
         match known.get(name) {
-            Some(known) => find_unknown(value, known, &path, unknown),
-            None => unknown.push(path),
+            // Its fields are names of features.
+            Some(_) if path == "featureGates" => {}
+            Some(known) => find_unknown(value, known, &path, warnings),
+            None => {
+                let meant = known.keys().find(|known| known.eq_ignore_ascii_case(name));
+                let hint = meant.map(|meant| format!("; {} may be meant", join(prefix, meant)));
+                warnings
+                    .push(format!("unknown field {path} is ignored{}", hint.unwrap_or_default()));
+            }
         }
+    }
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+}
+
+/// The fields of the wrong type: each is tried as a configuration of its own.
+fn mistyped(tree: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    each_leaf(tree, &mut Vec::new(), &mut |path, value| {
+        let alone = path.iter().rev().fold(value.clone(), |inner, name| json!({ *name: inner }));
+        if let Err(error) = serde_json::from_value::<KubeProxyConfiguration>(alone) {
+            found.push(format!("field {}: {error}", path.join(".")));
+        }
+    });
+    found
+}
+
+fn each_leaf<'a>(
+    tree: &'a Value,
+    path: &mut Vec<&'a str>,
+    visit: &mut impl FnMut(&[&str], &Value),
+) {
+    match tree {
+        Value::Object(fields) if !fields.is_empty() => {
+            for (name, value) in fields {
+                path.push(name);
+                each_leaf(value, path, visit);
+                path.pop();
+            }
+        }
+        leaf => visit(path, leaf),
     }
 }

@@ -1,14 +1,23 @@
 //! The configuration: kube-proxy's own file format, `kubeproxy.config.k8s.io/v1alpha1`.
 //!
-//! [`KubeProxyConfiguration`] is the file as it is written, [`Config`] what it means after defaults
-//! and checks. Flags that stand for file fields fill a [`KubeProxyConfiguration`] too, so that
-//! there is one way through [`Config::new`].
+//! [`KubeProxyConfiguration`] is the file as it is written; its defaults are filled in by
+//! [`with_defaults`](KubeProxyConfiguration::with_defaults). [`Config`] is what it means after all
+//! checks. Flags that stand for file fields fill a [`KubeProxyConfiguration`] too, so that there is
+//! one way through [`Config::new`]. [`change`] says what a changed file means for a running daemon.
 
+pub mod change;
+mod defaults;
 mod duration;
 mod file;
+mod gates;
+mod problem;
+mod quantity;
 mod resolve;
+mod version;
 mod wire;
 
+#[cfg(test)]
+mod canonical_tests;
 #[cfg(test)]
 mod tests;
 
@@ -19,11 +28,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use duration::GoDuration;
-pub use file::{ConfigError, Loaded, load, parse};
+use crate::net::Family;
+
+pub use defaults::{HEALTHZ_PORT, METRICS_PORT, with_port};
+pub use duration::{BadDuration, GoDuration};
+pub use file::{ConfigError, Loaded, load, parse, read};
+pub use problem::Problem;
+pub use quantity::Quantity;
+use version::previous_minor;
+pub use version::{KUBERNETES, version};
 pub use wire::{
     ClientConnection, ConntrackSection, DetectLocalSection, IptablesSection, IpvsSection,
-    KubeProxyConfiguration, LoggingSection, NftablesSection, WinkernelSection,
+    KubeProxyConfiguration, LogRouting, LoggingOptions, LoggingSection, NftablesSection, VModule,
+    WinkernelSection,
 };
 
 /// Which kernel mechanism carries the traffic.
@@ -155,17 +172,18 @@ pub enum LogFormat {
 pub struct Config {
     /// The mode.
     pub mode: Mode,
-    /// Where the API server is and how to talk to it.
-    pub client: ClientConnection,
+    /// The kubeconfig file that says where the API server is; without one, the Pod's service
+    /// account is used.
+    pub kubeconfig: Option<PathBuf>,
     /// The Node object's name if it is not the host name.
     pub hostname_override: Option<String>,
     /// kube-proxy's hint for the node's address, and so for the primary IP family; nothing is bound
     /// to it. Unspecified by default.
     pub bind_address: IpAddr,
-    /// Where `/healthz` and `/livez` are served.
-    pub healthz_bind_address: SocketAddr,
-    /// Where `/metrics` and `/proxyMode` are served.
-    pub metrics_bind_address: SocketAddr,
+    /// Where `/healthz` and `/livez` are served, if they are.
+    pub healthz_bind_address: Option<SocketAddr>,
+    /// Where `/metrics` and `/proxyMode` are served, if they are.
+    pub metrics_bind_address: Option<SocketAddr>,
     /// Whether an address that cannot be bound ends the program.
     pub bind_address_hard_fail: bool,
     /// Whether profiles are served.
@@ -200,30 +218,45 @@ pub struct Config {
 }
 
 impl Config {
-    /// Fills in the defaults and checks everything; all problems are reported at once.
+    /// Checks everything; all problems are reported at once. Defaults are to be filled in before, with
+    /// [`with_defaults`](KubeProxyConfiguration::with_defaults) and
+    /// [`for_linux`](KubeProxyConfiguration::for_linux).
+    ///
+    /// # Errors
+    /// One [`Problem`] for each field that cannot be used.
     pub fn new(wire: &KubeProxyConfiguration) -> Result<Config, Vec<Problem>> {
         resolve::resolve(wire)
     }
 
-    /// The kubeconfig file, if one is named; otherwise the Pod's service account is used.
-    pub fn kubeconfig(&self) -> Option<PathBuf> {
-        self.client.kubeconfig.as_deref().filter(|path| !path.is_empty()).map(PathBuf::from)
-    }
-}
-
-/// One thing that is wrong with the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The field as the file spells it: `nftables.masqueradeBit`.
-    pub field: String,
-    /// The value that is there.
-    pub value: String,
-    /// What would be right.
-    pub rule: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:?} {}", self.field, self.value, self.rule)
+    /// What is to be said about a configuration that can be used, but may not be meant
+    /// (upstream: `cmd/kube-proxy/app/server.go`, checkBadConfig).
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let both = |nets: &[IpNet]| {
+            Family::BOTH.iter().all(|f| nets.iter().any(|n| Family::of_net(n) == *f))
+        };
+        match &self.node_port_addresses {
+            NodePortAddresses::Primary => {}
+            NodePortAddresses::All => remarks.push(
+                "nodePortAddresses is unset; NodePort connections will be accepted on all local IPs. \
+                 Consider using `--nodeport-addresses primary`"
+                    .to_owned(),
+            ),
+            NodePortAddresses::Cidrs(nets) => {
+                let dual = both(&self.cluster_cidrs) || both(&self.ipvs.exclude_cidrs);
+                if let (true, Some(net)) = (dual && !both(nets), nets.first()) {
+                    let (there, missing) = match Family::of_net(net) {
+                        Family::V4 => (Family::V4, Family::V6),
+                        Family::V6 => (Family::V6, Family::V4),
+                    };
+                    remarks.push(format!(
+                        "cluster appears to be dual-stack but nodePortAddresses contains only {there} \
+                         addresses; NodePort connections will be accepted on all local {missing} IPs"
+                    ));
+                }
+            }
+        }
+        remarks.extend(gates::warnings(&self.feature_gates));
+        remarks
     }
 }

@@ -1,220 +1,339 @@
-//! From the file's fields to values: defaults and checks.
+//! From the file's fields, with their defaults, to values: every check.
 //!
-//! Defaults: `pkg/proxy/apis/config/v1alpha1/defaults.go`; checks:
-//! `pkg/proxy/apis/config/validation/validation.go`. As there, a zero sync period means its
-//! default.
+//! Upstream: `pkg/proxy/apis/config/validation/validation.go`, and for the logs
+//! `staging/src/k8s.io/component-base/logs/api/v1/options.go`. Each field has two names here: the
+//! file's and the one in upstream's messages.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::gates;
+use super::problem::Checks;
 use super::{
     Config, Conntrack, DetectLocal, GoDuration, Ipvs, KubeProxyConfiguration, LogFormat, Logging,
     Mode, NodePortAddresses, Problem, SyncPeriods,
 };
 use crate::net::{Family, parse_cidr, parse_ip};
 
-const HEALTHZ_PORT: u16 = 10256;
-const METRICS_PORT: u16 = 10249;
+/// A field's name in the file, and in upstream's messages.
+type Field<'a> = (&'a str, &'a str);
 
-/// Collects problems while values are read; a field with a problem yields a stand-in.
-#[derive(Default)]
-struct Checks {
-    problems: Vec<Problem>,
-}
+const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+const POSITIVE: &str = "must be greater than 0";
 
 impl Checks {
-    fn problem(&mut self, field: &str, value: impl ToString, rule: &str) {
-        self.problems.push(Problem {
-            field: field.to_owned(),
-            value: value.to_string(),
-            rule: rule.to_owned(),
-        });
+    fn not_negative(&mut self, field: Field<'_>, value: Option<i32>) -> u32 {
+        let value = value.unwrap_or_default();
+        u32::try_from(value).unwrap_or_else(|_| {
+            self.invalid(field, value, NOT_NEGATIVE);
+            0
+        })
     }
 
-    /// A whole number from `min` to `max`.
-    fn number<T: TryFrom<i64> + Copy + Into<i64>>(
-        &mut self,
-        field: &str,
-        value: i64,
-        (min, max): (T, T),
-    ) -> T {
-        match T::try_from(value) {
-            Ok(number) if (min.into()..=max.into()).contains(&value) => number,
-            _ => {
-                let (low, high): (i64, i64) = (min.into(), max.into());
-                self.problem(field, value, &format!("must be from {low} to {high}"));
-                min
-            }
-        }
-    }
-
-    fn duration(
-        &mut self,
-        field: &str,
-        value: Option<GoDuration>,
-        default: GoDuration,
-    ) -> Duration {
-        let value = value.unwrap_or(default);
+    fn duration(&mut self, field: Field<'_>, value: GoDuration) -> Duration {
         value.to_duration().unwrap_or_else(|| {
-            self.problem(field, value, "must not be negative");
+            self.invalid(field, value, NOT_NEGATIVE);
+            Duration::ZERO
+        })
+    }
+
+    fn positive(&mut self, field: Field<'_>, value: GoDuration, rule: &str) -> Duration {
+        value.to_duration().filter(|value| !value.is_zero()).unwrap_or_else(|| {
+            self.invalid(field, value, rule);
             Duration::ZERO
         })
     }
 
     /// A duration whose zero means "leave it".
-    fn timeout(
-        &mut self,
-        field: &str,
-        value: Option<GoDuration>,
-        default: GoDuration,
-    ) -> Option<Duration> {
-        Some(self.duration(field, value, default)).filter(|value| !value.is_zero())
+    fn timeout(&mut self, field: Field<'_>, value: GoDuration) -> Option<Duration> {
+        Some(self.duration(field, value)).filter(|value| !value.is_zero())
     }
 
-    fn cidr(&mut self, field: &str, text: &str) -> Option<IpNet> {
-        let net = parse_cidr(text);
-        if net.is_none() {
-            self.problem(field, text, "must be a prefix like 10.0.0.0/8 or fd00::/48");
-        }
-        net
-    }
-
-    fn cidrs(&mut self, field: &str, texts: &[String]) -> Vec<IpNet> {
-        let indexed = texts.iter().enumerate();
-        indexed.filter_map(|(i, text)| self.cidr(&format!("{field}[{i}]"), text)).collect()
-    }
-
-    /// `ip:port`, or an address alone with the default port.
-    fn socket(&mut self, field: &str, text: Option<&str>, default: SocketAddr) -> SocketAddr {
-        let Some(text) = non_empty(text) else { return default };
-        if let Some(ip) = parse_ip(text) {
-            return SocketAddr::new(ip, default.port());
-        }
-        let parsed = text.rsplit_once(':').and_then(|(host, port)| {
-            let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-            Some(SocketAddr::new(parse_ip(host)?, port.parse().ok().filter(|port| *port != 0)?))
-        });
-        parsed.unwrap_or_else(|| {
-            self.problem(field, text, "must be IP:port, like 0.0.0.0:10256 or [::]:10256");
-            default
+    fn bit(&mut self, field: Field<'_>, value: Option<i32>) -> u8 {
+        let value = value.unwrap_or_default();
+        u8::try_from(value).ok().filter(|bit| *bit <= 31).unwrap_or_else(|| {
+            self.invalid(field, value, "must be within the range [0, 31]");
+            0
         })
     }
+
+    fn cidrs(&mut self, (field, path): Field<'_>, texts: &[String], rule: &str) -> Vec<IpNet> {
+        let mut nets = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            match parse_cidr(text) {
+                Some(net) => nets.push(net),
+                None => {
+                    let (field, path) = (format!("{field}[{index}]"), format!("{path}[{index}]"));
+                    self.invalid((&field, &path), text, rule);
+                }
+            }
+        }
+        nets
+    }
+
+    /// `ip:port`. Host and port are checked each, so both may be wrong. Empty means none.
+    fn socket(&mut self, field: Field<'_>, text: &str) -> Option<SocketAddr> {
+        if text.is_empty() {
+            return None;
+        }
+        let split = text.rsplit_once(':').and_then(|(host, port)| {
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            if bare.is_none() && host.contains([':', '[', ']']) {
+                return None;
+            }
+            Some((bare.unwrap_or(host), port))
+        });
+        let Some((host, port)) = split else {
+            self.invalid(field, text, "must be IP:port");
+            return None;
+        };
+        let ip = parse_ip(host);
+        if ip.is_none() {
+            self.invalid(field, host, "must be a valid IP");
+        }
+        let number = port.parse::<u16>().ok().filter(|port| *port != 0);
+        if number.is_none() {
+            self.invalid(field, port, "must be a valid port");
+        }
+        Some(SocketAddr::new(ip?, number?))
+    }
 }
 
-fn non_empty(text: Option<&str>) -> Option<&str> {
-    text.filter(|text| !text.is_empty())
-}
-
+/// In the order of upstream's checks, so that its messages come in the same order.
 pub(super) fn resolve(wire: &KubeProxyConfiguration) -> Result<Config, Vec<Problem>> {
-    let mut checks = Checks::default();
-    let mode = mode(wire, &mut checks);
-    let bind_address = bind_address(wire, &mut checks);
-    let (healthz, metrics) = default_sockets(bind_address);
-    let (detect_local, cluster_cidrs) = detect_local(wire, &mut checks);
-    let (masquerade_all, masquerade_bit) = masquerade(wire, mode, &mut checks);
+    let checks = &mut Checks::default();
+    gates::check(&wire.feature_gates, checks);
+    let mode = Mode::from_name(&wire.mode);
+    let masquerade_bit = masquerade_bit(wire, mode, checks);
+    let ipvs = ipvs(wire, mode, checks);
+    let conntrack = conntrack(wire, checks);
+    let oom_score_adj = oom_score_adj(wire, checks);
+    let mode = mode.unwrap_or_else(|| {
+        let rule = "must be iptables, ipvs, nftables, userspace or blank (blank means iptables)";
+        checks.invalid(("mode", "Mode.ProxyMode"), &wire.mode, rule);
+        Mode::Iptables
+    });
+    client(wire, checks);
+    let config_sync_period = checks.positive(
+        ("configSyncPeriod", "ConfigSyncPeriod"),
+        wire.config_sync_period,
+        POSITIVE,
+    );
+    let sync = sync_periods(wire, mode, checks);
+    let bind_address = bind_address(wire, checks);
+    let healthz_bind_address =
+        checks.socket(("healthzBindAddress", "HealthzBindAddress"), &wire.healthz_bind_address);
+    let metrics_bind_address =
+        checks.socket(("metricsBindAddress", "MetricsBindAddress"), &wire.metrics_bind_address);
+    let node_port_addresses = node_port_addresses(wire, checks);
+    hidden_metrics(wire, checks);
+    let (detect_local, cluster_cidrs) = detect_local(wire, checks);
     let config = Config {
         mode,
-        client: client(wire, &mut checks),
-        hostname_override: non_empty(wire.hostname_override.as_deref()).map(str::to_owned),
+        kubeconfig: Some(&wire.client_connection.kubeconfig)
+            .filter(|path| !path.is_empty())
+            .map(Into::into),
+        hostname_override: Some(wire.hostname_override.clone()).filter(|name| !name.is_empty()),
         bind_address,
-        healthz_bind_address: checks.socket(
-            "healthzBindAddress",
-            wire.healthz_bind_address.as_deref(),
-            healthz,
-        ),
-        metrics_bind_address: checks.socket(
-            "metricsBindAddress",
-            wire.metrics_bind_address.as_deref(),
-            metrics,
-        ),
-        bind_address_hard_fail: wire.bind_address_hard_fail.unwrap_or(false),
-        enable_profiling: wire.enable_profiling.unwrap_or(false),
-        feature_gates: wire.feature_gates.clone().unwrap_or_default(),
+        healthz_bind_address,
+        metrics_bind_address,
+        bind_address_hard_fail: wire.bind_address_hard_fail,
+        enable_profiling: wire.enable_profiling,
+        feature_gates: wire.feature_gates.clone(),
         detect_local,
         cluster_cidrs,
-        node_port_addresses: node_port_addresses(wire, mode, &mut checks),
-        localhost_node_ports: localhost_node_ports(wire),
-        masquerade_all,
+        node_port_addresses,
+        localhost_node_ports: wire.iptables.localhost_node_ports.unwrap_or(true),
+        masquerade_all: match mode {
+            Mode::Nftables => wire.nftables.masquerade_all,
+            Mode::Iptables | Mode::Ipvs | Mode::Userspace => wire.iptables.masquerade_all,
+        },
         masquerade_bit,
-        sync: sync_periods(wire, mode, &mut checks),
-        config_sync_period: config_sync_period(wire, &mut checks),
-        oom_score_adj: checks.number(
-            "oomScoreAdj",
-            wire.oom_score_adj.unwrap_or(-999),
-            (-1000, 1000),
-        ),
-        conntrack: conntrack(wire, &mut checks),
-        ipvs: ipvs(wire, mode, &mut checks),
-        logging: logging(wire, &mut checks),
+        sync,
+        config_sync_period,
+        oom_score_adj,
+        conntrack,
+        ipvs,
+        logging: logging(wire, checks),
     };
-    if checks.problems.is_empty() { Ok(config) } else { Err(checks.problems) }
+    if checks.problems.is_empty() { Ok(config) } else { Err(std::mem::take(&mut checks.problems)) }
 }
 
-fn mode(wire: &KubeProxyConfiguration, checks: &mut Checks) -> Mode {
-    let name = wire.mode.as_deref().unwrap_or_default();
-    Mode::from_name(name).unwrap_or_else(|| {
-        let rule = "must be nftables, iptables, ipvs, userspace or empty (which means iptables)";
-        checks.problem("mode", name, rule);
-        Mode::Iptables
+/// The iptables section is checked in every mode, the nftables section in its own. The IPVS mode and the
+/// userspace mode read the iptables section.
+fn masquerade_bit(wire: &KubeProxyConfiguration, mode: Option<Mode>, checks: &mut Checks) -> u8 {
+    let field = ("iptables.masqueradeBit", "KubeProxyIPTablesConfiguration.MasqueradeBit");
+    let iptables = checks.bit(field, wire.iptables.masquerade_bit);
+    if mode != Some(Mode::Nftables) {
+        return iptables;
+    }
+    let field = ("nftables.masqueradeBit", "KubeProxyNFTablesConfiguration.MasqueradeBit");
+    checks.bit(field, wire.nftables.masquerade_bit)
+}
+
+/// The section is checked in its own mode only.
+fn ipvs(wire: &KubeProxyConfiguration, mode: Option<Mode>, checks: &mut Checks) -> Ipvs {
+    let mut unchecked = Checks::default();
+    let checks = if mode == Some(Mode::Ipvs) { checks } else { &mut unchecked };
+    let section = &wire.ipvs;
+    Ipvs {
+        tcp_timeout: checks.timeout(
+            ("ipvs.tcpTimeout", "KubeProxyIPVSConfiguration.TCPTimeout"),
+            section.tcp_timeout,
+        ),
+        tcp_fin_timeout: checks.timeout(
+            ("ipvs.tcpFinTimeout", "KubeProxyIPVSConfiguration.TCPFinTimeout"),
+            section.tcp_fin_timeout,
+        ),
+        udp_timeout: checks.timeout(
+            ("ipvs.udpTimeout", "KubeProxyIPVSConfiguration.UDPTimeout"),
+            section.udp_timeout,
+        ),
+        scheduler: section.scheduler.clone(),
+        exclude_cidrs: checks.cidrs(
+            ("ipvs.excludeCIDRs", "KubeProxyIPVSConfiguration.ExcludeCidrs"),
+            &section.exclude_cidrs,
+            "must be a valid CIDR",
+        ),
+        strict_arp: section.strict_arp,
+    }
+}
+
+fn conntrack(wire: &KubeProxyConfiguration, checks: &mut Checks) -> Conntrack {
+    const PATH: &str = "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration";
+    let section = &wire.conntrack;
+    let path = |name: &str| format!("{PATH}.{name}");
+    let mut timeout = |field: &str, name: &str, value: Option<GoDuration>| {
+        checks.timeout((field, &path(name)), value.unwrap_or_default())
+    };
+    let established = section.tcp_established_timeout;
+    let close_wait = section.tcp_close_wait_timeout;
+    Conntrack {
+        tcp_established: timeout(
+            "conntrack.tcpEstablishedTimeout",
+            "TCPEstablishedTimeout",
+            established,
+        ),
+        tcp_close_wait: timeout("conntrack.tcpCloseWaitTimeout", "TCPCloseWaitTimeout", close_wait),
+        tcp_be_liberal: section.tcp_be_liberal,
+        udp: timeout("conntrack.udpTimeout", "UDPTimeout", Some(section.udp_timeout)),
+        udp_stream: timeout(
+            "conntrack.udpStreamTimeout",
+            "UDPStreamTimeout",
+            Some(section.udp_stream_timeout),
+        ),
+        max_per_core: Some(
+            checks
+                .not_negative(("conntrack.maxPerCore", &path("MaxPerCore")), section.max_per_core),
+        )
+        .filter(|max| *max != 0),
+        min: checks.not_negative(("conntrack.min", &path("Min")), section.min),
+    }
+}
+
+fn oom_score_adj(wire: &KubeProxyConfiguration, checks: &mut Checks) -> i16 {
+    let value = wire.oom_score_adj.unwrap_or_default();
+    i16::try_from(value).ok().filter(|score| (-1000..=1000).contains(score)).unwrap_or_else(|| {
+        let field = ("oomScoreAdj", "KubeProxyLinuxConfiguration.OOMScoreAdj");
+        checks.invalid(field, value, "must be within the range [-1000, 1000]");
+        0
     })
 }
 
-fn client(wire: &KubeProxyConfiguration, checks: &mut Checks) -> super::ClientConnection {
-    let client = wire.client_connection.clone().unwrap_or_default();
-    if let Some(burst) = client.burst.filter(|burst| *burst < 0) {
-        checks.problem("clientConnection.burst", burst, "must not be negative");
+fn client(wire: &KubeProxyConfiguration, checks: &mut Checks) {
+    let field = ("clientConnection.burst", "ClientConnection.Burst");
+    checks.not_negative(field, Some(wire.client_connection.burst));
+}
+
+fn sync_periods(wire: &KubeProxyConfiguration, mode: Mode, checks: &mut Checks) -> SyncPeriods {
+    let (section, min, period) = match mode {
+        Mode::Nftables => ("nftables", wire.nftables.min_sync_period, wire.nftables.sync_period),
+        Mode::Ipvs => ("ipvs", wire.ipvs.min_sync_period, wire.ipvs.sync_period),
+        Mode::Iptables | Mode::Userspace => {
+            ("iptables", wire.iptables.min_sync_period, wire.iptables.sync_period)
+        }
+    };
+    let (min_field, period_field) =
+        (format!("{section}.minSyncPeriod"), format!("{section}.syncPeriod"));
+    let period_field = (period_field.as_str(), "SyncPeriod");
+    let periods = SyncPeriods {
+        period: checks.positive(period_field, period, POSITIVE),
+        min: checks.duration((&min_field, "MinSyncPeriod"), min),
+    };
+    if min > period {
+        let rule = "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod";
+        checks.invalid(period_field, period, rule);
     }
-    client
+    periods
 }
 
 fn bind_address(wire: &KubeProxyConfiguration, checks: &mut Checks) -> IpAddr {
-    let default = Family::V4.unspecified();
-    let Some(text) = non_empty(wire.bind_address.as_deref()) else { return default };
-    parse_ip(text).unwrap_or_else(|| {
-        checks.problem("bindAddress", text, "must be an IP address");
-        default
+    parse_ip(&wire.bind_address).unwrap_or_else(|| {
+        let rule = "not a valid textual representation of an IP address";
+        checks.invalid(("bindAddress", "BindAddress"), &wire.bind_address, rule);
+        Family::V4.unspecified()
     })
 }
 
-/// Default sockets of health and metrics, of the bind address's family.
-fn default_sockets(bind_address: IpAddr) -> (SocketAddr, SocketAddr) {
-    let family = Family::of(bind_address);
-    let loopback = match family {
-        Family::V4 => IpAddr::from([127, 0, 0, 1]),
-        Family::V6 => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
-    };
-    (SocketAddr::new(family.unspecified(), HEALTHZ_PORT), SocketAddr::new(loopback, METRICS_PORT))
+fn node_port_addresses(wire: &KubeProxyConfiguration, checks: &mut Checks) -> NodePortAddresses {
+    const FIELD: Field<'_> = ("nodePortAddresses", "NodePortAddresses");
+    let texts = wire.node_port_addresses.as_slice();
+    match texts {
+        [] => return NodePortAddresses::All,
+        [only] if only == "primary" => return NodePortAddresses::Primary,
+        _ => {}
+    }
+    let primary = texts.iter().position(|text| text == "primary");
+    let nets =
+        checks.cidrs(FIELD, &texts[..primary.unwrap_or(texts.len())], "must be a valid CIDR");
+    if let Some(index) = primary {
+        let (field, path) = (format!("{}[{index}]", FIELD.0), format!("{}[{index}]", FIELD.1));
+        checks.invalid((&field, &path), "primary", "can't use both 'primary' and CIDRs");
+    }
+    NodePortAddresses::Cidrs(nets)
+}
+
+/// Upstream allows the previous minor version only, and Sluice hides no metrics.
+fn hidden_metrics(wire: &KubeProxyConfiguration, checks: &mut Checks) {
+    let version = &wire.show_hidden_metrics_for_version;
+    let previous = super::previous_minor();
+    if !version.is_empty() && *version != previous {
+        let rule = format!("must be omitted or have the value '{previous}'");
+        let field = ("showHiddenMetricsForVersion", "ShowHiddenMetricsForVersion");
+        checks.invalid(field, version, &rule);
+    }
 }
 
 fn detect_local(wire: &KubeProxyConfiguration, checks: &mut Checks) -> (DetectLocal, Vec<IpNet>) {
-    let section = wire.detect_local.clone().unwrap_or_default();
-    let mut interface = |field: &str, name: Option<String>| {
-        let name = name.unwrap_or_default();
+    const BRIDGE: Field<'_> =
+        ("detectLocal.bridgeInterface", "DetectLocalConfiguration.InterfaceName");
+    const PREFIX: Field<'_> =
+        ("detectLocal.interfaceNamePrefix", "DetectLocalConfiguration.InterfacePrefix");
+    let section = &wire.detect_local;
+    let mut interface = |field, name: &String| {
         if name.is_empty() {
-            checks.problem(field, &name, "must be set in this detectLocalMode");
+            checks.invalid(field, name, "must not be empty");
         }
-        name
+        name.clone()
     };
-    let mode = wire.detect_local_mode.as_deref().unwrap_or_default();
-    let detect = match mode {
+    let detect = match wire.detect_local_mode.as_str() {
         "" | "ClusterCIDR" => {
             let cidrs = cluster_cidrs(wire, checks);
             return (DetectLocal::ClusterCidr(cidrs.clone()), cidrs);
         }
         "NodeCIDR" => DetectLocal::NodeCidr,
-        "BridgeInterface" => DetectLocal::BridgeInterface(interface(
-            "detectLocal.bridgeInterface",
-            section.bridge_interface,
-        )),
-        "InterfaceNamePrefix" => DetectLocal::InterfaceNamePrefix(interface(
-            "detectLocal.interfaceNamePrefix",
-            section.interface_name_prefix,
-        )),
+        "BridgeInterface" => {
+            DetectLocal::BridgeInterface(interface(BRIDGE, &section.bridge_interface))
+        }
+        "InterfaceNamePrefix" => {
+            DetectLocal::InterfaceNamePrefix(interface(PREFIX, &section.interface_name_prefix))
+        }
         other => {
-            let rule = "must be ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix";
-            checks.problem("detectLocalMode", other, rule);
+            let rule = "supported values: \"BridgeInterface\", \"ClusterCIDR\", \
+                        \"InterfaceNamePrefix\", \"NodeCIDR\", \"\"";
+            checks.unsupported(("detectLocalMode", "DetectLocalMode"), other, rule);
             DetectLocal::NodeCidr
         }
     };
@@ -223,151 +342,76 @@ fn detect_local(wire: &KubeProxyConfiguration, checks: &mut Checks) -> (DetectLo
 }
 
 fn cluster_cidrs(wire: &KubeProxyConfiguration, checks: &mut Checks) -> Vec<IpNet> {
-    let Some(text) = non_empty(wire.cluster_cidr.as_deref()) else { return Vec::new() };
-    let cidrs: Vec<IpNet> =
-        text.split(',').filter_map(|part| checks.cidr("clusterCIDR", part.trim())).collect();
-    let one_family = |a, b| Family::of_net(a) == Family::of_net(b);
-    if cidrs.len() > 2 || matches!(cidrs.as_slice(), [a, b] if one_family(a, b)) {
-        checks.problem("clusterCIDR", text, "must be one prefix, or one IPv4 and one IPv6 prefix");
+    const FIELD: Field<'_> = ("clusterCIDR", "DetectLocalConfiguration.ClusterCIDRs");
+    const PAIR: &str = "must be a either a single CIDR or dual-stack pair of CIDRs \
+                        (e.g. [10.100.0.0/16, fde4:8dba:82e1::/48]";
+    if wire.cluster_cidr.is_empty() {
+        return Vec::new();
     }
-    cidrs
-}
-
-fn node_port_addresses(
-    wire: &KubeProxyConfiguration,
-    mode: Mode,
-    checks: &mut Checks,
-) -> NodePortAddresses {
-    const FIELD: &str = "nodePortAddresses";
-    let texts = wire.node_port_addresses.as_deref().unwrap_or_default();
-    match texts {
-        [] if mode == Mode::Nftables => NodePortAddresses::Primary,
-        [] => NodePortAddresses::All,
-        [only] if only == "primary" => NodePortAddresses::Primary,
-        _ if texts.iter().any(|text| text == "primary") => {
-            checks.problem(
-                FIELD,
-                texts.join(","),
-                "must be either \"primary\" or a list of prefixes",
-            );
-            NodePortAddresses::Primary
-        }
-        _ => NodePortAddresses::Cidrs(checks.cidrs(FIELD, texts)),
+    let texts: Vec<String> =
+        wire.cluster_cidr.split(',').map(|text| text.trim().to_owned()).collect();
+    if texts.len() > 2 {
+        checks.invalid(FIELD, &texts, PAIR);
+        return Vec::new();
     }
-}
-
-fn localhost_node_ports(wire: &KubeProxyConfiguration) -> bool {
-    wire.iptables.as_ref().and_then(|section| section.localhost_node_ports).unwrap_or(true)
-}
-
-/// Whether to masquerade everything, and with which mark bit. The IPVS mode reads the iptables
-/// section, and so does the userspace mode.
-fn masquerade(wire: &KubeProxyConfiguration, mode: Mode, checks: &mut Checks) -> (bool, u8) {
-    let iptables = wire.iptables.clone().unwrap_or_default();
-    let nftables = wire.nftables.clone().unwrap_or_default();
-    let mut bit = |field, value: Option<i64>| checks.number(field, value.unwrap_or(14), (0_u8, 31));
-    let iptables_bit = bit("iptables.masqueradeBit", iptables.masquerade_bit);
-    match mode {
-        Mode::Nftables => (
-            nftables.masquerade_all.unwrap_or(false),
-            bit("nftables.masqueradeBit", nftables.masquerade_bit),
-        ),
-        Mode::Iptables | Mode::Ipvs | Mode::Userspace => {
-            (iptables.masquerade_all.unwrap_or(false), iptables_bit)
-        }
+    let rule = "must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)";
+    let nets = checks.cidrs(FIELD, &texts, rule);
+    if matches!(nets.as_slice(), [a, b] if Family::of_net(a) == Family::of_net(b)) {
+        checks.invalid(FIELD, &texts, PAIR);
     }
-}
-
-fn sync_periods(wire: &KubeProxyConfiguration, mode: Mode, checks: &mut Checks) -> SyncPeriods {
-    let zero = GoDuration::ZERO;
-    let second = GoDuration::from_secs(1);
-    let (section, min_default, min, period) = match mode {
-        Mode::Nftables => {
-            let section = wire.nftables.clone().unwrap_or_default();
-            ("nftables", second, section.min_sync_period, section.sync_period)
-        }
-        Mode::Ipvs => {
-            let section = wire.ipvs.clone().unwrap_or_default();
-            ("ipvs", zero, section.min_sync_period, section.sync_period)
-        }
-        Mode::Iptables | Mode::Userspace => {
-            let section = wire.iptables.clone().unwrap_or_default();
-            ("iptables", second, section.min_sync_period, section.sync_period)
-        }
-    };
-    let set = |value: Option<GoDuration>| value.filter(|value| *value != zero);
-    let min_field = format!("{section}.minSyncPeriod");
-    let period_field = format!("{section}.syncPeriod");
-    let min = checks.duration(&min_field, set(min), min_default);
-    let period = set(period).unwrap_or(GoDuration::from_secs(30));
-    let period_duration = checks.duration(&period_field, Some(period), period);
-    if period > zero && min > period_duration {
-        checks.problem(&period_field, period, &format!("must not be less than {min_field}"));
-    }
-    SyncPeriods { min, period: period_duration }
-}
-
-fn config_sync_period(wire: &KubeProxyConfiguration, checks: &mut Checks) -> Duration {
-    let set = wire.config_sync_period.filter(|period| *period != GoDuration::ZERO);
-    checks.duration("configSyncPeriod", set, GoDuration::from_secs(15 * 60))
-}
-
-fn conntrack(wire: &KubeProxyConfiguration, checks: &mut Checks) -> Conntrack {
-    let section = wire.conntrack.clone().unwrap_or_default();
-    let zero = GoDuration::ZERO;
-    let hour = GoDuration::from_secs(3600);
-    let day = GoDuration::from_secs(24 * 3600);
-    // The API's type is a signed 32-bit integer.
-    let limits = (0_u32, i32::MAX.unsigned_abs());
-    let max_per_core =
-        checks.number("conntrack.maxPerCore", section.max_per_core.unwrap_or(32 * 1024), limits);
-    Conntrack {
-        max_per_core: Some(max_per_core).filter(|max| *max != 0),
-        min: checks.number("conntrack.min", section.min.unwrap_or(128 * 1024), limits),
-        tcp_established: checks.timeout(
-            "conntrack.tcpEstablishedTimeout",
-            section.tcp_established_timeout,
-            day,
-        ),
-        tcp_close_wait: checks.timeout(
-            "conntrack.tcpCloseWaitTimeout",
-            section.tcp_close_wait_timeout,
-            hour,
-        ),
-        tcp_be_liberal: section.tcp_be_liberal.unwrap_or(false),
-        udp: checks.timeout("conntrack.udpTimeout", section.udp_timeout, zero),
-        udp_stream: checks.timeout("conntrack.udpStreamTimeout", section.udp_stream_timeout, zero),
-    }
-}
-
-/// As upstream, the section is checked in its own mode only.
-fn ipvs(wire: &KubeProxyConfiguration, mode: Mode, checks: &mut Checks) -> Ipvs {
-    let mut unchecked = Checks::default();
-    let checks = if mode == Mode::Ipvs { checks } else { &mut unchecked };
-    let section = wire.ipvs.clone().unwrap_or_default();
-    let zero = GoDuration::ZERO;
-    let excluded = section.exclude_cidrs.unwrap_or_default();
-    Ipvs {
-        scheduler: section.scheduler.unwrap_or_default(),
-        exclude_cidrs: checks.cidrs("ipvs.excludeCIDRs", &excluded),
-        strict_arp: section.strict_arp.unwrap_or(false),
-        tcp_timeout: checks.timeout("ipvs.tcpTimeout", section.tcp_timeout, zero),
-        tcp_fin_timeout: checks.timeout("ipvs.tcpFinTimeout", section.tcp_fin_timeout, zero),
-        udp_timeout: checks.timeout("ipvs.udpTimeout", section.udp_timeout, zero),
-    }
+    nets
 }
 
 fn logging(wire: &KubeProxyConfiguration, checks: &mut Checks) -> Logging {
-    let section = wire.logging.clone().unwrap_or_default();
-    let format = match section.format.as_deref() {
-        None | Some("" | "text") => LogFormat::Text,
-        Some("json") => LogFormat::Json,
-        Some(other) => {
-            checks.problem("logging.format", other, "must be text or json");
+    let section = &wire.logging;
+    let flush = ("logging.flushFrequency", "logging.flushFrequency");
+    checks.positive(flush, section.flush_frequency, "Must be greater than zero");
+    let format = match section.format.as_str() {
+        "" | "text" => LogFormat::Text,
+        "json" => LogFormat::Json,
+        other => {
+            let field = ("logging.format", "logging.format");
+            checks.invalid(field, other, "Unsupported log format");
             LogFormat::Text
         }
     };
-    let limits = (0_u32, i32::MAX.unsigned_abs());
-    let verbosity = checks.number("logging.verbosity", section.verbosity.unwrap_or(0), limits);
-    Logging { format, verbosity }
+    if section.verbosity > i32::MAX.unsigned_abs() {
+        let field = ("logging.verbosity", "logging.verbosity");
+        checks.invalid(field, section.verbosity, &format!("Must be <= {}", i32::MAX));
+    }
+    vmodule(wire, format, checks);
+    let alpha = wire.feature_gates.get(gates::LOGGING_ALPHA) == Some(&true);
+    let rule = format!("Feature {} is disabled", gates::LOGGING_ALPHA);
+    for (name, options) in [("text", &section.options.text), ("json", &section.options.json)] {
+        let field = |field: &str| format!("logging.options.{name}.{field}");
+        if options.split_stream && !alpha {
+            checks.forbidden((&field("splitStream"), &field("splitStream")), &rule);
+        }
+        if !options.info_buffer_size.is_zero() && !alpha {
+            checks.forbidden((&field("infoBufferSize"), &field("infoBufferSize")), &rule);
+        }
+    }
+    Logging { format, verbosity: section.verbosity }
+}
+
+fn vmodule(wire: &KubeProxyConfiguration, format: LogFormat, checks: &mut Checks) {
+    let items = &wire.logging.vmodule;
+    if !items.is_empty() && format != LogFormat::Text {
+        let rule = "Only supported for text log format";
+        checks.forbidden(("logging.vmodule", "logging.vmodule"), rule);
+    }
+    for (index, item) in items.iter().enumerate() {
+        let field = format!("logging.vmodule[{index}]");
+        let field = (field.as_str(), field.as_str());
+        if item.file_pattern.is_empty() {
+            checks.required(field, "File pattern must not be empty");
+        }
+        if item.file_pattern.contains(['=', ',']) {
+            let rule = "File pattern must not contain equal sign or comma";
+            checks.invalid(field, &item.file_pattern, rule);
+        }
+        if item.verbosity > i32::MAX.unsigned_abs() {
+            checks.invalid(field, item.verbosity, &format!("Must be <= {}", i32::MAX));
+        }
+    }
 }

@@ -42,11 +42,11 @@ fn an_empty_file_has_the_defaults_of_kube_proxy() {
     let config = config("");
     let expected = Config {
         mode: Mode::Iptables,
-        client: ClientConnection::default(),
+        kubeconfig: None,
         hostname_override: None,
         bind_address: "0.0.0.0".parse().expect("an address"),
-        healthz_bind_address: "0.0.0.0:10256".parse().expect("a socket"),
-        metrics_bind_address: "127.0.0.1:10249".parse().expect("a socket"),
+        healthz_bind_address: "0.0.0.0:10256".parse().ok(),
+        metrics_bind_address: "127.0.0.1:10249".parse().ok(),
         bind_address_hard_fail: false,
         enable_profiling: false,
         feature_gates: Default::default(),
@@ -79,17 +79,16 @@ fn an_empty_file_has_the_defaults_of_kube_proxy() {
         logging: Logging { format: LogFormat::Text, verbosity: 0 },
     };
     assert_eq!(config, expected);
-    assert_eq!(config.kubeconfig(), None);
 }
 
 #[test]
 fn the_file_of_kubeadm_is_the_defaults() {
     let Loaded { config, warnings, .. } = fixture("kubeadm.yaml");
     assert_eq!(warnings, [""; 0]);
-    assert_eq!(config.kubeconfig(), Some("/var/lib/kube-proxy/kubeconfig.conf".into()));
+    assert_eq!(config.kubeconfig, Some("/var/lib/kube-proxy/kubeconfig.conf".into()));
     let cidrs = nets(&["10.244.0.0/16"]);
     let expected = Config {
-        client: config.client.clone(),
+        kubeconfig: config.kubeconfig.clone(),
         detect_local: DetectLocal::ClusterCidr(cidrs.clone()),
         cluster_cidrs: cidrs,
         ..self::config("")
@@ -115,7 +114,7 @@ fn the_old_file_of_eks_loads_and_names_what_it_ignores() {
         ["unknown field conntrack.max is ignored", "unknown field udpIdleTimeout is ignored"];
     assert_eq!(warnings, unknown);
     assert_eq!(config.detect_local, DetectLocal::ClusterCidr(vec![]));
-    assert_eq!(config.metrics_bind_address, "0.0.0.0:10249".parse().expect("a socket"));
+    assert_eq!(config.metrics_bind_address, "0.0.0.0:10249".parse().ok());
     assert_eq!(config.oom_score_adj, -998);
     // As upstream, a zero in the iptables section means the default.
     assert_eq!(config.sync.min, Duration::from_secs(1));
@@ -187,7 +186,8 @@ fn node_port_addresses_are_primary_prefixes_or_all() {
 fn addresses_may_lack_their_port_and_follow_the_bind_address() {
     let sockets = |body| {
         let config = config(body);
-        (config.healthz_bind_address.to_string(), config.metrics_bind_address.to_string())
+        let text = |address: Option<SocketAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+        (text(config.healthz_bind_address), text(config.metrics_bind_address))
     };
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
     assert_eq!(sockets("bindAddress: '::'"), pair("[::]:10256", "[::1]:10249"));
@@ -209,17 +209,23 @@ fn every_bad_value_is_a_problem_of_its_field() {
         ("healthzBindAddress: '0.0.0.0:0'", vec!["healthzBindAddress"]),
         ("metricsBindAddress: ':10249'", vec!["metricsBindAddress"]),
         ("metricsBindAddress: '127.0.0.1:70000'", vec!["metricsBindAddress"]),
-        ("clusterCIDR: 10.0.0.0", vec!["clusterCIDR"]),
+        ("metricsBindAddress: 'x:y'", vec!["metricsBindAddress", "metricsBindAddress"]),
+        ("metricsBindAddress: 'x'", vec!["metricsBindAddress"]),
+        ("clusterCIDR: 10.0.0.0", vec!["clusterCIDR[0]"]),
         ("clusterCIDR: '10.0.0.0/8,11.0.0.0/8'", vec!["clusterCIDR"]),
         ("clusterCIDR: '10.0.0.0/8,fd00::/8,11.0.0.0/8'", vec!["clusterCIDR"]),
         ("detectLocalMode: Magic", vec!["detectLocalMode"]),
         ("detectLocalMode: BridgeInterface", vec!["detectLocal.bridgeInterface"]),
         ("detectLocalMode: InterfaceNamePrefix", vec!["detectLocal.interfaceNamePrefix"]),
-        ("nodePortAddresses: [primary, 10.0.0.0/8]", vec!["nodePortAddresses"]),
+        ("nodePortAddresses: [primary, 10.0.0.0/8]", vec!["nodePortAddresses[0]"]),
         ("nodePortAddresses: [10.0.0.0/8, x]", vec!["nodePortAddresses[1]"]),
+        ("nodePortAddresses: [x, primary]", vec!["nodePortAddresses[0]", "nodePortAddresses[1]"]),
         ("iptables: {masqueradeBit: 32}", vec!["iptables.masqueradeBit"]),
         ("mode: nftables\nnftables: {masqueradeBit: -1}", vec!["nftables.masqueradeBit"]),
-        ("iptables: {syncPeriod: -1s}", vec!["iptables.syncPeriod"]),
+        (
+            "iptables: {syncPeriod: -1s}",
+            vec!["iptables.syncPeriod", "iptables.syncPeriod"], // also below minSyncPeriod
+        ),
         ("iptables: {minSyncPeriod: -1s}", vec!["iptables.minSyncPeriod"]),
         ("iptables: {syncPeriod: 1s, minSyncPeriod: 2s}", vec!["iptables.syncPeriod"]),
         ("configSyncPeriod: -1m", vec!["configSyncPeriod"]),
@@ -228,7 +234,22 @@ fn every_bad_value_is_a_problem_of_its_field() {
         ("conntrack: {udpTimeout: -1s}", vec!["conntrack.udpTimeout"]),
         ("clientConnection: {burst: -1}", vec!["clientConnection.burst"]),
         ("mode: ipvs\nipvs: {excludeCIDRs: [x]}", vec!["ipvs.excludeCIDRs[0]"]),
+        ("mode: ipvs\nipvs: {udpTimeout: -1s}", vec!["ipvs.udpTimeout"]),
         ("logging: {format: xml}", vec!["logging.format"]),
+        ("logging: {flushFrequency: -1s}", vec!["logging.flushFrequency"]),
+        ("logging: {verbosity: 4000000000}", vec!["logging.verbosity"]),
+        ("logging: {vmodule: [{filePattern: ''}]}", vec!["logging.vmodule[0]"]),
+        ("logging: {format: json, vmodule: [{filePattern: x}]}", vec!["logging.vmodule"]),
+        (
+            "logging: {options: {text: {splitStream: true}}}",
+            vec!["logging.options.text.splitStream"],
+        ),
+        (
+            "logging: {options: {json: {infoBufferSize: 1Ki}}}",
+            vec!["logging.options.json.infoBufferSize"],
+        ),
+        ("showHiddenMetricsForVersion: '1.16'", vec!["showHiddenMetricsForVersion"]),
+        ("featureGates: {NFTablesProxyMode: false}", vec!["featureGates"]),
     ];
     for (body, expected) in table {
         assert_eq!(problems(body), expected, "{body}");
@@ -241,14 +262,45 @@ fn sections_of_other_modes_are_not_checked() {
 }
 
 #[test]
+fn what_may_not_be_meant_is_remarked_on() {
+    let table = [
+        ("nodePortAddresses: [primary]", ""),
+        ("mode: nftables", ""),
+        ("mode: iptables", "nodePortAddresses is unset"),
+        ("nodePortAddresses: [10.0.0.0/8]", ""),
+        (
+            "nodePortAddresses: [10.0.0.0/8]\nclusterCIDR: '10.0.0.0/8,fd00::/8'",
+            "all local IPv6 IPs",
+        ),
+        ("nodePortAddresses: [fd00::/8]\nclusterCIDR: '10.0.0.0/8,fd00::/8'", "all local IPv4 IPs"),
+        ("mode: nftables\nfeatureGates: {NodeSwap: true, AllAlpha: true}", "gate NodeSwap"),
+    ];
+    for (body, expected) in table {
+        let remarks = config(body).remarks();
+        assert_eq!(remarks.len(), usize::from(!expected.is_empty()), "{body}: {remarks:?}");
+        assert!(remarks.concat().contains(expected), "{body}: {remarks:?}");
+    }
+    config(
+        "featureGates: {LoggingAlphaOptions: true}\nlogging: {options: {text: {splitStream: true}}}",
+    );
+}
+
+#[test]
 fn all_problems_are_reported_at_once() {
-    let body = "mode: magic\nclusterCIDR: x\noomScoreAdj: 5000\niptables: {masqueradeBit: 40}";
-    let error = parse_body(body).expect_err("four fields are wrong").to_string();
+    let body = "mode: magic\nclusterCIDR: x\noomScoreAdj: 5000\niptables: {masqueradeBit: 40}\n\
+                configSyncPeriod: -1m\ndetectLocalMode: ''";
+    let error = parse_body(body).expect_err("five fields are wrong").to_string();
     let expected = "the configuration file config.conf cannot be used:\n  \
-        mode: \"magic\" must be nftables, iptables, ipvs, userspace or empty (which means iptables)\n  \
-        clusterCIDR: \"x\" must be a prefix like 10.0.0.0/8 or fd00::/48\n  \
-        iptables.masqueradeBit: \"40\" must be from 0 to 31\n  \
-        oomScoreAdj: \"5000\" must be from -1000 to 1000";
+        KubeProxyConfiguration.KubeProxyIPTablesConfiguration.MasqueradeBit: Invalid value: 40: \
+        must be within the range [0, 31] (iptables.masqueradeBit)\n  \
+        KubeProxyConfiguration.KubeProxyLinuxConfiguration.OOMScoreAdj: Invalid value: 5000: \
+        must be within the range [-1000, 1000] (oomScoreAdj)\n  \
+        KubeProxyConfiguration.Mode.ProxyMode: Invalid value: \"magic\": must be iptables, ipvs, \
+        nftables, userspace or blank (blank means iptables) (mode)\n  \
+        KubeProxyConfiguration.ConfigSyncPeriod: Invalid value: \"-1m0s\": must be greater than 0 \
+        (configSyncPeriod)\n  \
+        KubeProxyConfiguration.DetectLocalConfiguration.ClusterCIDRs[0]: Invalid value: \"x\": must \
+        be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48) (clusterCIDR[0])";
     assert_eq!(error, expected);
 }
 
@@ -263,9 +315,16 @@ fn what_is_no_configuration_is_one_clear_error() {
         ("", "says apiVersion \"\" and kind \"\""),
         ("- a\n- b\n", "says apiVersion \"\" and kind \"\""),
         ("apiVersion: v1\nkind: Config\n", "says apiVersion \"v1\" and kind \"Config\""),
-        (&format!("{HEAD}oomScoreAdj: [1]\n"), "line 3"),
+        (&format!("{HEAD}oomScoreAdj: [1]\n"), "field oomScoreAdj: "),
+        (&format!("{HEAD}oomScoreAdj: 5000000000\n"), "field oomScoreAdj: "),
         (&format!("{HEAD}iptables:\n  syncPeriod: fast\n"), "\"fast\" is not a duration"),
-        (&format!("{HEAD}iptables: 5\n"), "line 3"),
+        (&format!("{HEAD}iptables: 5\n"), "field iptables: "),
+        (
+            &format!("{HEAD}mode: [x]\niptables: {{masqueradeBit: x, syncPeriod: 1d}}\n"),
+            "field iptables.masqueradeBit: invalid type: string \"x\", expected i32; \
+             field iptables.syncPeriod: \"1d\" is not a duration; write it like 30s, 5m or 1h30m; \
+             field mode: ",
+        ),
     ];
     for (yaml, expected) in table {
         let error = text(yaml);
@@ -279,14 +338,39 @@ fn what_is_no_configuration_is_one_clear_error() {
 
 #[test]
 fn repeated_and_unknown_fields_are_tolerated_and_named() {
-    let loaded = loaded("mode: ipvs\nmode: nftables\nMode: x\niptables: {masqueradebit: 1}\n");
+    let loaded = loaded(
+        "mode: ipvs\nmode: nftables\nMode: x\niptables: {masqueradebit: 1}\n\
+         featureGates: {Anything: true}\nnodePortAddresses: null\nlogging: {options: {xml: {}}}\n",
+    );
     assert_eq!(loaded.config.mode, Mode::Nftables);
     let [repeated, unknown @ ..] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
     assert!(repeated.contains("mode") && repeated.contains("last value"), "{repeated}");
     assert_eq!(
         unknown,
-        ["unknown field Mode is ignored", "unknown field iptables.masqueradebit is ignored"]
+        [
+            "unknown field Mode is ignored; mode may be meant",
+            "unknown field iptables.masqueradebit is ignored; iptables.masqueradeBit may be meant",
+            "unknown field logging.options.xml is ignored",
+        ]
     );
+}
+
+#[test]
+fn quantities_are_those_of_kubernetes() {
+    for (text, zero) in [
+        ("0", true),
+        ("0Ki", true),
+        ("512", false),
+        ("1.5Gi", false),
+        ("1e3", false),
+        ("0e9", true),
+    ] {
+        let quantity: Quantity = text.parse().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(quantity.is_zero(), zero, "{text}");
+    }
+    for text in ["", "Ki", "1Zi", "one", "1.2.3"] {
+        assert!(text.parse::<Quantity>().is_err(), "{text}");
+    }
 }
 
 #[test]

@@ -70,6 +70,11 @@ impl State {
         State { timeout, families: BTreeMap::new(), node: Eligibility::Ineligible }
     }
 
+    /// Changes how long a change may wait.
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     /// A change waits for being carried out. Only the oldest one matters.
     pub(super) fn queued(&mut self, family: Family, at: Moment) {
         self.families.entry(family).or_default().waiting_since.get_or_insert(at.monotonic);

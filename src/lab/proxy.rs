@@ -93,6 +93,21 @@ impl Proxy {
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(configuration.as_bytes()).map_err(failed)?;
         }
+        Ok(Proxy::listen_to(child))
+    }
+
+    /// Starts a daemon in the calling thread's namespaces, with a command line of the caller's own.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn start_as(command: &mut Command) -> Result<Proxy, Error> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let program = command.get_program().to_string_lossy().into_owned();
+        let child = command.spawn().map_err(|source| Error::Start { program, source })?;
+        Ok(Proxy::listen_to(child))
+    }
+
+    fn listen_to(mut child: Child) -> Proxy {
         let log = Arc::new(Log::default());
         let (pipe, sink) = (child.stderr.take(), Arc::clone(&log));
         let reader = std::thread::spawn(move || {
@@ -102,7 +117,7 @@ impl Proxy {
                 sink.grown.notify_all();
             }
         });
-        Ok(Proxy { child, log, reader: Some(reader) })
+        Proxy { child, log, reader: Some(reader) }
     }
 
     /// All that it said so far.

@@ -56,6 +56,11 @@ impl Pacer {
         }
     }
 
+    /// Other intervals count from now on.
+    pub(super) fn set_periods(&mut self, periods: SyncPeriods) {
+        self.periods = periods;
+    }
+
     /// Something changed.
     pub(super) fn request(&mut self) {
         self.changed = true;

@@ -86,7 +86,7 @@ pub(super) fn chains(table: &ForwardingTable, options: Options) -> Chains {
     };
     let (family, mark) = (table.family, table.host.masquerade_mark);
     put(Table::Nat, names::MARK_MASQ, vec![Rule::new().then(Target::SetMark(mark))]);
-    put(Table::Nat, names::POSTROUTING, postrouting(family, mark, options));
+    put(Table::Nat, names::POSTROUTING, postrouting(table, options));
     if let PodDetector::Cidrs(nets) = &table.host.pods
         && nets.len() > 1
     {
@@ -158,7 +158,15 @@ fn node_port_addresses(
 /// An endpoint that reaches itself gets this node's address as the source, or it would answer past
 /// address translation. One rule compares source and destination, whatever the number of endpoints;
 /// the classic layout has a rule per endpoint.
-fn postrouting(family: Family, mark: u32, options: Options) -> Vec<Rule> {
+fn postrouting(table: &ForwardingTable, options: Options) -> Vec<Rule> {
+    let (family, mark) = (table.family, table.host.masquerade_mark);
+    // It does nothing but count: `Counted::LOCALHOST_NODE_PORTS`.
+    let on_localhost = Rule::new()
+        .comment("connections to node ports on localhost")
+        .when(Match::TranslatedFrom(loopback(family)));
+    let counts =
+        protects_localnet(family, options) && table.host.node_ports == NodePortAddresses::AnyLocal;
+    let on_localhost = counts.then_some(on_localhost);
     let translated = Match::CtState(Sense::Is, "DNAT");
     let hairpin = Rule::new()
         .comment("a pod that reached itself through a service")
@@ -171,7 +179,7 @@ fn postrouting(family: Family, mark: u32, options: Options) -> Vec<Rule> {
         Rule::new().comment("kubernetes service traffic requiring SNAT").then(Target::Masquerade),
     ];
     let hairpin = (options.layout == Layout::Compact).then_some(hairpin);
-    hairpin.into_iter().chain(rest).collect()
+    on_localhost.into_iter().chain(hairpin).chain(rest).collect()
 }
 
 fn forward(mark: u32, options: Options) -> Vec<Rule> {

@@ -1,7 +1,7 @@
 //! From an address to the chain of its Service, without a walk past all Services.
 //!
 //! A chain that would get too long is split by the next bits of the address (four at a time) into
-//! chains of one prefix each: `-d 10.96.16.0/20 -j KUBE-IP-10.96.16.0/20`. A packet that is not in a
+//! chains of one prefix each: `-d 10.96.16.0/20 -j KUBE-SVC-10.96.16.0/20`. A packet that is not in a
 //! prefix passes all of its rules at once. With few Services there is nothing to split, and the chain
 //! looks as it always did. The shape depends on the set of addresses alone.
 
@@ -70,10 +70,10 @@ impl Dispatch {
 
     fn prefix(self) -> &'static str {
         match self {
-            Dispatch::Services | Dispatch::ClusterIps => "KUBE-IP-",
-            Dispatch::NodePorts | Dispatch::ExternalNodePorts => "KUBE-NP-",
-            Dispatch::Firewall => "KUBE-FWIP-",
-            Dispatch::External => "KUBE-EXIP-",
+            Dispatch::Services | Dispatch::ClusterIps => "KUBE-SVC-",
+            Dispatch::NodePorts | Dispatch::ExternalNodePorts => "KUBE-EXT-",
+            Dispatch::Firewall => "KUBE-FW-",
+            Dispatch::External => "KUBE-EXT-",
         }
     }
 }

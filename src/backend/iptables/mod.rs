@@ -2,13 +2,17 @@
 //!
 //! Reading order: [`names`] has the chains, [`rule`] the words of rules, [`service`] writes one
 //! Service's plan down, [`dispatch`] leads packets to it, [`base`] is what holds it all, [`desired`]
-//! keeps it up to date, [`observed`] compares it with the kernel, [`script`] is what is applied.
+//! keeps it up to date, [`observed`] compares it with the kernel, [`script`] is what is applied,
+//! [`isolation`] finds out which Service the kernel refuses.
 //! `docs/modes/iptables.md` explains the shape.
 
 mod base;
 mod desired;
 mod dispatch;
+mod isolation;
 mod line;
+#[cfg(test)]
+mod model;
 mod names;
 mod observed;
 mod rule;
@@ -21,15 +25,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::desired::Desired;
 use self::observed::Observed;
-use self::script::Script;
-use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
+use self::script::{Blame, Script, Written};
+use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::xtables::{self, Table, Xtables, XtablesError};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{ForwardingTable, NodePortAddresses};
 
-/// How often a script is written again without the Services whose rules were refused.
-const ROUNDS: usize = 8;
+/// How many scripts are tried, each without the Service whose line was refused in the one before.
+const ROUNDS: usize = 16;
 
 /// The shape of the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -180,8 +184,10 @@ impl<T: Tables> Iptables<T> {
         if believed.is_none() {
             self.route_localnet(table);
         }
-        let mut last = None;
-        for _ in 0..ROUNDS {
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            let changed = believed.is_some().then_some(&scope.services);
             let (desired, script) = match believed.take() {
                 Some(mut desired) => {
                     let delta = desired.update(table, &scope.services);
@@ -190,32 +196,44 @@ impl<T: Tables> Iptables<T> {
                 None => self.compare(&without(table, refused.keys()))?,
             };
             let result = if script.is_empty() { Ok(()) } else { self.tables.restore(&script.text) };
-            match result {
-                Ok(()) => {
-                    self.programmed = Some(desired);
-                    let operations = script.operations;
-                    let refused = refused.into_iter();
-                    let refused =
-                        refused.map(|(service, reason)| RefusedService { service, reason });
-                    let refused = refused.collect();
-                    return Ok(Report { operations, observed, refused, ..Report::default() });
+            let Err(error) = result else {
+                self.programmed = Some(desired);
+                return Ok(self.report(script.written, observed, refused));
+            };
+            let (suspects, error) = match script.blame(error, changed) {
+                Blame::Service(name, error) if rounds < ROUNDS => {
+                    refused.insert(name, error.to_string());
+                    continue;
                 }
-                Err(XtablesError::Refused { program, line, message }) => {
-                    let (text, owner) = script.at(line);
-                    let message = format!("{message} ({text})");
-                    let Some(owner) = owner else {
-                        return Err(XtablesError::Refused { program, line, message });
-                    };
-                    refused.insert(owner.clone(), message.clone());
-                    last = Some(XtablesError::Refused { program, line, message });
-                }
-                Err(error) => return Err(error),
-            }
+                Blame::Service(_, error) => (script.services(), error),
+                Blame::OneOf(suspects, error) => (suspects, error),
+                Blame::Nobody(error) => return Err(error),
+            };
+            let written = self.isolate(table, &mut refused, suspects, &error)?;
+            return Ok(self.report(written, observed, refused));
         }
-        Err(last.unwrap_or_else(|| XtablesError::Failed {
-            program: "iptables-restore".to_owned(),
-            message: "nothing was tried".to_owned(),
-        }))
+    }
+
+    fn report(
+        &self,
+        written: Written,
+        observed: Observation,
+        refused: BTreeMap<ServiceName, String>,
+    ) -> Report {
+        // How many rules there are in the tables that carry traffic, and how many were written.
+        let count = |table: Table| Count {
+            kind: table.name(),
+            count: self.programmed.as_ref().map_or(0, |desired| desired.rules(table)),
+            written: written.rules.get(&table).copied().unwrap_or_default(),
+        };
+        let refused = refused.into_iter();
+        Report {
+            operations: written.operations,
+            observed,
+            refused: refused.map(|(service, reason)| RefusedService { service, reason }).collect(),
+            owned: [Table::Filter, Table::Nat].map(count).to_vec(),
+            ..Report::default()
+        }
     }
 }
 

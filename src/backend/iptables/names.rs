@@ -47,20 +47,11 @@ pub(super) const REJECT: &str = "KUBE-REJECT";
 pub(super) const EXTERNAL_NODE_PORTS: &str = "KUBE-EXTERNAL-NODEPORTS";
 
 /// Beginnings of the names of chains that belong to one Service or one part of a dispatch; whoever
-/// wrote such a chain, it is deleted when it is not needed. `KUBE-XLB-` was in use before Kubernetes
-/// 1.24.
-const PREFIXES: [&str; 10] = [
-    "KUBE-SVC-",
-    "KUBE-SVL-",
-    "KUBE-EXT-",
-    "KUBE-FW-",
-    "KUBE-SEP-",
-    "KUBE-XLB-",
-    "KUBE-IP-",
-    "KUBE-NP-",
-    "KUBE-FWIP-",
-    "KUBE-EXIP-",
-];
+/// wrote such a chain, it is deleted when it is not needed. The Go kube-proxy does the same by these
+/// (upstream: `pkg/proxy/iptables/proxier.go`, isServiceChainName): a chain with another name would
+/// outlive us, and what it leads to could not be deleted. `KUBE-XLB-` was in use before Kubernetes 1.24.
+const PREFIXES: [&str; 6] =
+    ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"];
 
 /// Whether a chain that is not needed is to be deleted.
 pub(super) fn is_perishable(chain: &str) -> bool {
@@ -92,6 +83,14 @@ impl PortName {
         }
     }
 
+    /// The chain that draws from a part of a pool.
+    pub(super) fn part(&self, kind: PoolKind, number: usize) -> Arc<str> {
+        match kind {
+            PoolKind::Cluster => self.chain("KUBE-SVC-", &format!(" part {number}")),
+            PoolKind::Local => self.chain("KUBE-SVL-", &format!(" part {number}")),
+        }
+    }
+
     /// The chain of traffic that comes to an external address.
     pub(super) fn external(&self) -> Arc<str> {
         self.chain("KUBE-EXT-", "")
@@ -116,6 +115,14 @@ impl fmt::Display for PortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// A number that is evenly distributed over texts, and the same on every machine (FNV-1a, 32 bits).
+pub(super) fn number(text: &str) -> usize {
+    let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    let mixed = text.bytes().fold(0x811c_9dc5, mix);
+    // Its low bits are the weakest.
+    usize::try_from(mixed ^ (mixed >> 16)).unwrap_or(0)
 }
 
 /// The first 80 bits of SHA-256, in base 32 (RFC 4648).

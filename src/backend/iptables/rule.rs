@@ -33,6 +33,8 @@ pub(super) enum Match {
     Comment(String),
     DestinationPort(Protocol, u16, u16),
     CtState(Sense, &'static str),
+    /// Its destination was translated, and was in this prefix before.
+    TranslatedFrom(IpNet),
     /// All bits of the mask are set in the packet's mark.
     Mark(Sense, u32),
     SourceIsLocal,
@@ -172,6 +174,9 @@ impl fmt::Display for Match {
                 write!(f, "{protocol} --dport {low}:{high}")
             }
             Match::CtState(sense, states) => write!(f, "conntrack {sense}--ctstate {states}"),
+            Match::TranslatedFrom(net) => {
+                write!(f, "conntrack --ctstate DNAT --ctorigdst {net}")
+            }
             Match::Mark(sense, mask) => write!(f, "mark {sense}--mark {mask:#x}/{mask:#x}"),
             Match::SourceIsLocal => f.write_str("addrtype --src-type LOCAL"),
             Match::DestinationIsLocal => f.write_str("addrtype --dst-type LOCAL"),

@@ -1,9 +1,11 @@
 //! What `iptables-restore` reads: only chains that change, each written as a whole.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::desired::Delta;
 use super::line::Line;
 use super::names::ChainId;
-use crate::kernel::xtables::Table;
+use crate::kernel::xtables::{Table, XtablesError};
 use crate::model::ServiceName;
 
 /// A line of a script that is about a built-in chain, where others have rules too.
@@ -19,8 +21,44 @@ pub(super) struct Script {
     pub(super) text: String,
     /// The Service of each line.
     owners: Vec<Option<ServiceName>>,
-    /// How many chains and rules it writes or deletes.
+    /// What it writes.
+    pub(super) written: Written,
+}
+
+/// What scripts write.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// How many chains and rules they write or delete.
     pub(super) operations: usize,
+    /// How many rules they write into each table.
+    pub(super) rules: BTreeMap<Table, usize>,
+}
+
+impl Written {
+    /// Takes in what another script wrote.
+    pub(super) fn add(&mut self, more: Written) {
+        self.operations += more.operations;
+        for (table, rules) in more.rules {
+            *self.rules.entry(table).or_default() += rules;
+        }
+    }
+}
+
+/// Whose fault it is that a script was not applied, and the error.
+#[derive(Debug)]
+pub(super) enum Blame {
+    /// This Service's: a line of it was refused.
+    Service(ServiceName, XtablesError),
+    /// Perhaps one of these: no line was named, or `COMMIT`.
+    OneOf(BTreeSet<ServiceName>, XtablesError),
+    /// The programs could not be used.
+    Nobody(XtablesError),
+}
+
+impl Blame {
+    fn of_one(suspects: BTreeSet<ServiceName>, error: XtablesError) -> Blame {
+        if suspects.is_empty() { Blame::Nobody(error) } else { Blame::OneOf(suspects, error) }
+    }
 }
 
 impl Script {
@@ -57,19 +95,49 @@ impl Script {
         self.owners.is_empty()
     }
 
+    /// Whose fault it is that this script was not applied. If only some Services have changed, it is
+    /// not the others', though a chain that leads to many of them may have been written.
+    pub(super) fn blame(
+        &self,
+        error: XtablesError,
+        changed: Option<&BTreeSet<ServiceName>>,
+    ) -> Blame {
+        let suspect = |name: &&ServiceName| changed.is_none_or(|changed| changed.contains(*name));
+        let suspects = || self.owners.iter().flatten().filter(suspect).cloned().collect();
+        match error {
+            XtablesError::Refused { program, line, message } => {
+                let (text, owner) = self.at(line);
+                let message = format!("{message} ({text})");
+                let error = XtablesError::Refused { program, line, message };
+                match owner {
+                    Some(owner) => Blame::Service(owner.clone(), error),
+                    None => Blame::of_one(suspects(), error),
+                }
+            }
+            XtablesError::Failed { .. } => Blame::of_one(suspects(), error),
+            error => Blame::Nobody(error),
+        }
+    }
+
+    /// The Services that it has lines for.
+    pub(super) fn services(&self) -> BTreeSet<ServiceName> {
+        self.owners.iter().flatten().cloned().collect()
+    }
+
     /// A line by its number, from 1, with the Service that it is for.
-    pub(super) fn at(&self, number: usize) -> (&str, Option<&ServiceName>) {
+    fn at(&self, number: usize) -> (&str, Option<&ServiceName>) {
         let Some(index) = number.checked_sub(1) else { return ("", None) };
         let owner = self.owners.get(index).and_then(Option::as_ref);
         (self.text.lines().nth(index).unwrap_or_default(), owner)
     }
 
     fn rule(&mut self, id: &ChainId, line: &Line) {
+        *self.written.rules.entry(id.table).or_default() += 1;
         self.change(format_args!("-A {} {}", id.name, line.text), line.owner.clone());
     }
 
     fn change(&mut self, text: std::fmt::Arguments<'_>, owner: Option<ServiceName>) {
-        self.operations += 1;
+        self.written.operations += 1;
         self.line(text, owner);
     }
 

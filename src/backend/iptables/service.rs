@@ -17,6 +17,12 @@ use crate::plan::{
     PortPlan, ServicePlan, SourceClass, Verdict,
 };
 
+/// How many endpoints a chain may draw from before the pool is drawn from in parts.
+pub(super) const LONGEST_POOL: usize = 64;
+
+/// How many endpoints a part has on average, at most.
+const PART: usize = 32;
+
 /// What rules of all Services have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Common<'a> {
@@ -269,18 +275,48 @@ impl Writer<'_> {
                 self.rule(Table::Nat, &chain, &rule);
             }
         }
-        for (endpoint, left) in endpoints.iter().zip((1..=endpoints.len()).rev()) {
-            let rule = self.about(endpoint);
-            let rule = match share(left) {
-                Some(share) => rule.when(Match::Random(share)),
-                None => rule,
-            };
+        if endpoints.len() <= LONGEST_POOL || self.has_chains_of_endpoints() {
+            self.draw(kind, &chain, endpoints.iter());
+        } else {
+            self.draw_in_parts(kind, &chain, endpoints);
+        }
+    }
+
+    /// Gives each endpoint its share, one rule after the other.
+    fn draw<'a>(
+        &mut self,
+        kind: PoolKind,
+        chain: &Arc<str>,
+        endpoints: impl ExactSizeIterator<Item = &'a PoolEndpoint>,
+    ) {
+        let mut left = endpoints.len();
+        for endpoint in endpoints {
+            let rule = at_random(self.about(endpoint), 1, left);
+            left -= 1;
             let rule = if self.has_chains_of_endpoints() {
                 rule.jump(&self.endpoint(kind, endpoint))
             } else {
-                rule.protocol(port.protocol).then(Target::Dnat(*endpoint))
+                rule.protocol(self.port.protocol).then(Target::Dnat(*endpoint))
             };
-            self.rule(Table::Nat, &chain, &rule);
+            self.rule(Table::Nat, chain, &rule);
+        }
+    }
+
+    /// Draws a part of the pool first, each by its size, and an endpoint of it then. Which part an
+    /// endpoint is in follows from its address, so that one that comes or goes changes two chains.
+    fn draw_in_parts(&mut self, kind: PoolKind, chain: &Arc<str>, endpoints: &[PoolEndpoint]) {
+        let count = endpoints.len().div_ceil(PART).next_power_of_two();
+        let mut parts: Vec<Vec<&PoolEndpoint>> = vec![Vec::new(); count];
+        for endpoint in endpoints {
+            parts[names::number(&place(endpoint)) % count].push(endpoint);
+        }
+        let mut left = endpoints.len();
+        for (number, part) in parts.into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
+            let then = self.id.part(kind, number);
+            let rule = Rule::new().comment(format!("{} -> {} of {left}", self.id, part.len()));
+            self.rule(Table::Nat, chain, &at_random(rule, part.len(), left).jump(&then));
+            left -= part.len();
+            self.draw(kind, &then, part.into_iter());
         }
     }
 
@@ -320,12 +356,17 @@ impl Writer<'_> {
     }
 }
 
-/// The probability of one among so many, in units of 2^-31, which is what the kernel compares with;
-/// none if there is only one. With each rule taking the nearest multiple for what is left, no
-/// endpoint's share is off by more than the last bit.
-fn share(left: usize) -> Option<u32> {
-    let left = u32::try_from(left).ok().filter(|left| *left > 1)?;
-    Some(((1_u32 << 31) + left / 2) / left)
+/// Lets a rule match with the probability of some among so many, in units of 2^-31, which is what the
+/// kernel compares with; always if there are no others. With each rule taking the nearest multiple for
+/// what is left, no endpoint's share is off by more than the last bit.
+fn at_random(rule: Rule, some: usize, left: usize) -> Rule {
+    let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let (some, left) = (wide(some), wide(left));
+    if some >= left {
+        return rule;
+    }
+    let share = ((some << 31) + left / 2) / left;
+    rule.when(Match::Random(u32::try_from(share).unwrap_or(1 << 31)))
 }
 
 /// Marks what `rule` matches, unless a pod sent it.

@@ -1,6 +1,5 @@
 //! The pure part of the mode: what a change costs, that any order of changes ends in the same rules,
-//! and that packets find through prefixes what they would find in one list. A strict model of
-//! `iptables-restore` refuses what the program would refuse.
+//! and that packets find through prefixes what they would find in one list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,8 +8,10 @@ use proptest::prelude::*;
 
 use super::dispatch::{self, Dispatch, Entry, Key, LONGEST, Rank, Shape};
 use super::line::{Chains, Line};
+use super::model::{BUILTIN, Model};
 use super::names::{self, ChainId};
 use super::rule::{Match, Rule};
+use super::service::LONGEST_POOL;
 use super::*;
 use crate::model::{Change, Condition, Service, Snapshot};
 use crate::net::Protocol;
@@ -23,130 +24,6 @@ const OPTIONS: Options = Options {
     out_of_window: OutOfWindow::Drop,
 };
 
-/// Tables as the programs keep them.
-#[derive(Debug, Clone, Default)]
-struct Model {
-    chains: BTreeMap<Table, BTreeMap<String, Vec<String>>>,
-    /// Rules with these words are refused.
-    refuses: Vec<&'static str>,
-    /// Somebody holds the lock.
-    locked: bool,
-    /// What was applied last.
-    script: String,
-    saves: usize,
-}
-
-const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
-
-fn refused(line: usize, message: impl Into<String>) -> XtablesError {
-    XtablesError::Refused { program: "model".to_owned(), line, message: message.into() }
-}
-
-impl Model {
-    fn table(&mut self, table: Table) -> &mut BTreeMap<String, Vec<String>> {
-        let builtin = || BUILTIN.map(|chain| (chain.to_owned(), Vec::new())).into();
-        self.chains.entry(table).or_insert_with(builtin)
-    }
-
-    fn line(&mut self, table: Table, text: &str) -> Result<(), String> {
-        if let Some(word) = self.refuses.iter().find(|word| text.contains(**word)) {
-            return Err(format!("no {word} here"));
-        }
-        let chains = self.table(table);
-        if let Some(declared) = text.strip_prefix(':') {
-            let name = declared.split(' ').next().unwrap_or_default();
-            if name.len() > 28 {
-                return Err(format!("{name} is too long"));
-            }
-            chains.insert(name.to_owned(), Vec::new());
-            return Ok(());
-        }
-        let mut words = text.splitn(3, ' ');
-        let (verb, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let rest = words.next().unwrap_or_default();
-        let target = rest.rfind("-j ").map(|at| rest[at + 3..].split(' ').next().unwrap_or(""));
-        if let Some(target) = target.filter(|target| target.starts_with("KUBE-"))
-            && !chains.contains_key(target)
-        {
-            return Err(format!("there is no chain {target}"));
-        }
-        if verb == "-X" {
-            let jump = format!("-j {name}");
-            if chains.values().flatten().any(|rule| rule.ends_with(&jump)) {
-                return Err(format!("{name} is in use"));
-            }
-            return match chains.remove(name) {
-                Some(rules) if rules.is_empty() => Ok(()),
-                Some(_) => Err(format!("{name} is not empty")),
-                None => Err(format!("there is no chain {name}")),
-            };
-        }
-        let Some(rules) = chains.get_mut(name) else {
-            return Err(format!("there is no chain {name}"));
-        };
-        match verb {
-            "-A" => rules.push(rest.to_owned()),
-            "-I" => {
-                let rest = rest.strip_prefix("1 ").ok_or("a position is missing")?;
-                rules.insert(0, rest.to_owned());
-            }
-            "-D" => {
-                let at = rules.iter().position(|rule| rule == rest);
-                rules.remove(at.ok_or_else(|| format!("no such rule in {name}"))?);
-            }
-            other => return Err(format!("what is {other}?")),
-        }
-        Ok(())
-    }
-
-    fn rules(&self) -> usize {
-        self.chains.values().flat_map(|chains| chains.values()).map(Vec::len).sum()
-    }
-}
-
-impl Tables for Model {
-    fn save(&mut self, table: Table) -> Result<String, XtablesError> {
-        self.saves += 1;
-        let chains = self.table(table);
-        let declared = chains.keys().map(|name| format!(":{name} - [0:0]\n"));
-        let rules = chains
-            .iter()
-            .flat_map(|(name, rules)| rules.iter().map(move |rule| format!("-A {name} {rule}\n")));
-        let text: String = declared.chain(rules).collect();
-        Ok(format!("# comment\n*{table}\n{text}COMMIT\n"))
-    }
-
-    fn restore(&mut self, script: &str) -> Result<(), XtablesError> {
-        if self.locked {
-            return Err(XtablesError::Locked { program: "model".to_owned() });
-        }
-        let mut tried = self.clone();
-        let mut current = None;
-        for (number, line) in (1..).zip(script.lines()) {
-            if let Some(name) = line.strip_prefix('*') {
-                current = Table::ALL.into_iter().find(|table| table.to_string() == name);
-            } else if line == "COMMIT" {
-                *self = tried.clone();
-            } else {
-                let table = current.ok_or_else(|| refused(number, "no table"))?;
-                tried.line(table, line).map_err(|message| refused(number, message))?;
-            }
-        }
-        self.script = script.to_owned();
-        Ok(())
-    }
-
-    fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
-        let rules = self.table(table).get(chain).cloned();
-        let line = |rule: String| format!("-A {chain} {rule}\n");
-        Ok(rules.map(|rules| rules.into_iter().map(line).collect()))
-    }
-
-    fn route_localnet(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 fn mode() -> Iptables<Model> {
     Iptables::new(Model::default(), OPTIONS)
 }
@@ -158,6 +35,12 @@ fn scope<'a>(services: impl IntoIterator<Item = &'a ServiceName>) -> Scope {
 fn sync(mode: &mut Iptables<Model>, table: &ForwardingTable, scope: &Scope) -> Report {
     let report = mode.sync(table, scope).expect("the model accepts it");
     assert_eq!(report.refused, []);
+    let chains = mode.programmed.as_ref().map(|desired| desired.chains()).unwrap_or_default();
+    for owned in &report.owned {
+        let here = chains.iter().filter(|(id, _)| id.table.name() == owned.kind);
+        let rules: usize = here.map(|(_, lines)| lines.len()).sum();
+        assert_eq!(owned.count, rules, "rules of {}", owned.kind);
+    }
     report
 }
 
@@ -279,6 +162,66 @@ fn a_refused_service_is_left_out_and_named() {
 }
 
 #[test]
+fn services_refused_at_commit_are_found_by_halves() {
+    let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
+    let mut mode = mode();
+    mode.tables.refuses_at_commit = vec!["web-7 ->", "web-123 ->"];
+    let report = mode.sync(&table, &Scope::default()).expect("the others are applied");
+    let names: Vec<String> = report.refused.iter().map(|r| r.service.to_string()).collect();
+    assert_eq!(names, ["default/web-123", "default/web-7"]);
+    let reason = &report.refused[0].reason;
+    assert!(reason.contains("invalid argument"), "{reason}");
+    assert!(mode.tables.restores < 40, "{} scripts", mode.tables.restores);
+    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    assert!(text.contains("web-8 ->") && !text.contains("web-123 "), "{text}");
+    // In a later sync there is one suspect for each.
+    mode.tables.restores = 0;
+    let again = scope(report.refused.iter().map(|r| &r.service));
+    let report = mode.sync(&table, &again).expect("the others stay");
+    assert_eq!(report.refused.len(), 2);
+    assert!(mode.tables.restores <= 5, "{} scripts", mode.tables.restores);
+    mode.tables.refuses_at_commit.clear();
+    sync(&mut mode, &table, &again);
+    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    assert!(text.contains("web-7 ->") && text.contains("web-123 ->"), "{text}");
+}
+
+#[test]
+fn what_no_service_is_to_blame_for_is_an_error() {
+    let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
+    let mut mode = mode();
+    mode.tables.refuses_at_commit = vec!["MASQUERADE"];
+    let error = mode.sync(&table, &Scope::default()).expect_err("nothing can be written");
+    assert!(error.to_string().contains("invalid argument"), "{error}");
+    assert_eq!(mode.tables.restores, 2);
+}
+
+#[test]
+fn too_many_services_to_blame_are_left_out_with_their_neighbours() {
+    let (table, _) = build(Family::V4, "node-a", host(), &many(100, 2));
+    let mut mode = mode();
+    mode.tables.refuses_at_commit = vec!["->"];
+    let report = mode.sync(&table, &Scope::default()).expect("the base is applied");
+    assert_eq!(report.refused.len(), 100);
+    assert!(mode.tables.restores < 60, "{} scripts", mode.tables.restores);
+}
+
+#[test]
+fn dozens_of_services_with_refused_lines_do_not_stop_the_others() {
+    let (table, _) = build(Family::V4, "node-a", host(), &many(100, 2));
+    let mut mode = mode();
+    mode.tables.refuses = vec!["web-1", "web-2"];
+    let report = mode.sync(&table, &Scope::default()).expect("some are applied");
+    assert!(report.refused.len() >= 22, "{}", report.refused.len());
+    assert!(mode.tables.restores < 80, "{} scripts", mode.tables.restores);
+    let full = Scope { full: true, ..Scope::default() };
+    mode.tables.refuses.clear();
+    sync(&mut mode, &table, &full);
+    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    assert!(text.contains("web-1 ->") && text.contains("web-99 ->"), "{text}");
+}
+
+#[test]
 fn a_lock_that_is_held_is_an_error_after_which_all_is_looked_at() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(2, 2));
     let mut mode = mode();
@@ -288,6 +231,49 @@ fn a_lock_that_is_held_is_an_error_after_which_all_is_looked_at() {
     mode.tables.locked = false;
     sync(&mut mode, &table, &Scope::default());
     assert!(mode.tables.rules() > 20);
+}
+
+fn port_of(table: &ForwardingTable) -> &crate::plan::PortPlan {
+    let plan = table.services.values().next().expect("a Service");
+    plan.ports.first().expect("a port")
+}
+
+/// The probability at which each endpoint is drawn by a chain that is entered with `probability`.
+fn draws(
+    nat: &BTreeMap<String, Vec<String>>,
+    chain: &str,
+    probability: f64,
+    shares: &mut Vec<f64>,
+) {
+    let mut left = probability;
+    assert!(nat[chain].len() <= 1 + LONGEST_POOL, "{chain} is a long way");
+    for rule in nat[chain].iter().filter(|rule| !rule.contains("KUBE-MARK-MASQ")) {
+        let word = rule.split("--probability ").nth(1).and_then(|rest| rest.split(' ').next());
+        let text: f64 = word.map_or(1.0, |word| word.parse().expect("a number"));
+        // As iptables reads it.
+        let taken = (text * 2_f64.powi(31)).round() / 2_f64.powi(31);
+        match rule.rsplit_once("-j ").expect("a target").1 {
+            target if target.starts_with("KUBE-") => draws(nat, target, left * taken, shares),
+            _ => shares.push(left * taken),
+        }
+        left *= 1.0 - taken;
+    }
+}
+
+#[test]
+fn an_endpoint_more_in_a_large_pool_writes_a_part_of_it() {
+    let world = |size: usize| {
+        let pods = (0..size)
+            .map(|e| endpoint(&format!("10.9.{}.{}", e / 250, e % 250), Condition::Ready, false));
+        snapshot(vec![service("web", "10.96.0.1")], vec![slice("web", "1", pods.collect())])
+    };
+    let mut mode = mode();
+    sync(&mut mode, &build(Family::V4, "node-a", host(), &world(1000)).0, &Scope::default());
+    let (table, _) = build(Family::V4, "node-a", host(), &world(1001));
+    sync(&mut mode, &table, &scope(&[ServiceName::new("default", "web")]));
+    let script = &mode.tables.script;
+    assert_eq!(written(script).len(), 2, "{script}");
+    assert!(script.lines().count() < 120, "{script}");
 }
 
 #[test]
@@ -300,18 +286,10 @@ fn probabilities_are_uniform_to_the_last_bit_that_the_kernel_compares() {
         let (table, _) = build(Family::V4, "node-a", host(), &snapshot);
         let mut mode = mode();
         sync(&mut mode, &table, &Scope::default());
-        let nat = &mode.tables.chains[&Table::Nat];
-        let pool = nat.iter().find(|(name, _)| name.starts_with("KUBE-SVC-")).expect("a pool").1;
-        let mut left = 1.0_f64;
         let mut shares = Vec::new();
-        for rule in pool.iter().filter(|rule| rule.contains("DNAT")) {
-            let word = rule.split("--probability ").nth(1).and_then(|rest| rest.split(' ').next());
-            let text: f64 = word.map_or(1.0, |word| word.parse().expect("a number"));
-            // As iptables reads it.
-            let taken = (text * 2_f64.powi(31)).round() / 2_f64.powi(31);
-            shares.push(left * taken);
-            left *= 1.0 - taken;
-        }
+        let pool = names::PortName::new(&ServiceName::new("default", "web"), port_of(&table));
+        let pool = pool.pool(crate::plan::PoolKind::Cluster);
+        draws(&mode.tables.chains[&Table::Nat], &pool, 1.0, &mut shares);
         assert_eq!(shares.len(), size);
         let fair = 1.0 / f64::from(u32::try_from(size).expect("small"));
         let worst = shares.iter().map(|share| (share - fair).abs()).fold(0.0, f64::max);
@@ -349,7 +327,7 @@ fn walk(chains: &Chains, root: &ChainId, key: Key, passed: &mut usize) -> Vec<Li
         *passed += 1;
         let target = line.text.rsplit("-j ").next().unwrap_or_default();
         if matches(&line.text, key) {
-            if target.starts_with("KUBE-IP-") || target.starts_with("KUBE-NP-") {
+            if target.starts_with("KUBE-SVC-") || target.starts_with("KUBE-EXT-") {
                 found.extend(walk(chains, &ChainId::new(root.table, target), key, passed));
             } else {
                 found.push(line.clone());

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`elements`] says a Service's
 //! plan in set elements, [`slots`] keeps endpoints where they are, [`programmed`] finds what a change
-//! costs, [`observed`] reads the kernel back, [`tables`] is the kernel. `docs/modes/nftables.md` explains the shape.
+//! costs, [`observed`] reads the kernel back, [`tables`] is the kernel.
+//! [`virtuals`] is what the IPVS mode has instead of endpoints. `docs/modes/nftables.md` explains the shape.
 
 mod affinity;
 mod elements;
@@ -12,22 +13,23 @@ mod programmed;
 mod rules;
 mod slots;
 #[cfg(test)]
-mod strict_kernel;
+pub(super) mod strict_kernel;
 mod tables;
 #[cfg(test)]
 mod tests;
+pub(super) mod virtuals;
 
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
-pub use self::layout::is_relayed;
-use self::layout::{Carrier, SetId};
+use self::layout::SetId;
+pub use self::layout::{Carrier, is_relayed};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
 pub use self::tables::{Connection, Live, Tables};
-use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
+use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::nft::{ApplyError, Listening, NftError, Op, Refused};
 use crate::model::ServiceName;
 use crate::net::Family;
@@ -50,7 +52,7 @@ pub struct Nftables<T = Live> {
 }
 
 impl<T: Tables> Nftables<T> {
-    fn new(tables: T, carrier: Carrier) -> Nftables<T> {
+    pub(super) fn new(tables: T, carrier: Carrier) -> Nftables<T> {
         Nftables { tables, carrier, programmed: None }
     }
 
@@ -217,7 +219,9 @@ impl<T: Tables> Nftables<T> {
             }
             let refused = work.refused.into_iter();
             let refused = refused.map(|(service, reason)| RefusedService { service, reason });
-            return Ok(Report { refused: refused.collect(), ..work.report });
+            let owned = self.programmed.as_ref().map(|known| owned(known, &work.report));
+            let owned = owned.into_iter().flatten().collect();
+            return Ok(Report { refused: refused.collect(), owned, ..work.report });
         }
     }
 }
@@ -234,6 +238,15 @@ struct Work {
 
 fn frontends(plan: &ServicePlan) -> impl Iterator<Item = Address> {
     plan.ports.iter().flat_map(|port| &port.frontends).map(|frontend| frontend.at)
+}
+
+/// What is in the kernel after a sync.
+fn owned(known: &Programmed, report: &Report) -> [Count; 2] {
+    let objects = report.operations.saturating_sub(report.elements);
+    [
+        Count { kind: "element", count: known.elements(), written: report.elements },
+        Count { kind: "object", count: known.objects(), written: objects },
+    ]
 }
 
 fn is_element(op: &Op) -> bool {

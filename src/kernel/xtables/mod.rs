@@ -4,6 +4,7 @@
 //! There is no stable interface below the programs: `iptables-legacy` replaces whole tables through a
 //! socket option, `iptables-nft` writes nf_tables objects in a form of its own.
 
+mod counters;
 mod variant;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::net::Family;
 
+pub use self::counters::Counted;
 pub use self::variant::Variant;
 
 /// How many seconds a program may wait for the xtables lock (upstream: `pkg/util/iptables`,
@@ -36,15 +38,20 @@ pub enum Table {
 impl Table {
     /// All of them, in the order in which they are written.
     pub const ALL: [Table; 3] = [Table::Filter, Table::Nat, Table::Mangle];
+
+    /// Its name in iptables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Filter => "filter",
+            Table::Nat => "nat",
+            Table::Mangle => "mangle",
+        }
+    }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Table::Filter => "filter",
-            Table::Nat => "nat",
-            Table::Mangle => "mangle",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -94,9 +94,10 @@ impl Traces {
     }
 }
 
-/// Whether this network namespace has legacy tables of either family.
+/// Whether this thread's network namespace has legacy tables of either family; `/proc/net` is that of
+/// the process's first thread.
 fn has_legacy_tables() -> bool {
-    ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
+    ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"]
         .iter()
         .any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty()))
 }

@@ -1,0 +1,82 @@
+//! From the command line to a configuration: which of file and flags counts.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::RunFlags;
+use crate::config::{self, Config, ConfigError, KubeProxyConfiguration};
+
+/// A configuration that counts.
+#[derive(Debug, Clone)]
+pub(super) struct Settled {
+    /// As upstream's type says it, with defaults.
+    pub(super) wire: KubeProxyConfiguration,
+    /// What it means.
+    pub(super) config: Config,
+    /// What is to be said about it once there is a log.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Settled {
+    /// The configuration in force, as `/configz` shows it.
+    pub(super) fn shown(&self) -> String {
+        self.wire.clone().of_its_mode().to_json()
+    }
+}
+
+/// What the command line asks for, and the file that it names.
+pub(super) fn settle(flags: &RunFlags) -> Result<Settled> {
+    match &flags.config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            let mut settled = from_file(flags, &text, path)?;
+            settled.warnings.extend(flags.fields.warnings(true));
+            Ok(settled)
+        }
+        None => {
+            let wire = with_node_name(flags, flags.fields.configuration())?;
+            let warnings = flags.fields.warnings(false);
+            let config = Config::new(&wire).map_err(|problems| {
+                let lines: Vec<String> = problems.iter().map(|p| format!("\n  {p}")).collect();
+                anyhow!("the flags cannot be used:{}", lines.concat())
+            })?;
+            Ok(Settled { wire, config, warnings })
+        }
+    }
+}
+
+/// What the text of the file and those flags say that count beside it.
+pub(super) fn from_file(flags: &RunFlags, text: &str, path: &Path) -> Result<Settled> {
+    let (wire, warnings) = config::read(text, path)?;
+    let wire = flags.fields.override_logging(wire.with_defaults()).for_linux();
+    let wire = with_node_name(flags, wire)?;
+    match Config::new(&wire) {
+        Ok(config) => Ok(Settled { wire, config, warnings }),
+        Err(problems) => Err(ConfigError::Invalid { path: path.to_owned(), problems }.into()),
+    }
+}
+
+/// `--hostname-override` counts beside a file: it differs on every node.
+fn with_node_name(
+    flags: &RunFlags,
+    mut wire: KubeProxyConfiguration,
+) -> Result<KubeProxyConfiguration> {
+    if let Some(name) = flags.hostname_override.as_deref().filter(|name| !name.is_empty()) {
+        let name = name.trim();
+        anyhow::ensure!(
+            !name.is_empty(),
+            "--hostname-override is only blanks; leave it out or name the Node"
+        );
+        wire.hostname_override = name.to_lowercase();
+    }
+    Ok(wire)
+}
+
+/// Writes the configuration that counts, as upstream writes it.
+pub(super) fn write(settled: &Settled, path: &Path) -> Result<()> {
+    let yaml = settled.wire.clone().of_its_mode().to_yaml();
+    std::fs::write(path, yaml)
+        .with_context(|| format!("write the configuration to {}", path.display()))
+}
