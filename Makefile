@@ -2,11 +2,20 @@
 #   make demo    build, and show on a terminal what a Service does (root, or user namespaces)
 #   make test    all tests: tables, then packets in network namespaces
 #   make check   format, lints, documentation
+#   make image   an image archive for `kind load image-archive` and `ctr images import`, without
+#                Docker; ARCH=arm64 cross-builds, see manifests/image/README.md
+#   make image-iptables   the same with iptables' programs, for the iptables mode
 # On Debian, `demo` and `test` install the packages that they need when run as root.
 
 CARGO ?= cargo
 
-.PHONY: demo test check build setup
+ARCH ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
+IMAGE ?= localhost/sluice
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+TRIPLE = $(if $(filter arm64,$(ARCH)),aarch64,x86_64)-unknown-linux-gnu
+CARGO_HOME ?= $(HOME)/.cargo
+
+.PHONY: demo test check build setup dist image image-iptables
 
 demo: setup
 	$(CARGO) build --release --locked
@@ -26,3 +35,22 @@ build:
 
 setup:
 	@integration/setup.sh
+
+# A static program without paths of this machine in it. The target is named because a static one
+# cannot be built together with the macros that the compiler loads.
+dist:
+	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/sluice --remap-path-prefix=$(CARGO_HOME)=/cargo" \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc \
+	$(CARGO) build --locked --profile dist --target $(TRIPLE)
+
+PACK = REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown) \
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
+	manifests/image/build.sh target/$(TRIPLE)/dist/sluice $(ARCH)
+
+image: dist
+	$(PACK) $(IMAGE):$(VERSION) target/image/sluice-$(ARCH).tar
+
+image-iptables: dist
+	manifests/image/tools.sh $(ARCH) target/image/tools-$(ARCH)
+	$(PACK) $(IMAGE):$(VERSION)-iptables target/image/sluice-iptables-$(ARCH).tar target/image/tools-$(ARCH)

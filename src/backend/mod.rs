@@ -59,6 +59,20 @@ pub struct Report {
     pub observed: Observation,
     /// Services whose change the kernel refused; everything else was applied.
     pub refused: Vec<RefusedService>,
+    /// What belongs to this backend in the kernel now, by kind. Kept from one sync to the next: it must
+    /// not cost work for the cluster.
+    pub owned: Vec<Count>,
+}
+
+/// Things of one kind in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// `element`, `object`, or in the iptables mode the table that rules are in.
+    pub kind: &'static str,
+    /// How many there are.
+    pub count: usize,
+    /// How many of them this sync wrote.
+    pub written: usize,
 }
 
 /// Whether a sync read the kernel's state, and why.

@@ -85,6 +85,11 @@ impl FieldFlags {
         target.finish().for_linux()
     }
 
+    /// Names and values, the last one of a flag last.
+    pub(super) fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().map(|(flag, value)| (flag.name, value.as_str()))
+    }
+
     /// Changes the file's configuration as far as flags may.
     pub(super) fn override_logging(&self, wire: KubeProxyConfiguration) -> KubeProxyConfiguration {
         let mut target = Target { wire, ..Target::default() };

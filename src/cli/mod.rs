@@ -2,6 +2,7 @@
 
 mod demo;
 mod flag_table;
+mod flag_values;
 mod flags;
 mod log;
 mod mode;
@@ -9,6 +10,7 @@ mod node;
 mod options;
 mod reload;
 mod run;
+mod servers;
 mod version;
 
 use std::path::PathBuf;

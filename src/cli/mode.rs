@@ -1,5 +1,6 @@
 //! From a configuration to the backends of its proxy mode.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,7 +10,7 @@ use super::{IptablesLayout, RunFlags};
 use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
 use crate::backend::nftables::Connection;
-use crate::backend::userspace::{self, Relays};
+use crate::backend::userspace::{self, Counters, Relays};
 use crate::config::{Config, Mode};
 use crate::kernel;
 use crate::kernel::xtables::{self, Xtables};
@@ -32,6 +33,8 @@ pub(super) struct Opened {
     pub(super) backends: Backends,
     /// Changes when somebody else may have changed our objects in the kernel.
     pub(super) foreign: watch::Receiver<()>,
+    /// What the userspace mode counts.
+    pub(super) relays: Option<Arc<Counters>>,
 }
 
 /// Refuses modes that cannot be served, before anything else is done.
@@ -48,7 +51,8 @@ pub(super) fn check(mode: Mode) -> Result<()> {
 pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
     match config.mode {
         Mode::Iptables => {
-            Ok(Opened { backends: iptables(config, flags)?, foreign: canary_calls() })
+            let backends = iptables(config, flags)?;
+            Ok(Opened { backends, foreign: canary_calls(), relays: None })
         }
         Mode::Userspace => userspace(config, flags),
         _ => nftables(),
@@ -72,13 +76,14 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
     .context("start the relays of the userspace mode")?;
     let backends =
         backends(|family| Ok(Box::new(relays.mode(Box::new(connection.redirection(family))))))?;
-    Ok(Opened { backends, foreign: connection.follow()? })
+    let counters = Some(relays.counters());
+    Ok(Opened { backends, foreign: connection.follow()?, relays: counters })
 }
 
 fn nftables() -> Result<Opened> {
     let connection = Connection::open()?;
     let backends = backends(|family| Ok(Box::new(connection.mode(family))))?;
-    Ok(Opened { backends, foreign: connection.follow()? })
+    Ok(Opened { backends, foreign: connection.follow()?, relays: None })
 }
 
 /// One backend per family that this kernel has.

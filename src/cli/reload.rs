@@ -25,10 +25,11 @@ pub(super) async fn follow(
     flags: RunFlags,
     first: Settled,
     config: watch::Sender<Config>,
+    shown: watch::Sender<String>,
     stop: CancellationToken,
 ) {
     let Some(path) = flags.config.clone().filter(|path| path.is_file()) else { return };
-    let mut file = File { flags, path, text: Text::default(), current: first, config, stop };
+    let mut file = File { flags, path, text: Text::default(), current: first, config, shown, stop };
     file.text.begin(std::fs::read_to_string(&file.path));
     let mut ticks = tokio::time::interval(PERIOD);
     loop {
@@ -71,6 +72,8 @@ struct File {
     text: Text,
     current: Settled,
     config: watch::Sender<Config>,
+    /// What `/configz` shows.
+    shown: watch::Sender<String>,
     stop: CancellationToken,
 }
 
@@ -107,6 +110,7 @@ impl File {
             return;
         }
         self.apply(&new, &change);
+        self.shown.send_replace(new.shown());
         self.current = new;
     }
 

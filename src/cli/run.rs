@@ -1,5 +1,7 @@
 //! The daemon: from flags and file to a running loop.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -7,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::mode::{self, Opened};
 use super::options::{self, Settled};
-use super::{RunFlags, log, node, reload, version};
-use crate::config::{self, Config, DetectLocal};
-use crate::health::{self, BindFailure, Health};
+use super::servers::{self, Given};
+use super::{RunFlags, flag_values, log, node, reload, version};
+use crate::config;
 use crate::kernel;
+use crate::metrics::Metrics;
 use crate::net::Family;
 use crate::sync::{self, RemovedTcp, Setup, Sources};
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
@@ -61,13 +64,15 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     };
     let node_name = node_name.trim().to_lowercase();
     node::set_up(&config);
-    let Opened { backends, foreign } = mode::open(&config, &flags)?;
+    let Opened { backends, foreign, relays } = mode::open(&config, &flags)?;
     let served: Vec<Family> = backends.iter().map(|(family, _)| *family).collect();
-    check_families(&config, &served)?;
+    options::check_families(&config, &served)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
     let options =
         ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
-    let server = ApiServer::new(&options).await?;
+    let metrics = Metrics::new(config.mode);
+    servers::show_relays(&metrics, relays);
+    let server = ApiServer::new(&options).await?.measured(&metrics);
     tracing::info!(
         version = config::version(),
         mode = %config.mode,
@@ -78,7 +83,16 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     );
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
-    let health = serve_health(&config, &stop)?;
+    let (show, shown) = tokio::sync::watch::channel(settled.shown());
+    let given = Given {
+        node_name: &node_name,
+        configuration: Arc::new(move || shown.borrow().clone()),
+        flags: flag_values::all(&flags),
+        server: &server,
+        metrics: metrics.clone(),
+    };
+    let servers = servers::start(&config, given, &stop).await?;
+    let health = servers.health.clone();
     let addresses = kernel::addresses::follow().await?;
     let (sender, updates) = mpsc::channel(INBOX);
     let options = WatchOptions { node_name: node_name.clone() };
@@ -87,8 +101,8 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     let (configure, configured) = tokio::sync::watch::channel(config.clone());
     let sources = Sources { updates, addresses, foreign, config: configured };
     let removed_tcp = removed_tcp(&flags);
-    tokio::spawn(reload::follow(flags, settled, configure, stop.clone()));
-    let setup = Setup { config, node_name, backends, removed_tcp, health };
+    tokio::spawn(reload::follow(flags, settled, configure, show, stop.clone()));
+    let setup = Setup { config, node_name, backends, removed_tcp, health, metrics };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();
     let syncing = tokio::spawn(async move {
@@ -97,22 +111,8 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     syncing.await.context("the sync loop ended")?;
     stop.cancel();
     while watches.join_next().await.is_some() {}
+    servers.ended().await;
     tracing::info!("stopped; the rules stay in force");
-    Ok(())
-}
-
-/// Refuses pod addresses of families only that this node does not have: every connection would be
-/// masqueraded (upstream: `cmd/kube-proxy/app/server.go`, checkBadIPConfig).
-fn check_families(config: &Config, served: &[Family]) -> Result<()> {
-    let DetectLocal::ClusterCidr(cidrs) = &config.detect_local else { return Ok(()) };
-    let usable = cidrs.iter().any(|cidr| served.contains(&Family::of_net(cidr)));
-    let names: Vec<String> = served.iter().map(ToString::to_string).collect();
-    anyhow::ensure!(
-        cidrs.is_empty() || usable,
-        "this node has {} only, and clusterCIDR has no prefix of it; correct clusterCIDR, or switch \
-         the other family on",
-        names.join(" ")
-    );
     Ok(())
 }
 
@@ -131,15 +131,6 @@ fn removed_tcp(flags: &RunFlags) -> RemovedTcp {
     RemovedTcp::Reset
 }
 
-/// Answers who asks for this proxy's health.
-fn serve_health(config: &Config, stop: &CancellationToken) -> Result<Health> {
-    let health = Health::new(sync::health_timeout(config));
-    let failure =
-        if config.bind_address_hard_fail { BindFailure::Fatal } else { BindFailure::Retry };
-    health::start(&health, config.healthz_bind_address, failure, stop)?;
-    Ok(health)
-}
-
 fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind).context("wait for signals")?;
@@ -150,24 +141,4 @@ fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
         });
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::KubeProxyConfiguration;
-
-    #[test]
-    fn pod_addresses_must_be_of_a_family_that_the_node_has() {
-        let check = |cidr: &str, served: &[Family]| {
-            let wire =
-                KubeProxyConfiguration { cluster_cidr: cidr.to_owned(), ..Default::default() };
-            let config = Config::new(&wire.with_defaults().for_linux());
-            check_families(&config.unwrap_or_else(|p| panic!("{p:?}")), served).is_ok()
-        };
-        assert!(check("", &[Family::V4]));
-        assert!(check("fd00::/8", &Family::BOTH));
-        assert!(check("fd00::/8,10.0.0.0/8", &[Family::V4]));
-        assert!(!check("fd00::/8", &[Family::V4]));
-    }
 }

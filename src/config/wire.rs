@@ -186,6 +186,19 @@ impl KubeProxyConfiguration {
     /// The file as upstream writes it: names in the order of the alphabet, what is empty left out
     /// where upstream leaves it out, and null for empty lists.
     pub fn to_yaml(&self) -> String {
+        let options = serde_saphyr::ser_options! {
+            compact_list_indent: true,
+            prefer_block_scalars: false,
+        };
+        serde_saphyr::to_string_with_options(&self.pruned(), options).unwrap_or_default()
+    }
+
+    /// The same as JSON, in one line.
+    pub fn to_json(&self) -> String {
+        self.pruned().to_string()
+    }
+
+    fn pruned(&self) -> Value {
         let mut tree = self.tree();
         let empty = |value: &Value| match value {
             Value::Object(fields) => fields.is_empty(),
@@ -214,10 +227,6 @@ impl KubeProxyConfiguration {
             let whole = self.client_connection.qps as i64;
             tree["clientConnection"]["qps"] = whole.into();
         }
-        let options = serde_saphyr::ser_options! {
-            compact_list_indent: true,
-            prefer_block_scalars: false,
-        };
-        serde_saphyr::to_string_with_options(&tree, options).unwrap_or_default()
+        tree
     }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use jiff::Timestamp;
@@ -11,9 +9,7 @@ use serde::Serialize;
 
 use super::checks::Check;
 use super::state::{Eligibility, Pace, Report};
-
-/// A whole response.
-pub(super) type Answer = Response<Full<Bytes>>;
+use crate::server::{Answer, typed};
 
 /// Go's zero time, which stands for "never".
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -93,27 +89,12 @@ pub(super) fn no_such_service() -> Answer {
     answer
 }
 
-/// A path that nothing is served under, in the words of Go's `http.NotFound`.
-pub(super) fn not_found() -> Answer {
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    typed(StatusCode::NOT_FOUND, text, "404 page not found\n".to_owned())
-}
-
 fn status_code(good: bool) -> StatusCode {
     if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 fn json(status: StatusCode, body: String) -> Answer {
-    typed(status, HeaderValue::from_static("application/json"), body)
-}
-
-fn typed(status: StatusCode, content_type: HeaderValue, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    answer
+    typed(status, "application/json", body)
 }
 
 /// RFC 3339 with as many digits as needed, as Go prints times of UTC.

@@ -7,12 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::http::serve;
-use super::{Health, RETRY, answer};
+use super::{Health, answer};
+use crate::events::{Event, Recorder, Regarding, Severity};
 use crate::kernel::listen::{Reach, listen};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{ForwardingTable, NodePortAddresses};
+use crate::server::{Answer, RETRY, serve};
 
 /// What is to be answered, by family.
 pub(super) type Wanted = BTreeMap<Family, FamilyChecks>;
@@ -60,10 +61,17 @@ fn check(wanted: &Wanted, at: SocketAddr) -> Option<&Check> {
     wanted.get(&Family::of(at.ip()))?.by_port.get(&at.port())
 }
 
+/// Who hears of sockets that cannot be bound.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) events: Recorder,
+    pub(super) node_name: String,
+}
+
 /// Listens where it is wanted, until `stop`. What cannot be bound is tried again every [`RETRY`].
-pub(super) async fn run(health: Health, stop: CancellationToken) {
+pub(super) async fn run(health: Health, told: Told, stop: CancellationToken) {
     let mut wanted = health.wanted();
-    let mut listeners = Listeners { health, open: BTreeMap::new(), refused: BTreeMap::new() };
+    let mut listeners = Listeners { health, told, open: BTreeMap::new(), refused: BTreeMap::new() };
     loop {
         let now = wanted.borrow_and_update().clone();
         listeners.follow(&now).await;
@@ -85,6 +93,7 @@ pub(super) async fn run(health: Health, stop: CancellationToken) {
 /// The sockets, and those that could not be bound.
 struct Listeners {
     health: Health,
+    told: Told,
     open: BTreeMap<SocketAddr, Listener>,
     refused: BTreeMap<SocketAddr, Refusal>,
 }
@@ -132,7 +141,11 @@ impl Listeners {
                     self.refused.remove(&at);
                     tracing::debug!(%at, service = %check.service, "answering health checks");
                     let health = self.health.clone();
-                    let task = tokio::spawn(serve(socket, move |_| health.answer(at)));
+                    let reply = move |_| {
+                        let answer = health.answer(at);
+                        async move { answer }
+                    };
+                    let task = tokio::spawn(serve(socket, reply));
                     self.open.insert(at, Listener(task));
                 }
                 Err(error) => self.refuse(at, &check.service, &error),
@@ -149,6 +162,20 @@ impl Listeners {
                 "cannot answer health checks at {at}: {error}; load balancers take this node for \
                  down until it works, trying again every {RETRY:?}"
             );
+            // Upstream: `pkg/proxy/healthcheck/service_health.go`, syncServices.
+            let note = format!(
+                "node {} failed to start healthcheck {:?} on port {}: {error}",
+                self.told.node_name,
+                service.to_string(),
+                at.port()
+            );
+            self.told.events.record(Event {
+                severity: Severity::Warning,
+                reason: "FailedToStartServiceHealthcheck",
+                action: "Listen",
+                regarding: Regarding::Service(service.clone()),
+                note,
+            });
             self.refused.insert(at, refusal);
         }
     }
@@ -156,7 +183,7 @@ impl Listeners {
 
 impl Health {
     /// The answer at a socket as of now.
-    fn answer(&self, at: SocketAddr) -> answer::Answer {
+    fn answer(&self, at: SocketAddr) -> Answer {
         let found = check(&self.wanted().borrow(), at).cloned();
         found.map_or_else(answer::no_such_service, |check| {
             answer::service(&check, self.report().pace())

@@ -6,11 +6,9 @@
 
 mod answer;
 mod checks;
-mod http;
 mod proxy;
 mod state;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,14 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::checks::{FamilyChecks, Wanted};
 use self::state::{Moment, Report, State};
-use crate::kernel::listen::{Reach, listen};
+use crate::events::Recorder;
+use crate::metrics::Metrics;
 use crate::model::Node;
 use crate::net::Family;
 use crate::plan::ForwardingTable;
-
-/// How long to wait before an address that could not be bound is tried again (upstream:
-/// `cmd/kube-proxy/app/server.go`, serveHealthz).
-pub const RETRY: Duration = Duration::from_secs(5);
+use crate::server::{BindError, BindFailure, Place};
 
 /// What the loop knows of the proxy's health. Clones share it.
 #[derive(Debug, Clone)]
@@ -89,49 +85,36 @@ impl Health {
     }
 }
 
-/// What to do when `/healthz` cannot be served (`bindAddressHardFail`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BindFailure {
-    /// Go on without it, and try again.
-    Retry,
-    /// Give up.
-    Fatal,
+/// Who is told of health, and where.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where `/healthz` and `/livez` are served; without it, only Services' checks are answered.
+    pub address: Option<SocketAddr>,
+    /// What to do when that cannot be bound.
+    pub failure: BindFailure,
+    /// The own Node's name, for Events.
+    pub node_name: String,
 }
 
-/// Health cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum HealthError {
-    /// The address of `/healthz` is taken, or not one of this node.
-    #[error(
-        "serve /healthz on {address}: {source}; free the address, choose another \
-         healthzBindAddress, or set `bindAddressHardFail: false` to start without it"
-    )]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-/// Starts to answer: `/healthz` and `/livez` on `address`, if there is one, and the health check node ports of all
-/// Services. Must be called within a Tokio runtime; everything is closed when `stop` is cancelled.
+/// Starts to answer: `/healthz` and `/livez`, and the health check node ports of all Services. Must be
+/// called within a Tokio runtime; everything is closed when `stop` is cancelled.
 ///
 /// # Errors
-/// With [`BindFailure::Fatal`], if `address` cannot be bound.
+/// With [`BindFailure::Fatal`], if the address cannot be bound.
 pub fn start(
     health: &Health,
-    address: Option<SocketAddr>,
-    failure: BindFailure,
+    options: Options,
+    metrics: &Metrics,
+    events: &Recorder,
     stop: &CancellationToken,
-) -> Result<(), HealthError> {
-    if let Some(address) = address {
-        let listener = match (listen(address, Reach::BothFamilies), failure) {
-            (Err(source), BindFailure::Fatal) => return Err(HealthError::Bind { address, source }),
-            (attempt, _) => attempt,
-        };
-        tokio::spawn(proxy::run(health.clone(), address, listener, stop.clone()));
+) -> Result<(), BindError> {
+    if let Some(address) = options.address {
+        let (what, field) = ("/healthz and /livez", "healthzBindAddress");
+        let place = Place { address, what, field };
+        let first = place.bind(options.failure)?;
+        tokio::spawn(proxy::run(health.clone(), place, first, metrics.clone(), stop.clone()));
     }
-    tokio::spawn(checks::run(health.clone(), stop.clone()));
+    let told = checks::Told { events: events.clone(), node_name: options.node_name };
+    tokio::spawn(checks::run(health.clone(), told, stop.clone()));
     Ok(())
 }

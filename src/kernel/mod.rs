@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod conntrack;
 pub mod listen;
 pub mod nft;
+pub mod process;
 pub mod sockets;
 pub mod sysctl;
 pub mod xtables;

@@ -81,6 +81,11 @@ impl Snapshot {
         }
     }
 
+    /// The Service that a slice belongs to.
+    pub fn owner(&self, slice: &SliceName) -> Option<&ServiceName> {
+        self.owners.get(slice)
+    }
+
     fn put_service(&mut self, service: Service, dirty: &mut BTreeSet<ServiceName>) {
         if self.services.get(&service.name) != Some(&service) {
             dirty.insert(service.name.clone());

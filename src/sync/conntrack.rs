@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -75,12 +75,13 @@ impl Conntrack {
     }
 
     /// Removes what the changes so far have made stale. To be called when the rules are in force, but
-    /// for the Services that were `refused`. What fails is tried again the next time.
+    /// for the Services that were `refused`. What fails is tried again the next time. Gives how long it
+    /// took and how many flows were removed, if there was anything to look at.
     pub(super) fn reconcile<'a>(
         &mut self,
         world: World<'_>,
         refused: impl IntoIterator<Item = &'a ServiceName>,
-    ) {
+    ) -> Option<(Duration, usize)> {
         let mut touched = std::mem::take(&mut self.touched);
         for service in refused {
             if touched.remove(service) {
@@ -88,13 +89,24 @@ impl Conntrack {
             }
         }
         self.frontends.update(world, &touched);
-        if self.trouble != Trouble::Unsupported && self.frontends.are_suspicious() {
-            self.trouble = self.remove_stale();
+        if self.trouble == Trouble::Unsupported || !self.frontends.are_suspicious() {
+            return None;
+        }
+        let started = Instant::now();
+        match self.remove_stale() {
+            Ok(removed) => {
+                self.trouble = Trouble::None;
+                Some((started.elapsed(), removed))
+            }
+            Err(trouble) => {
+                self.trouble = trouble;
+                None
+            }
         }
     }
 
-    /// Removes stale flows of all suspects.
-    fn remove_stale(&mut self) -> Trouble {
+    /// Removes stale flows of all suspects; how many it were.
+    fn remove_stale(&mut self) -> Result<usize, Trouble> {
         let protocols = self.frontends.suspected();
         let family = self.frontends.family;
         let started = Instant::now();
@@ -107,18 +119,18 @@ impl Conntrack {
                 } else {
                     tracing::debug!(%family, flows, ?elapsed, "found no stale flows");
                 }
-                Trouble::None
+                Ok(removed)
             }
             Err(error @ ConntrackError::Unsupported) => {
                 tracing::warn!(%family, "{error}; flows to endpoints that are gone are not removed");
-                Trouble::Unsupported
+                Err(Trouble::Unsupported)
             }
             Err(error) => {
                 let trouble = Trouble::Passing(error.to_string());
                 if self.trouble != trouble {
                     tracing::warn!(%family, "{error}; trying again with the next sync");
                 }
-                trouble
+                Err(trouble)
             }
         }
     }

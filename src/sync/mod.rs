@@ -5,21 +5,26 @@
 //! stays in force whatever happens to the API server.
 
 mod conntrack;
+mod gaps;
 pub mod host;
 mod pacer;
+mod triggers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::conntrack::{Conntrack, World};
+use self::gaps::Gaps;
 use self::pacer::{Pacer, Reason};
-use crate::backend::{Backend, Observation, Report, Scope};
+use self::triggers::Triggers;
+use crate::backend::{Backend, Count, Observation, Report, Scope};
 use crate::config::Config;
 use crate::health::Health;
+use crate::metrics::{Arriving, Extent, Metrics, Outcome};
 use crate::model::{Change, ServiceName, Snapshot};
 use crate::net::Family;
 use crate::plan::{Effect, Planner};
@@ -65,6 +70,8 @@ pub struct Setup {
     pub removed_tcp: RemovedTcp,
     /// Where it is noted how the loop is doing.
     pub health: Health,
+    /// Where it is measured.
+    pub metrics: Metrics,
 }
 
 /// What a plane needs to know beside its table.
@@ -72,6 +79,8 @@ struct Around<'a> {
     snapshot: &'a Snapshot,
     local: &'a BTreeSet<IpAddr>,
     health: &'a Health,
+    metrics: &'a Metrics,
+    started: Instant,
 }
 
 /// One IP family: its table, and the backend that carries it out.
@@ -82,6 +91,7 @@ struct Plane {
     pending: BTreeSet<ServiceName>,
     refused: BTreeMap<ServiceName, String>,
     conntrack: Conntrack,
+    gaps: Gaps,
     /// The health checks have not been handed on since they changed.
     checks_changed: bool,
     /// No sync has succeeded yet.
@@ -101,6 +111,8 @@ struct Loop {
     addresses: BTreeSet<IpAddr>,
     lost: BTreeSet<Resource>,
     health: Health,
+    metrics: Metrics,
+    triggers: Triggers,
 }
 
 /// Runs until `stop` is cancelled or every source of changes is gone. The kernel keeps what it has.
@@ -129,12 +141,14 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
                     break;
                 }
                 if inbox.drain(..).fold(false, |changed, update| state.take(update) | changed) {
+                    state.requested();
                     pacer.request();
                 }
             }
             Ok(()) = sources.addresses.changed() => {
                 state.addresses.clone_from(&sources.addresses.borrow_and_update());
                 state.host_changed = true;
+                state.requested();
                 pacer.request();
             }
             Ok(()) = sources.foreign.changed() => pacer.suspect(),
@@ -152,7 +166,7 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
 
 impl Loop {
     fn new(setup: Setup, addresses: BTreeSet<IpAddr>) -> Loop {
-        let Setup { config, node_name, backends, removed_tcp, health } = setup;
+        let Setup { config, node_name, backends, removed_tcp, health, metrics } = setup;
         // Healthy from the start: what was in force before stays so until all is known.
         backends.iter().for_each(|(family, _)| health.updated(*family));
         let plane = |(family, backend)| {
@@ -163,6 +177,7 @@ impl Loop {
                 pending: BTreeSet::new(),
                 refused: BTreeMap::new(),
                 conntrack: Conntrack::new(family, removed_tcp),
+                gaps: Gaps::default(),
                 checks_changed: true,
                 fresh: true,
             }
@@ -179,6 +194,8 @@ impl Loop {
             addresses,
             lost: BTreeSet::new(),
             health,
+            metrics,
+            triggers: Triggers::new(now()),
         }
     }
 
@@ -193,6 +210,23 @@ impl Loop {
     fn queued(&self) {
         for plane in &self.planes {
             self.health.queued(plane.planner.table().family);
+        }
+    }
+
+    /// A sync is asked for.
+    fn requested(&self) {
+        self.planes.iter().for_each(|plane| self.metrics.queued(plane.planner.table().family));
+    }
+
+    /// Notes a change before it is taken in.
+    fn measure(&mut self, change: &Change) {
+        self.triggers.note(change, &self.snapshot);
+        match change {
+            Change::Service(_) | Change::ServiceGone(_) => self.metrics.changes(1, 0),
+            Change::Services(list) => self.metrics.changes(list.len(), 0),
+            Change::Slice(_) | Change::SliceGone(_) => self.metrics.changes(0, 1),
+            Change::Slices(list) => self.metrics.changes(0, list.len()),
+            Change::Node(_) | Change::ServiceCidrs(_) => {}
         }
     }
 
@@ -212,6 +246,7 @@ impl Loop {
                 }
                 let for_all = matches!(change, Change::Node(_) | Change::ServiceCidrs(_));
                 self.host_changed |= for_all;
+                self.measure(&change);
                 self.snapshot.apply(change, &mut self.dirty);
                 for_all || !self.dirty.is_empty()
             }
@@ -229,10 +264,17 @@ impl Loop {
     /// Says once what became of the connection as a whole, not once per resource.
     fn connection(&mut self, resource: Resource, state: ConnectionState) {
         let before = self.lost.is_empty();
-        match state {
-            ConnectionState::Connected => self.lost.remove(&resource),
-            ConnectionState::Lost(_) => self.lost.insert(resource),
+        let arriving = match state {
+            ConnectionState::Connected => {
+                self.lost.remove(&resource);
+                Arriving::Yes
+            }
+            ConnectionState::Lost(_) => {
+                self.lost.insert(resource);
+                Arriving::No
+            }
         };
+        self.metrics.connected(&resource.to_string(), arriving);
         if before && !self.lost.is_empty() {
             tracing::debug!(%resource, "no changes arrive; the rules in force stay");
         } else if !before && self.lost.is_empty() {
@@ -256,10 +298,11 @@ impl Loop {
     fn sync(&mut self, reason: Reason) -> bool {
         let dirty = std::mem::take(&mut self.dirty);
         let host_changed = std::mem::take(&mut self.host_changed);
-        let mut succeeded = true;
+        let mut ends = Vec::new();
         for plane in &mut self.planes {
+            let started = Instant::now();
+            let family = plane.planner.table().family;
             if host_changed {
-                let family = plane.planner.table().family;
                 let node = self.snapshot.node.as_ref();
                 let host = host::host(family, &self.config, node, &self.addresses);
                 let effect = plane.planner.set_host(&self.snapshot, host);
@@ -268,12 +311,43 @@ impl Loop {
             let effect = plane.planner.update(&self.snapshot, &dirty);
             plane.note(effect);
             plane.conntrack.touch(&dirty);
-            let around =
-                Around { snapshot: &self.snapshot, local: &self.addresses, health: &self.health };
-            succeeded &= plane.sync(reason, &around);
+            let around = Around {
+                snapshot: &self.snapshot,
+                local: &self.addresses,
+                health: &self.health,
+                metrics: &self.metrics,
+                started,
+            };
+            let end = plane.sync(reason, &around);
+            if end != End::Failed {
+                for latency in self.triggers.programmed(family, now()) {
+                    self.metrics.programmed(family, latency);
+                }
+            }
+            ends.push(end);
         }
-        succeeded
+        if !ends.contains(&End::Failed) {
+            self.metrics.caught_up();
+        }
+        ends.iter().all(|end| *end == End::Done)
     }
+}
+
+/// How the sync of a family ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All is in force.
+    Done,
+    /// All but Services that the kernel refuses.
+    Refusing,
+    /// What was in force before stays.
+    Failed,
+}
+
+/// Milliseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Plane {
@@ -284,14 +358,17 @@ impl Plane {
         self.pending.extend(effect.services);
     }
 
-    fn sync(&mut self, reason: Reason, around: &Around<'_>) -> bool {
+    fn sync(&mut self, reason: Reason, around: &Around<'_>) -> End {
         let scope =
             Scope { services: std::mem::take(&mut self.pending), full: reason == Reason::Full };
-        let started = Instant::now();
         let table = self.planner.table();
+        let (family, metrics) = (table.family, around.metrics);
+        let extent = if scope.full { Extent::Full } else { Extent::Partial };
         match self.backend.sync(table, &scope) {
             Ok(report) => {
-                self.report(&scope, report, started.elapsed());
+                let extent =
+                    if report.observed == Observation::None { extent } else { Extent::Full };
+                self.report(&scope, report, around);
                 let table = self.planner.table();
                 let mut answered_by = |service: &_, port: &_, endpoints| {
                     self.backend.answered_by(service, port, endpoints)
@@ -302,23 +379,49 @@ impl Plane {
                     local: around.local,
                     answered_by: &mut answered_by,
                 };
-                self.conntrack.reconcile(world, self.refused.keys());
+                let removed = self.conntrack.reconcile(world, self.refused.keys());
+                if let Some((elapsed, removed)) = removed {
+                    metrics.reconciled(family, elapsed, removed);
+                }
                 // A Service that the kernel refuses is no reason to take the node out of service.
-                around.health.updated(table.family);
+                around.health.updated(family);
+                metrics.synced(family, extent, Outcome::Done, around.started.elapsed());
                 if std::mem::take(&mut self.checks_changed) {
                     around.health.checks(table);
                 }
-                self.refused.is_empty()
+                if self.refused.is_empty() { End::Done } else { End::Refusing }
             }
             Err(error) => {
                 tracing::error!("{error}; trying again, the rules in force stay");
+                metrics.synced(family, extent, Outcome::Failed, around.started.elapsed());
                 self.pending = scope.services;
-                false
+                End::Failed
             }
         }
     }
 
-    fn report(&mut self, scope: &Scope, report: Report, elapsed: Duration) {
+    /// Tells the metrics what a sync did.
+    fn measure(&self, report: &Report, metrics: &Metrics) {
+        let table = self.planner.table();
+        let (family, elements) = (table.family, report.elements);
+        metrics.operations(family, elements, report.operations.saturating_sub(elements));
+        if report.observed == Observation::Drift && report.operations > 0 {
+            metrics.repaired(family, report.operations);
+        }
+        for Count { kind, count, written } in report.owned.iter().copied() {
+            metrics.owns(family, kind, count, written);
+        }
+        metrics.serves(family, table.services.len(), report.refused.len());
+        let gap = self.gaps.total();
+        metrics.no_local_endpoints(family, gap.internal, gap.external);
+    }
+
+    fn report(&mut self, scope: &Scope, report: Report, around: &Around<'_>) {
+        let elapsed = around.started.elapsed();
+        for service in &scope.services {
+            self.gaps.update(service, self.planner.table().services.get(service));
+        }
+        self.measure(&report, around.metrics);
         let family = self.planner.table().family;
         if report.observed == Observation::Drift && report.operations > 0 {
             tracing::warn!(

@@ -14,9 +14,11 @@
 mod backoff;
 mod client;
 mod convert;
+pub mod events;
 mod feed;
 mod link;
 mod loose;
+mod measured;
 mod source;
 mod token;
 mod transport;

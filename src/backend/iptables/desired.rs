@@ -7,6 +7,7 @@ use super::line::{Chains, Line};
 use super::names::ChainId;
 use super::service::{Common, Rendered, render};
 use super::{Layout, Options, base};
+use crate::kernel::xtables::Table;
 use crate::model::ServiceName;
 use crate::plan::{ForwardingTable, Host, ServicePlan};
 
@@ -21,6 +22,8 @@ pub(super) struct Desired {
     shared: Chains,
     /// The first of these as they were last written, to see whether they change.
     base: Chains,
+    /// How many rules there are in all of these chains.
+    rules: BTreeMap<Table, usize>,
 }
 
 /// Chains that change: what is to be in them, or nothing if they are to go.
@@ -35,12 +38,19 @@ impl Desired {
             entries: BTreeMap::new(),
             shared: Chains::new(),
             base: base::chains(table, options),
+            rules: BTreeMap::new(),
         };
         for (name, plan) in &table.services {
             desired.put(table, name, Some(plan));
         }
         desired.shared = desired.lay_out();
+        count(&mut desired.rules, &desired.shared, usize::saturating_add);
         desired
+    }
+
+    /// How many rules there are in a table.
+    pub(super) fn rules(&self, table: Table) -> usize {
+        self.rules.get(&table).copied().unwrap_or_default()
     }
 
     /// Every chain.
@@ -77,6 +87,8 @@ impl Desired {
             self.base = base;
             let shared = self.lay_out();
             changed.extend(delta(&self.shared, &shared));
+            count(&mut self.rules, &self.shared, usize::saturating_sub);
+            count(&mut self.rules, &shared, usize::saturating_add);
             self.shared = shared;
         }
         changed
@@ -84,6 +96,7 @@ impl Desired {
 
     fn remove(&mut self, name: &ServiceName) -> Option<Rendered> {
         let old = self.services.remove(name)?;
+        count(&mut self.rules, &old.chains, usize::saturating_sub);
         for (dispatch, entry) in &old.entries {
             if let Some(entries) = self.entries.get_mut(dispatch) {
                 entries.remove(entry);
@@ -100,6 +113,7 @@ impl Desired {
         for (dispatch, entry) in &rendered.entries {
             self.entries.entry(*dispatch).or_default().insert(entry.clone());
         }
+        count(&mut self.rules, &rendered.chains, usize::saturating_add);
         self.services.insert(name.clone(), rendered);
     }
 
@@ -119,6 +133,14 @@ impl Desired {
             }
         }
         chains
+    }
+}
+
+/// Adds the rules of chains to a count, or takes them off.
+fn count(rules: &mut BTreeMap<Table, usize>, chains: &Chains, with: fn(usize, usize) -> usize) {
+    for (id, lines) in chains {
+        let count = rules.entry(id.table).or_default();
+        *count = with(*count, lines.len());
     }
 }
 

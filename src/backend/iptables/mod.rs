@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::desired::Desired;
 use self::observed::Observed;
 use self::script::Script;
-use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
+use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::xtables::{self, Table, Xtables, XtablesError};
 use crate::model::ServiceName;
 use crate::net::Family;
@@ -192,13 +192,20 @@ impl<T: Tables> Iptables<T> {
             let result = if script.is_empty() { Ok(()) } else { self.tables.restore(&script.text) };
             match result {
                 Ok(()) => {
+                    let owned = owned(&desired, &script);
                     self.programmed = Some(desired);
                     let operations = script.operations;
                     let refused = refused.into_iter();
                     let refused =
                         refused.map(|(service, reason)| RefusedService { service, reason });
                     let refused = refused.collect();
-                    return Ok(Report { operations, observed, refused, ..Report::default() });
+                    return Ok(Report {
+                        operations,
+                        observed,
+                        refused,
+                        owned,
+                        ..Report::default()
+                    });
                 }
                 Err(XtablesError::Refused { program, line, message }) => {
                     let (text, owner) = script.at(line);
@@ -217,6 +224,16 @@ impl<T: Tables> Iptables<T> {
             message: "nothing was tried".to_owned(),
         }))
     }
+}
+
+/// How many rules there are in the tables that carry traffic, and how many the script wrote.
+fn owned(desired: &Desired, script: &Script) -> Vec<Count> {
+    let count = |table: Table| Count {
+        kind: table.name(),
+        count: desired.rules(table),
+        written: script.rules.get(&table).copied().unwrap_or_default(),
+    };
+    [Table::Filter, Table::Nat].map(count).to_vec()
 }
 
 fn without<'a>(

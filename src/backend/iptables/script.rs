@@ -1,5 +1,7 @@
 //! What `iptables-restore` reads: only chains that change, each written as a whole.
 
+use std::collections::BTreeMap;
+
 use super::desired::Delta;
 use super::line::Line;
 use super::names::ChainId;
@@ -21,6 +23,8 @@ pub(super) struct Script {
     owners: Vec<Option<ServiceName>>,
     /// How many chains and rules it writes or deletes.
     pub(super) operations: usize,
+    /// How many rules it writes into each table.
+    pub(super) rules: BTreeMap<Table, usize>,
 }
 
 impl Script {
@@ -65,6 +69,7 @@ impl Script {
     }
 
     fn rule(&mut self, id: &ChainId, line: &Line) {
+        *self.rules.entry(id.table).or_default() += 1;
         self.change(format_args!("-A {} {}", id.name, line.text), line.owner.clone());
     }
 

@@ -158,6 +158,12 @@ fn scope<'a>(services: impl IntoIterator<Item = &'a ServiceName>) -> Scope {
 fn sync(mode: &mut Iptables<Model>, table: &ForwardingTable, scope: &Scope) -> Report {
     let report = mode.sync(table, scope).expect("the model accepts it");
     assert_eq!(report.refused, []);
+    let chains = mode.programmed.as_ref().map(|desired| desired.chains()).unwrap_or_default();
+    for owned in &report.owned {
+        let here = chains.iter().filter(|(id, _)| id.table.name() == owned.kind);
+        let rules: usize = here.map(|(_, lines)| lines.len()).sum();
+        assert_eq!(owned.count, rules, "rules of {}", owned.kind);
+    }
     report
 }
 

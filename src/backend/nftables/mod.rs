@@ -27,7 +27,7 @@ use self::layout::{Carrier, SetId};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
 pub use self::tables::{Connection, Live, Tables};
-use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
+use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::nft::{ApplyError, Listening, NftError, Op, Refused};
 use crate::model::ServiceName;
 use crate::net::Family;
@@ -217,7 +217,9 @@ impl<T: Tables> Nftables<T> {
             }
             let refused = work.refused.into_iter();
             let refused = refused.map(|(service, reason)| RefusedService { service, reason });
-            return Ok(Report { refused: refused.collect(), ..work.report });
+            let owned = self.programmed.as_ref().map(|known| owned(known, &work.report));
+            let owned = owned.into_iter().flatten().collect();
+            return Ok(Report { refused: refused.collect(), owned, ..work.report });
         }
     }
 }
@@ -234,6 +236,15 @@ struct Work {
 
 fn frontends(plan: &ServicePlan) -> impl Iterator<Item = Address> {
     plan.ports.iter().flat_map(|port| &port.frontends).map(|frontend| frontend.at)
+}
+
+/// What is in the kernel after a sync.
+fn owned(known: &Programmed, report: &Report) -> [Count; 2] {
+    let objects = report.operations.saturating_sub(report.elements);
+    [
+        Count { kind: "element", count: known.elements(), written: report.elements },
+        Count { kind: "object", count: known.objects(), written: objects },
+    ]
 }
 
 fn is_element(op: &Op) -> bool {

@@ -27,6 +27,8 @@ pub(super) struct Programmed {
     shared: FxHashMap<(SetId, Key), u32>,
     /// How many frontends are in a set that is only there while it is needed.
     varying: BTreeMap<SetId, u32>,
+    /// How many elements there are in all sets.
+    elements: i64,
 }
 
 /// What the kernel is to have: the forwarding table, but for Services that the kernel refuses.
@@ -88,6 +90,8 @@ struct Outcome {
     services: Vec<(ServiceName, Option<ServicePlan>)>,
     shared: FxHashMap<(SetId, Key), Delta>,
     varying: BTreeMap<SetId, i64>,
+    /// How many elements more there are.
+    elements: i64,
     sticky: Sticky,
 }
 
@@ -101,6 +105,17 @@ impl Programmed {
     /// What is known of a Service.
     pub(super) fn plan(&self, name: &ServiceName) -> Option<&ServicePlan> {
         self.services.get(name)
+    }
+
+    /// How many elements there are, without those that the kernel makes itself.
+    pub(super) fn elements(&self) -> usize {
+        usize::try_from(self.elements).unwrap_or_default()
+    }
+
+    /// How many chains, rules and sets there are.
+    pub(super) fn objects(&self) -> usize {
+        let rules: usize = self.schema.chains.values().map(|(_, rules)| rules.len()).sum();
+        self.schema.chains.len() + rules + self.schema.sets.len()
     }
 }
 
@@ -128,6 +143,7 @@ impl Step {
         step.shared(programmed);
         step.host(&programmed.host, host_elements(wanted.table));
         step.schema(programmed, wanted.table);
+        step.count_elements();
         step
     }
 
@@ -162,7 +178,14 @@ impl Step {
         step.prepare.insert(0, Op::AddTable { comment });
         step.outcome.fresh = true;
         step.outcome.sticky.know_all();
+        step.count_elements();
         step
+    }
+
+    /// To be called before elements that are there already are taken out.
+    fn count_elements(&mut self) {
+        let count = |changes: &[ElementChange]| i64::try_from(changes.len()).unwrap_or(i64::MAX);
+        self.outcome.elements = count(&self.adds) - count(&self.deletes);
     }
 
     /// Takes elements that are there as wanted out of the operations, and deletes the others.
@@ -290,6 +313,7 @@ impl Step {
         }
         let known = programmed.get_or_insert_default();
         known.host = self.outcome.host;
+        known.elements += self.outcome.elements;
         if let Some(schema) = self.outcome.schema {
             known.schema = schema;
         }

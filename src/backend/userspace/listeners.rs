@@ -14,7 +14,7 @@ use super::clients::Clients;
 use super::descriptors::Taken;
 use super::relay::{Shared, Target};
 use super::{tcp, udp};
-use crate::kernel::sockets::{self, Upstream};
+use crate::kernel::sockets;
 use crate::net::Protocol;
 
 /// Descriptors of a listener: its own, and one for a connection that waits for more.
@@ -61,7 +61,7 @@ impl Drop for Listener {
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) ip: IpAddr,
-    pub(super) upstream: Upstream,
+    pub(super) mark: u32,
     pub(super) shared: Arc<Shared>,
     pub(super) runtime: Handle,
 }
@@ -82,7 +82,7 @@ impl Place {
         // Until there is a good one, the others are kept, so that each try gets another port.
         let mut rejected: Vec<Box<dyn Send>> = Vec::new();
         for _ in 0..ATTEMPTS {
-            let target = Arc::new(Target::new(self.upstream));
+            let target = Arc::new(Target::new(self.mark));
             let any = SocketAddr::new(self.ip, 0);
             if protocol == Protocol::Udp {
                 let listener = sockets::listen_udp(any).map_err(failed)?;

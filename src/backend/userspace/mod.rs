@@ -35,7 +35,7 @@ pub use self::relay::Options;
 use self::relay::Shared;
 use super::nftables::is_relayed;
 use super::{Backend, RefusedService, Report, Scope, SyncError};
-use crate::kernel::sockets::{self, Source, Upstream};
+use crate::kernel::sockets;
 use crate::model::ServiceName;
 use crate::net::{Family, Protocol};
 use crate::plan::{Address, Affinity, ForwardingTable, Host, PoolKind, PortPlan, ServicePlan};
@@ -125,15 +125,15 @@ impl Userspace {
     /// Where listeners belong now; whether that is another place than before.
     fn settle(&mut self, table: &ForwardingTable) -> bool {
         let ip = address(table.family, &table.host);
-        let upstream = Upstream { mark: table.host.masquerade_mark, source: Source::Node };
-        let same = |place: &Place| Some(place.ip) == ip && place.upstream == upstream;
+        let mark = table.host.masquerade_mark;
+        let same = |place: &Place| Some(place.ip) == ip && place.mark == mark;
         if self.place.as_ref().is_some_and(same) || (self.place.is_none() && ip.is_none()) {
             return self.carried.is_none();
         }
         let threads = &self.relays.0;
         self.place = ip.map(|ip| Place {
             ip,
-            upstream,
+            mark,
             shared: Arc::clone(&threads.shared),
             runtime: threads.handle.clone(),
         });
@@ -236,7 +236,7 @@ impl Userspace {
     /// Whether a listener can stay where it is.
     fn stands(&self, listener: &Listener, key: &RelayFor) -> bool {
         let here = self.place.as_ref().is_some_and(|place| {
-            place.ip == listener.at.ip() && place.upstream == listener.target.upstream
+            place.ip == listener.at.ip() && place.mark == listener.target.mark
         });
         here && !self.taken.contains(key.protocol, listener.at.port())
     }

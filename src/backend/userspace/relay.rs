@@ -13,7 +13,7 @@ use super::clients::Crowd;
 use super::counters::Counters;
 use super::descriptors::Descriptors;
 use super::pump::Pipes;
-use crate::kernel::sockets::{Unreachable, Upstream};
+use crate::kernel::sockets::Unreachable;
 use crate::net::Family;
 
 /// What holds for all relays.
@@ -84,13 +84,14 @@ pub(super) struct Target {
     choice: Mutex<Choice>,
     /// The endpoints whose connections may go on; `None` is any.
     staying: watch::Sender<Option<BTreeSet<SocketAddr>>>,
-    pub(super) upstream: Upstream,
+    /// Bits of the packet mark by which the kernel knows the relay's own connections.
+    pub(super) mark: u32,
 }
 
 impl Target {
-    pub(super) fn new(upstream: Upstream) -> Target {
+    pub(super) fn new(mark: u32) -> Target {
         let choice = Mutex::new(Choice::default());
-        Target { choice, staying: watch::Sender::new(None), upstream }
+        Target { choice, staying: watch::Sender::new(None), mark }
     }
 
     /// Another pool, and for how many seconds clients stay at an endpoint.

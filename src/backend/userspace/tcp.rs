@@ -107,5 +107,5 @@ async fn dial(
 }
 
 async fn connect(endpoint: SocketAddr, target: &Target) -> io::Result<TcpStream> {
-    sockets::tcp_to(endpoint, target.upstream)?.connect(endpoint).await
+    sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await
 }

@@ -1,1 +1,153 @@
-//! The kernel's table, from plans alone.
+//! The kernel's table from plans alone: whatever the Services are, every packet that would go to an
+//! endpoint goes to the relay of the right pool instead, and all others fare as before.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use proptest::prelude::*;
+
+use super::carried::{RelayFor, carried, needed};
+use crate::model::{Condition, Service, Snapshot, TrafficPolicy};
+use crate::net::{Family, Protocol};
+use crate::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
+use crate::plan::{
+    Address, Decision, ForwardingTable, Masquerade, Packet, PacketSource, PoolKind, build, decide,
+};
+
+fn table(snapshot: &Snapshot) -> ForwardingTable {
+    build(Family::V4, "node", host(), snapshot).0
+}
+
+fn relays(table: &ForwardingTable) -> Vec<RelayFor> {
+    let of = |(name, plan)| needed(plan).map(move |(port, pool)| RelayFor::new(name, port, pool));
+    table.services.iter().flat_map(of).collect()
+}
+
+/// The table with each relay at a port of its own.
+fn redirected(table: &ForwardingTable, relays: &[RelayFor]) -> ForwardingTable {
+    let mut redirected = table.clone();
+    for (name, plan) in &mut redirected.services {
+        let at = |port: &_, pool| {
+            let wanted = RelayFor::new(name, port, pool);
+            let number = relays.iter().position(|relay| *relay == wanted)?;
+            Some(relay_at(number))
+        };
+        *plan = carried(plan, at);
+    }
+    redirected
+}
+
+fn relay_at(number: usize) -> SocketAddr {
+    SocketAddr::new(ip("192.168.0.2"), 40_000 + u16::try_from(number).expect("few"))
+}
+
+/// Packets to every address of the table, and beside it, from each class of sources.
+fn packets(table: &ForwardingTable) -> Vec<Packet> {
+    let ports = table.services.values().flat_map(|plan| &plan.ports);
+    let addresses: BTreeSet<(IpAddr, Protocol, u16)> = ports
+        .flat_map(|port| &port.frontends)
+        .flat_map(|frontend| match frontend.at {
+            Address::Vip { ip, protocol, port } => [(ip, protocol, port), (ip, protocol, port + 1)],
+            Address::NodePort { protocol, port } => {
+                [(ip("192.168.0.2"), protocol, port), (ip("192.168.0.3"), protocol, port)]
+            }
+        })
+        .collect();
+    let outside = |text| PacketSource::Interface { ip: ip(text), name: "eth0".to_owned() };
+    let sources = [
+        outside("10.244.9.9"),
+        outside("192.168.0.77"),
+        outside("203.0.113.7"),
+        outside("203.0.113.8"),
+        PacketSource::ThisNode(ip("192.168.0.2")),
+    ];
+    let packet = |(destination, protocol, port): (IpAddr, Protocol, u16)| {
+        sources.clone().map(|source| {
+            let to_this_node = destination == ip("192.168.0.2");
+            Packet { source, protocol, destination, to_this_node, port }
+        })
+    };
+    addresses.into_iter().flat_map(packet).collect()
+}
+
+fn check(table: &ForwardingTable) {
+    let relays = relays(table);
+    let redirected = redirected(table, &relays);
+    for packet in packets(table) {
+        let (before, after) = (decide(table, &packet), decide(&redirected, &packet));
+        let Decision::Forward { service, pool: endpoints, .. } = before else {
+            assert_eq!(before, after, "{packet:?}");
+            continue;
+        };
+        let Decision::Forward { pool, masquerade, .. } = after else {
+            panic!("{packet:?}: {after:?}");
+        };
+        assert_eq!((pool.len(), masquerade), (1, Masquerade::No), "{packet:?}");
+        let at = SocketAddr::new(pool[0].ip, pool[0].port);
+        let relay = relays.iter().enumerate().find(|(number, _)| relay_at(*number) == at);
+        let (_, relay) = relay.unwrap_or_else(|| panic!("{packet:?}: nobody is at {at}"));
+        let plan = &table.services[&relay.service];
+        let port = plan
+            .ports
+            .iter()
+            .find(|port| port.name == relay.port && port.protocol == relay.protocol);
+        assert_eq!(relay.service, service);
+        assert_eq!(port.expect("the relay's port").pool(relay.pool), endpoints, "{packet:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_kernels_table_decides_as_the_plan_does(
+        changes in prop::collection::vec(any_change(), 1..12),
+    ) {
+        let (mut snapshot, mut dirty) = (Snapshot::default(), BTreeSet::new());
+        changes.into_iter().for_each(|change| snapshot.apply(change, &mut dirty));
+        check(&table(&snapshot));
+    }
+}
+
+fn two_pools() -> ForwardingTable {
+    let web = Service {
+        external_policy: TrafficPolicy::Local,
+        affinity: Some(10),
+        ..service("web", "10.96.0.1")
+    };
+    let here = endpoint("10.244.1.2", Condition::Ready, true);
+    let there = endpoint("10.244.2.2", Condition::Ready, false);
+    table(&snapshot(vec![web], vec![slice("web", "1", vec![here, there])]))
+}
+
+#[test]
+fn a_port_has_a_relay_for_each_pool_that_is_used() {
+    let table = two_pools();
+    let pools: Vec<PoolKind> = relays(&table).into_iter().map(|relay| relay.pool).collect();
+    assert_eq!(pools, [PoolKind::Cluster, PoolKind::Local]);
+    check(&table);
+    let redirected = redirected(&table, &relays(&table));
+    let mut ports = redirected.services.values().flat_map(|plan| &plan.ports);
+    assert!(ports.all(|port| port.affinity.is_none()), "relays remember clients, not the kernel");
+}
+
+#[test]
+fn without_a_relay_traffic_is_refused() {
+    let table = two_pools();
+    let redirected = redirected(&table, &[]);
+    let packet = Packet {
+        source: PacketSource::Interface { ip: ip("203.0.113.7"), name: "eth0".to_owned() },
+        protocol: Protocol::Tcp,
+        destination: ip("10.96.0.1"),
+        to_this_node: false,
+        port: 80,
+    };
+    assert_eq!(decide(&redirected, &packet), Decision::Reject);
+}
+
+#[test]
+fn sctp_stays_as_it_is() {
+    let mut table = two_pools();
+    let ports = table.services.values_mut().flat_map(|plan| &mut plan.ports);
+    ports.for_each(|port| port.protocol = Protocol::Sctp);
+    assert_eq!(relays(&table), []);
+    assert_eq!(redirected(&table, &[]), table);
+}

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::clients::{Client, Clients};
@@ -100,7 +101,7 @@ impl Relay {
             shared.crowd.shrink(&shared.counters);
             return None;
         };
-        let upstream = match sockets::udp_to(endpoint, self.target.upstream) {
+        let upstream = match sockets::udp_to(endpoint, self.target.mark) {
             Ok(upstream) => upstream,
             Err(error) => {
                 if sockets::is_shortage(&error) {
@@ -132,8 +133,13 @@ async fn answers(relay: Arc<Relay>, client: Arc<Client>) {
     let mut alarm = std::pin::pin!(tokio::time::sleep_until(idle(&client).into()));
     loop {
         tokio::select! {
-            ready = client.upstream.readable() => {
-                if ready.is_err() || relay.answer_all(&client).await.is_err() {
+            heard = heard(&client.upstream) => {
+                let carried = match heard {
+                    Ok(()) => relay.answer_all(&client).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = carried {
+                    relay.tell(&client, &error);
                     break;
                 }
             }
@@ -151,7 +157,33 @@ async fn answers(relay: Arc<Relay>, client: Arc<Client>) {
     relay.clients.remove(&client);
 }
 
+/// Waits for datagrams from an endpoint, or for the error that one to it has met: that alone does not
+/// make a socket readable.
+async fn heard(upstream: &UdpSocket) -> io::Result<()> {
+    loop {
+        let ready = upstream.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error() {
+            if let Some(error) = upstream.take_error()? {
+                return Err(error);
+            }
+            let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = upstream.try_io(Interest::ERROR, seen);
+        }
+        if ready.is_readable() {
+            return Ok(());
+        }
+    }
+}
+
 impl Relay {
+    /// Passes an error on to a client.
+    fn tell(&self, client: &Client, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.shared.counters.dial_failures.increment();
+            self.shared.tell_unreachable(client.address, self.at);
+        }
+    }
+
     /// Carries what has arrived for a client.
     async fn answer_all(&self, client: &Client) -> io::Result<()> {
         for _ in 0..BURST {
@@ -166,13 +198,7 @@ impl Relay {
                         .or_else(passing)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => {
-                    if error.kind() == io::ErrorKind::ConnectionRefused {
-                        self.shared.counters.dial_failures.increment();
-                        self.shared.tell_unreachable(client.address, self.at);
-                    }
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
             self.shared.counters.datagrams_to_clients.increment();
         }

@@ -31,24 +31,6 @@ const SILENCE: Duration = Duration::from_secs(120);
 const QUESTIONS: u32 = 4;
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// How a connection to an endpoint is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Upstream {
-    /// Bits of the packet mark that its packets carry (`SO_MARK`).
-    pub mark: u32,
-    /// Whose address the endpoint sees.
-    pub source: Source,
-}
-
-/// Whose address an endpoint sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// This node's, as routing chooses it.
-    Node,
-    /// This one, which may belong to another host (`IP_TRANSPARENT`).
-    Client(IpAddr),
-}
-
 /// Raises this process's limit of open files to the highest that it may have, and tells it.
 ///
 /// # Errors
@@ -121,22 +103,23 @@ fn bound(at: SocketAddr, kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket that is about to connect to an endpoint.
+/// A socket that is about to connect to an endpoint; its packets carry bits of the packet mark
+/// (`SO_MARK`).
 ///
 /// # Errors
 /// What the kernel says: no descriptor is left, the mark is not permitted.
-pub fn tcp_to(endpoint: SocketAddr, upstream: Upstream) -> io::Result<TcpSocket> {
-    let socket = outgoing(endpoint, Type::STREAM, upstream)?;
+pub fn tcp_to(endpoint: SocketAddr, mark: u32) -> io::Result<TcpSocket> {
+    let socket = outgoing(endpoint, Type::STREAM, mark)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
 /// A socket that sends datagrams to one endpoint and receives only its answers, and the errors that
-/// they meet. Must be called within a Tokio runtime.
+/// they meet; its packets carry bits of the packet mark. Must be called within a Tokio runtime.
 ///
 /// # Errors
 /// What the kernel says: no descriptor is left, there is no route.
-pub fn udp_to(endpoint: SocketAddr, upstream: Upstream) -> io::Result<UdpSocket> {
-    let socket = outgoing(endpoint, Type::DGRAM, upstream)?;
+pub fn udp_to(endpoint: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
+    let socket = outgoing(endpoint, Type::DGRAM, mark)?;
     socket.connect(&endpoint.into())?;
     UdpSocket::from_std(socket.into())
 }
@@ -151,16 +134,9 @@ pub fn send_now(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
     SockRef::from(socket).send(datagram).map(drop)
 }
 
-fn outgoing(endpoint: SocketAddr, kind: Type, upstream: Upstream) -> io::Result<Socket> {
+fn outgoing(endpoint: SocketAddr, kind: Type, mark: u32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(endpoint), kind.nonblocking().cloexec(), None)?;
-    socket.set_mark(upstream.mark)?;
-    if let Source::Client(ip) = upstream.source {
-        // Of both families, the name notwithstanding (`ipv6_setsockopt` in net/ipv6/ipv6_sockglue.c).
-        socket.set_ip_transparent_v4(true)?;
-        // The port is chosen with the destination in view, so that many connections find one.
-        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-        socket.bind(&SocketAddr::new(ip, 0).into())?;
-    }
+    socket.set_mark(mark)?;
     Ok(socket)
 }
 

@@ -36,15 +36,20 @@ pub enum Table {
 impl Table {
     /// All of them, in the order in which they are written.
     pub const ALL: [Table; 3] = [Table::Filter, Table::Nat, Table::Mangle];
+
+    /// Its name in iptables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Filter => "filter",
+            Table::Nat => "nat",
+            Table::Mangle => "mangle",
+        }
+    }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Table::Filter => "filter",
-            Table::Nat => "nat",
-            Table::Mangle => "mangle",
-        })
+        f.write_str(self.name())
     }
 }
 

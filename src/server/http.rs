@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::answer::Answer;
+use super::Answer;
 
 /// Connections of one listener that are served at a time; more wait in the kernel. Files are few in
 /// a process, and a node's health is asked for by a handful of balancers.
@@ -24,9 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers requests for ever. Dropping the future closes the listener and all connections.
-pub(super) async fn serve<F>(listener: TcpListener, answer: F)
+pub(crate) async fn serve<F, R>(listener: TcpListener, answer: F)
 where
-    F: Fn(&Request<Incoming>) -> Answer + Clone + Send + 'static,
+    F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Answer> + Send + 'static,
 {
     let mut connections = JoinSet::new();
     loop {
@@ -45,13 +46,14 @@ where
     }
 }
 
-async fn connection<F>(stream: TcpStream, answer: F)
+async fn connection<F, R>(stream: TcpStream, answer: F)
 where
-    F: Fn(&Request<Incoming>) -> Answer,
+    F: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Answer>,
 {
     let service = service_fn(move |request| {
-        let answer = answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

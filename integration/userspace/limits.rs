@@ -1,0 +1,129 @@
+//! Many connections, too many connections, and those that are not for a relay.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use sluice::lab::{Answer, Host, Probe};
+use sluice::net::Family;
+
+use super::support::daemon::program;
+use super::support::{Outcome, eventually, run};
+use super::world::{
+    FEW_FILES, Programs, World, connect, echo, exchange, exchange_udp, serve, serve_udp,
+    udp_client, vip,
+};
+
+const SEQUENTIAL: usize = 50_000;
+const PARALLEL: usize = 5000;
+const CLIENTS: usize = 16;
+
+pub(crate) fn leaks() -> Outcome {
+    let world = World::new(program())?;
+    // Connections that ended are remembered for two minutes otherwise, in a table with an end.
+    let forget = || {
+        let path = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait";
+        std::fs::write(path, "1")
+    };
+    world.node.namespace().run(forget)??;
+    let pod = world.pod("web-1")?;
+    serve(&pod, echo);
+    exchange(&mut world.connect(Family::V4), b"warm");
+    let before = settled(&world);
+
+    let left = AtomicUsize::new(SEQUENTIAL);
+    let one_by_one = || {
+        while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            let mut stream = TcpStream::connect(vip(Family::V4)).expect("it accepts");
+            stream.write_all(b"x").expect("it takes a byte");
+            stream.read_exact(&mut [0]).expect("it answers");
+        }
+    };
+    let all = || {
+        std::thread::scope(|scope| {
+            (0..CLIENTS).for_each(|_| drop(scope.spawn(one_by_one)));
+        })
+    };
+    world.client.namespace().run(all)?;
+    eventually("descriptors are as before", || (settled(&world) <= before).then_some(()));
+
+    let open = || -> Vec<TcpStream> {
+        (0..PARALLEL).map(|_| TcpStream::connect(vip(Family::V4)).expect("it accepts")).collect()
+    };
+    let mut streams = world.client.namespace().run(open)?;
+    for stream in &mut streams {
+        exchange(stream, b"all at once");
+    }
+    assert!(world.open_files() >= before + 2 * PARALLEL, "all are joined");
+    drop(streams);
+    eventually("descriptors are as before", || (settled(&world) <= before).then_some(()));
+    Ok(())
+}
+
+/// Open files, but for spare pipes, of which a few are kept.
+fn settled(world: &World) -> usize {
+    let folder = format!("/proc/{}/fd", world.pid());
+    let files = std::fs::read_dir(folder).expect("it runs").flatten();
+    let name = |file: std::fs::DirEntry| std::fs::read_link(file.path()).ok();
+    let pipe = |name: &std::path::PathBuf| name.to_string_lossy().starts_with("pipe:");
+    files.filter_map(name).filter(|name| !pipe(name)).count()
+}
+
+pub(crate) fn descriptors() -> Outcome {
+    const WORDS: &str = "descriptors are used up";
+    let world = World::new(&Programs::get().few_files)?;
+    let pod = world.pod("web-1")?;
+    serve(&pod, echo);
+    serve_udp(&pod);
+    let mut first = world.connect(Family::V4);
+    exchange(&mut first, b"first");
+    // The kernel accepts them all; the relay takes what it can.
+    let many: Vec<TcpStream> = (0..FEW_FILES)
+        .map(|_| connect(&world.client, vip(Family::V4)).expect("there is a queue"))
+        .collect();
+    eventually("it is said", || (world.said(WORDS) > 0).then_some(()));
+    exchange(&mut first, b"still there");
+    assert!(world.open_files() < FEW_FILES, "the daemon itself has some left");
+    assert!(world.said(WORDS) < 4, "it is not said too often");
+    drop(many);
+    exchange(&mut world.connect(Family::V4), b"again");
+    exchange(&mut world.connect(Family::V6), b"and here");
+    exchange_udp(&udp_client(&world.client, vip(Family::V4)), b"and here");
+    Ok(())
+}
+
+pub(crate) fn guarded() -> Outcome {
+    let world = World::new(program())?;
+    let pod = world.pod("web-1")?;
+    serve(&pod, echo);
+    serve_udp(&pod);
+    let outside = world.cluster.lab().client();
+    for family in Family::BOTH {
+        exchange(&mut world.connect(family), b"through the Service");
+        let table = if family == Family::V4 { "ip" } else { "ip6" };
+        let list = || run("nft", &["list", "set", table, "kube-proxy", "relay-ports"]);
+        let list = world.node.namespace().run(list)?;
+        let node = |port| world.node.socket_addr(family, port);
+        let loopback = |port| match family {
+            Family::V4 => SocketAddr::from(([127, 0, 0, 1], port)),
+            Family::V6 => SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port)),
+        };
+        for protocol in ["tcp", "udp"] {
+            let element = list.split([',', '{', '}']).find(|element| element.contains(protocol));
+            let port = element.and_then(|element| element.split(" . ").nth(1)).ok_or("no relay")?;
+            let port: u16 = port.trim().parse()?;
+            let ways: [(&Host, SocketAddr); 4] = [
+                (&outside, node(port)),
+                (&world.client, node(port)),
+                (&world.node, node(port)),
+                (&world.node, loopback(port)),
+            ];
+            for (from, to) in ways {
+                let probe = if protocol == "tcp" { Probe::tcp(to) } else { Probe::udp(to) };
+                let answer = from.probe(&probe)?;
+                assert_eq!(answer, Answer::Refused, "{} -> {to}/{protocol}", from.name());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! The userspace mode with real connections: what a relay must keep of TCP and UDP, how it behaves at
+//! its limits, and what changes do to traffic.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod changes;
+mod limits;
+mod tcp;
+mod udp;
+mod world;
+
+use std::process::ExitCode;
+
+use sluice::lab::{Isolation, prepare};
+
+use support::Outcome;
+use world::Programs;
+
+fn main() -> ExitCode {
+    prepare(Isolation::Private).expect("namespaces of our own");
+    sluice::kernel::sockets::raise_descriptor_limit().expect("the limit can be raised");
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    Programs::write(folder.path());
+    let arguments = libtest_mimic::Arguments::from_args();
+    let trial = |name, run: fn() -> Outcome| libtest_mimic::Trial::test(name, run);
+    let trials = vec![
+        trial("each_direction_ends_on_its_own", tcp::half_close),
+        trial("a_slow_reader_slows_the_writer_down", tcp::back_pressure),
+        trial("a_reset_reaches_the_other_side", tcp::reset),
+        trial("another_endpoint_is_tried_if_one_refuses_or_is_silent", tcp::retry),
+        trial("a_client_without_any_reachable_endpoint_is_reset", tcp::nobody),
+        trial("much_data_arrives_byte_by_byte_in_both_directions", tcp::transfers),
+        trial("datagrams_of_every_size_are_carried", udp::sizes),
+        trial("a_client_without_a_listener_hears_of_it", udp::refused),
+        trial("a_flood_of_udp_clients_takes_bounded_room", udp::flood),
+        trial("many_connections_leave_nothing_behind", limits::leaks),
+        trial("used_up_descriptors_stop_new_connections_only", limits::descriptors),
+        trial("relays_are_for_redirected_traffic_only", limits::guarded),
+        trial("connections_outlive_their_endpoint_and_service", changes::removed),
+        trial("connections_to_removed_endpoints_are_reset_if_asked_for", changes::reset_removed),
+        trial("a_restart_brings_new_relays", changes::restart),
+        trial("at_the_end_connections_have_some_time", changes::drain),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,89 @@
+//! Which path is answered by what.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Incoming};
+
+use super::{Debugging, Shown, debug, pages};
+use crate::server::{Answer, TEXT, bare, not_found, typed};
+
+/// The type of the metrics' text, as Go's client declares it.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+
+/// Go's client says here when the process started.
+const STARTED: HeaderName = HeaderName::from_static("process-start-time-unix");
+
+/// No body that is meant for a flag is longer.
+const LONGEST: usize = 4096;
+
+/// Answers a request.
+pub(super) async fn answer(shown: Arc<Shown>, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    let body = if head.method == Method::PUT { text_of(body).await } else { String::new() };
+    let request = Request::from_parts(head, body);
+    answer_whole(&shown, &request)
+}
+
+async fn text_of<B: Body>(body: B) -> String
+where
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let whole = Limited::new(body, LONGEST).collect().await;
+    let bytes = whole.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Answers a request that has arrived completely. As upstream, the method counts in few places.
+pub(super) fn answer_whole(shown: &Shown, request: &Request<String>) -> Answer {
+    let path = request.uri().path();
+    match path {
+        "/healthz" => healthz(shown, request.uri().query().unwrap_or_default()),
+        "/healthz/ping" => bare(StatusCode::OK, TEXT, "ok".to_owned()),
+        "/metrics" => metrics(shown, shown.metrics.text()),
+        "/metrics/slis" if request.method() == Method::DELETE => {
+            shown.metrics.reset_slis();
+            bare(StatusCode::OK, TEXT, "metrics reset\n".to_owned())
+        }
+        "/metrics/slis" => metrics(shown, shown.metrics.slis()),
+        "/proxyMode" => typed(StatusCode::OK, TEXT, shown.mode.to_string()),
+        "/configz" => {
+            let configuration = (shown.configuration)();
+            let body = format!("{{\"kubeproxy.config.k8s.io\":{configuration}}}");
+            typed(StatusCode::OK, "application/json", body)
+        }
+        "/flagz" => pages::flagz(shown, request.headers()),
+        "/statusz" => pages::statusz(shown, request.headers()),
+        _ => match &shown.debugging {
+            Debugging::On(set) => debug::answer(set, request).unwrap_or_else(not_found),
+            Debugging::Off => not_found(),
+        },
+    }
+}
+
+/// Whether this server works, which it does if it answers (upstream: `apiserver/pkg/server/healthz`).
+fn healthz(shown: &Shown, query: &str) -> Answer {
+    shown.metrics.pinged();
+    let parameters: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+    let excluded = |name: &str| parameters.iter().any(|(k, v)| k == "exclude" && v == name);
+    let others = parameters.iter().filter(|(key, value)| key == "exclude" && value != "ping");
+    let unknown: Vec<String> = others.map(|(_, value)| format!("{value:?}")).collect();
+    if !parameters.iter().any(|(key, _)| key == "verbose") {
+        return typed(StatusCode::OK, TEXT, "ok".to_owned());
+    }
+    let ping = if excluded("ping") { "[+]ping excluded: ok\n" } else { "[+]ping ok\n" };
+    let mut body = ping.to_owned();
+    if !unknown.is_empty() {
+        let unknown = unknown.join(",");
+        body += &format!("warn: some health checks cannot be excluded: no matches for {unknown}\n");
+    }
+    typed(StatusCode::OK, TEXT, body + "healthz check passed\n")
+}
+
+fn metrics(shown: &Shown, text: String) -> Answer {
+    let mut answer = bare(StatusCode::OK, METRICS, text);
+    let started = HeaderValue::from(shown.started.as_second());
+    answer.headers_mut().insert(STARTED, started);
+    answer
+}

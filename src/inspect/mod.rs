@@ -1,0 +1,88 @@
+//! What operators ask for at `metricsBindAddress`: metrics, the mode, the configuration, the flags, and
+//! the log's verbosity. Answers are the Go kube-proxy's, byte for byte where the content is the same
+//! (upstream: `cmd/kube-proxy/app/server.go`, serveMetrics). See `docs/health.md`.
+
+mod answer;
+mod debug;
+mod negotiate;
+mod pages;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Mode;
+use crate::metrics::Metrics;
+use crate::server::{BindError, BindFailure, Place, serve};
+
+/// Gives a text that is made anew for every request.
+pub type Text = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Sets the log's verbosity (`-v`).
+pub type SetVerbosity = Arc<dyn Fn(u32) + Send + Sync>;
+
+/// Whether profiles and the log's verbosity can be reached (`enableProfiling`).
+#[derive(Clone)]
+pub enum Debugging {
+    /// They cannot.
+    Off,
+    /// They can.
+    On(SetVerbosity),
+}
+
+/// What is shown.
+#[derive(Clone)]
+pub struct Shown {
+    /// The proxy mode.
+    pub mode: Mode,
+    /// The effective configuration: a KubeProxyConfiguration in JSON.
+    pub configuration: Text,
+    /// All flags with their values.
+    pub flags: Arc<BTreeMap<String, String>>,
+    /// The log's verbosity, and profiles.
+    pub debugging: Debugging,
+    /// When the program started.
+    pub started: Timestamp,
+    /// What is measured.
+    pub metrics: Metrics,
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// Starts to answer on `address`, until `stop`. Must be called within a Tokio runtime.
+///
+/// # Errors
+/// With [`BindFailure::Fatal`], if the address cannot be bound.
+pub fn start(
+    shown: Shown,
+    address: SocketAddr,
+    failure: BindFailure,
+    stop: &CancellationToken,
+) -> Result<(), BindError> {
+    let place = Place { address, what: "/metrics", field: "metricsBindAddress" };
+    let first = place.bind(failure)?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let serving = async {
+            let listener = place.bound(first).await;
+            let shown = Arc::new(shown);
+            serve(listener, move |request| answer::answer(Arc::clone(&shown), request)).await;
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = serving => {}
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

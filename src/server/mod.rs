@@ -1,0 +1,125 @@
+//! Small HTTP servers for those who ask this proxy something: listening, with second tries, and
+//! answers in the form of Go's servers.
+
+mod http;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use ::http::{HeaderValue, Response, StatusCode};
+use bytes::Bytes;
+use http_body_util::Full;
+use tokio::net::TcpListener;
+
+use crate::kernel::listen::{Reach, listen};
+
+pub(crate) use self::http::serve;
+
+/// How long to wait before an address that could not be bound is tried again (upstream:
+/// `cmd/kube-proxy/app/server.go`, serveHealthz and serveMetrics).
+pub const RETRY: Duration = Duration::from_secs(5);
+
+/// A whole response.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// What to do when an address cannot be bound (`bindAddressHardFail`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BindFailure {
+    /// Go on without it, and try again.
+    Retry,
+    /// Give up.
+    Fatal,
+}
+
+/// An address cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "serve {what} on {address}: {reason}; free the address, choose another {field}, or set \
+     `bindAddressHardFail: false` to start without it"
+)]
+pub struct BindError {
+    /// What is served there.
+    pub what: &'static str,
+    /// The configuration's field that names the address.
+    pub field: &'static str,
+    /// The address.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub reason: io::Error,
+}
+
+/// An address that something is served on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The address; `0.0.0.0` and `::` both mean every address of both families, as in Go.
+    pub(crate) address: SocketAddr,
+    /// What is served there, for messages.
+    pub(crate) what: &'static str,
+    /// The configuration's field that names the address.
+    pub(crate) field: &'static str,
+}
+
+impl Place {
+    /// The first try. What it gives goes to [`Place::bound`].
+    pub(crate) fn bind(self, failure: BindFailure) -> Result<io::Result<TcpListener>, BindError> {
+        match (listen(self.address, Reach::BothFamilies), failure) {
+            (Err(reason), BindFailure::Fatal) => {
+                let Place { address, what, field } = self;
+                Err(BindError { what, field, address, reason })
+            }
+            (attempt, _) => Ok(attempt),
+        }
+    }
+
+    /// Tries until the address can be bound, and says once why it cannot.
+    pub(crate) async fn bound(self, first: io::Result<TcpListener>) -> TcpListener {
+        let Place { address, what, .. } = self;
+        let mut attempt = first;
+        let mut said = String::new();
+        loop {
+            match attempt {
+                Ok(listener) => {
+                    tracing::info!(%address, "serving {what}");
+                    return listener;
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    if said != reason {
+                        tracing::error!(
+                            "cannot serve {what} on {address}: {reason}; trying again every {RETRY:?}"
+                        );
+                        said = reason;
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+            attempt = listen(address, Reach::BothFamilies);
+        }
+    }
+}
+
+/// A response of this type, whose body is not to be taken for anything else.
+pub(crate) fn typed(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut answer = bare(status, content_type, body);
+    let nosniff = HeaderValue::from_static("nosniff");
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, nosniff);
+    answer
+}
+
+/// A response of this type.
+pub(crate) fn bare(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// Plain text, as most of Go's handlers declare it.
+pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A path that nothing is served under, in the words of Go's `http.NotFound`.
+pub(crate) fn not_found() -> Answer {
+    typed(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned())
+}
