@@ -1,6 +1,7 @@
 # The few verbs of this project; everything behind them is cargo.
 #   make demo    build, and show on a terminal what a Service does (root, or user namespaces)
 #   make test    all tests: tables, then packets in network namespaces
+#   make guest   run a command under another kernel: make guest CMD='ipvsadm -Ln' (docs/guest.md)
 #   make check   format, lints, documentation
 #   make image   an image archive for `kind load image-archive` and `ctr images import`, without
 #                Docker; ARCH=arm64 cross-builds, see manifests/image/README.md
@@ -15,14 +16,22 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 TRIPLE = $(if $(filter arm64,$(ARCH)),aarch64,x86_64)-unknown-linux-gnu
 CARGO_HOME ?= $(HOME)/.cargo
 
-.PHONY: demo test check build setup dist image image-iptables
+.PHONY: demo test guest check build setup dist image image-iptables
 
 demo: setup
 	$(CARGO) build --release --locked
 	./target/release/sluice demo
 
 test: setup
+	@integration/setup.sh guest
 	$(CARGO) test --locked
+	integration/guest/suites
+
+CMD ?= sh
+export CMD
+guest:
+	@integration/setup.sh guest
+	@integration/guest/run sh -c "$$CMD"
 
 check:
 	$(CARGO) fmt --check
