@@ -1,7 +1,7 @@
 //! The userspace mode: this process carries the bytes.
 //!
 //! The kernel's part is that of the nftables mode, over a table in which every pool is one socket of
-//! this process ([`carried`]): it decides by source, refuses, drops and redirects. The sockets are in
+//! this process ([`mod@carried`]): it decides by source, refuses, drops and redirects. The sockets are in
 //! [`listeners`]; [`tcp`] joins connections ([`pump`] moves the bytes), [`udp`] keeps a socket for
 //! each client ([`clients`]), [`choice`] picks endpoints. They run on threads of their own, so that
 //! no traffic waits while rules are written. `docs/modes/userspace.md` explains the shape.
