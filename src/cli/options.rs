@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 
 use super::RunFlags;
-use crate::config::{self, Config, ConfigError, KubeProxyConfiguration};
+use crate::config::{self, Config, ConfigError, DetectLocal, KubeProxyConfiguration};
+use crate::net::Family;
 
 /// A configuration that counts.
 #[derive(Debug, Clone)]
@@ -79,4 +80,38 @@ pub(super) fn write(settled: &Settled, path: &Path) -> Result<()> {
     let yaml = settled.wire.clone().of_its_mode().to_yaml();
     std::fs::write(path, yaml)
         .with_context(|| format!("write the configuration to {}", path.display()))
+}
+
+/// Refuses pod addresses of families only that this node does not have: every connection would be
+/// masqueraded (upstream: `cmd/kube-proxy/app/server.go`, checkBadIPConfig).
+pub(super) fn check_families(config: &Config, served: &[Family]) -> Result<()> {
+    let DetectLocal::ClusterCidr(cidrs) = &config.detect_local else { return Ok(()) };
+    let usable = cidrs.iter().any(|cidr| served.contains(&Family::of_net(cidr)));
+    let names: Vec<String> = served.iter().map(ToString::to_string).collect();
+    anyhow::ensure!(
+        cidrs.is_empty() || usable,
+        "this node has {} only, and clusterCIDR has no prefix of it; correct clusterCIDR, or switch \
+         the other family on",
+        names.join(" ")
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pod_addresses_must_be_of_a_family_that_the_node_has() {
+        let check = |cidr: &str, served: &[Family]| {
+            let wire =
+                KubeProxyConfiguration { cluster_cidr: cidr.to_owned(), ..Default::default() };
+            let config = Config::new(&wire.with_defaults().for_linux());
+            check_families(&config.unwrap_or_else(|p| panic!("{p:?}")), served).is_ok()
+        };
+        assert!(check("", &[Family::V4]));
+        assert!(check("fd00::/8", &Family::BOTH));
+        assert!(check("fd00::/8,10.0.0.0/8", &[Family::V4]));
+        assert!(!check("fd00::/8", &[Family::V4]));
+    }
 }

@@ -11,7 +11,7 @@ use super::mode::{self, Opened};
 use super::options::{self, Settled};
 use super::servers::{self, Given};
 use super::{RunFlags, flag_values, log, node, reload, version};
-use crate::config::{self, Config, DetectLocal};
+use crate::config;
 use crate::kernel;
 use crate::metrics::Metrics;
 use crate::net::Family;
@@ -65,7 +65,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     node::set_up(&config);
     let Opened { backends, foreign, relays } = mode::open(&config, &flags)?;
     let served: Vec<Family> = backends.iter().map(|(family, _)| *family).collect();
-    check_families(&config, &served)?;
+    options::check_families(&config, &served)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
     let options =
         ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
@@ -115,21 +115,6 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     Ok(())
 }
 
-/// Refuses pod addresses of families only that this node does not have: every connection would be
-/// masqueraded (upstream: `cmd/kube-proxy/app/server.go`, checkBadIPConfig).
-fn check_families(config: &Config, served: &[Family]) -> Result<()> {
-    let DetectLocal::ClusterCidr(cidrs) = &config.detect_local else { return Ok(()) };
-    let usable = cidrs.iter().any(|cidr| served.contains(&Family::of_net(cidr)));
-    let names: Vec<String> = served.iter().map(ToString::to_string).collect();
-    anyhow::ensure!(
-        cidrs.is_empty() || usable,
-        "this node has {} only, and clusterCIDR has no prefix of it; correct clusterCIDR, or switch \
-         the other family on",
-        names.join(" ")
-    );
-    Ok(())
-}
-
 /// What becomes of TCP connections to endpoints that are removed.
 fn removed_tcp(flags: &RunFlags) -> RemovedTcp {
     if !flags.reset_removed_tcp_endpoints {
@@ -155,24 +140,4 @@ fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
         });
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::KubeProxyConfiguration;
-
-    #[test]
-    fn pod_addresses_must_be_of_a_family_that_the_node_has() {
-        let check = |cidr: &str, served: &[Family]| {
-            let wire =
-                KubeProxyConfiguration { cluster_cidr: cidr.to_owned(), ..Default::default() };
-            let config = Config::new(&wire.with_defaults().for_linux());
-            check_families(&config.unwrap_or_else(|p| panic!("{p:?}")), served).is_ok()
-        };
-        assert!(check("", &[Family::V4]));
-        assert!(check("fd00::/8", &Family::BOTH));
-        assert!(check("fd00::/8,10.0.0.0/8", &[Family::V4]));
-        assert!(!check("fd00::/8", &[Family::V4]));
-    }
 }
