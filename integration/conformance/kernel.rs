@@ -126,3 +126,38 @@ pub(crate) fn normalized_chains(saved: &str) -> String {
         chains.into_iter().map(|((table, _), rules)| format!("{table}: {}", rules.join("\n")));
     chains.collect::<Vec<_>>().join("\n")
 }
+
+/// What `ipvsadm -Sn` prints of one family, sorted, without sentinels, without destinations that are
+/// only waiting for their connections to end, and without virtual services that have none but these.
+pub(crate) fn normalized_services(saved: &str, v4: bool) -> String {
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let ours = |at: &str| at.starts_with('[') != v4 && !is_sentinel(at.trim_start_matches('['));
+    let mut services: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
+    for line in saved.lines() {
+        let words = words(line);
+        let [kind, protocol, at, ..] = words.as_slice() else { continue };
+        let key = format!("{protocol} {at}");
+        if !ours(at) {
+            continue;
+        }
+        let entry = services.entry(key).or_default();
+        match kind.as_str() {
+            "-A" => line.clone_into(&mut entry.0),
+            _ if words.ends_with(&["-w".to_owned(), "0".to_owned()]) => {}
+            _ => entry.1.push(line.to_owned()),
+        }
+    }
+    let lines = services.into_values().filter(|(_, to)| !to.is_empty()).map(|(service, mut to)| {
+        to.sort();
+        format!("{service}\n{}", to.join("\n"))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The addresses that `ip -o address` prints, sorted, without sentinels.
+pub(crate) fn normalized_addresses(listed: &str) -> String {
+    let ips = listed.lines().filter_map(|line| line.split_whitespace().nth(3));
+    let mut ips: Vec<&str> = ips.filter(|ip| !is_sentinel(ip)).collect();
+    ips.sort_unstable();
+    ips.join("\n")
+}

@@ -13,14 +13,13 @@ use super::oracle::Outcome;
 pub(crate) enum Mode {
     Nftables,
     Iptables,
+    Ipvs,
     Userspace,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Mode; 3] = [Mode::Nftables, Mode::Iptables, Mode::Userspace];
-}
+    pub(crate) const ALL: [Mode; 4] = [Mode::Nftables, Mode::Iptables, Mode::Ipvs, Mode::Userspace];
 
-impl Mode {
     /// What becomes of a packet in this mode, given what the case or the plan says. Where the proxy
     /// itself makes the connection to the endpoint, the endpoint sees the node where others keep the
     /// sender's address: the one difference of the userspace mode, and nothing else may differ.
@@ -40,6 +39,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
             Mode::Userspace => "userspace",
         })
     }

@@ -56,17 +56,21 @@ impl Settings {
         }
         let all = get("masqueradeAll").unwrap_or("false");
         let bit = get("masqueradeBit").unwrap_or("14");
-        let more = match by {
-            Mode::Nftables => "",
-            Mode::Iptables => ", localhostNodePorts: false",
-            Mode::Userspace => ", localhostNodePorts: false",
+        let masquerade = format!("masqueradeAll: {all}, masqueradeBit: {bit}");
+        let _ = match by {
+            Mode::Nftables => writeln!(yaml, "nftables: {{minSyncPeriod: 1ms, {masquerade}}}"),
+            // The file has no section for the userspace mode; it reads that of iptables.
+            Mode::Iptables | Mode::Userspace => writeln!(
+                yaml,
+                "iptables: {{minSyncPeriod: 1ms, {masquerade}, localhostNodePorts: false}}"
+            ),
+            // Source ports come back: what IPVS remembers of them must be forgotten by then.
+            Mode::Ipvs => writeln!(
+                yaml,
+                "iptables: {{{masquerade}}}\n\
+                 ipvs: {{minSyncPeriod: 1ms, tcpTimeout: 60s, tcpFinTimeout: 2s, udpTimeout: 2s}}"
+            ),
         };
-        // The file has no section for the userspace mode; it reads that of iptables.
-        let section = if by == Mode::Userspace { Mode::Iptables } else { by };
-        let _ = writeln!(
-            yaml,
-            "{section}: {{minSyncPeriod: 1ms, masqueradeAll: {all}, masqueradeBit: {bit}{more}}}"
-        );
         Ok(yaml)
     }
 

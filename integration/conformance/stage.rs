@@ -292,12 +292,26 @@ impl Stage {
                 let program = if v4 { "iptables-nft-save" } else { "ip6tables-nft-save" };
                 kernel::normalized_chains(&run(&node, program, &[])?)
             }
+            Mode::Ipvs => {
+                let (table, flag) = if v4 { ("ip", "-4") } else { ("ip6", "-6") };
+                let list = run(&node, "nft", &["list", "table", table, "kube-proxy"])?;
+                let services = kernel::normalized_services(&run(&node, "ipvsadm", &["-Sn"])?, v4);
+                let ips = run(&node, "ip", &["-o", flag, "address", "show", "dev", "kube-ipvs0"])?;
+                let ips = kernel::normalized_addresses(&ips);
+                format!("{}\n{services}\n{ips}", kernel::normalized(&list)?)
+            }
         })
     }
 
     /// Removes every rule of node-a, as a reboot does.
     pub(crate) fn forget_rules(&self) -> Result<(), Failed> {
-        run(&self.host("node").ok_or("no node")?, "nft", &["flush", "ruleset"]).map(drop)
+        let node = self.host("node").ok_or("no node")?;
+        run(&node, "nft", &["flush", "ruleset"])?;
+        if self.mode == Mode::Ipvs {
+            run(&node, "ipvsadm", &["-C"])?;
+            run(&node, "ip", &["link", "delete", "kube-ipvs0"])?;
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 //! No decision about traffic is made here; if a backend lacks a fact, the table is missing a field.
 
 pub mod iptables;
+pub mod ipvs;
 pub mod nftables;
 pub mod userspace;
 

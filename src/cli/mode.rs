@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::sync::watch;
 
 use super::{IptablesLayout, RunFlags};
 use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
+use crate::backend::ipvs::{self, Ipvs};
 use crate::backend::nftables::Connection;
 use crate::backend::userspace::{self, Relays};
 use crate::config::{Config, Mode};
@@ -18,6 +19,9 @@ use crate::net::Family;
 /// How often the canaries of the iptables mode are looked at. A flushed table heals within that.
 const CANARY_PERIOD: Duration = Duration::from_secs(5);
 
+/// How often it is looked in the IPVS mode whether somebody else changed something, and whether
+/// destinations that leave are still in use.
+const LOOK_PERIOD: Duration = Duration::from_secs(5);
 /// How long the kernel remembers UDP flows, without an answer and with answers
 /// (`net/netfilter/nf_conntrack_proto_udp.c`): relays do so for as long.
 const UDP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,22 +38,13 @@ pub(super) struct Opened {
     pub(super) foreign: watch::Receiver<()>,
 }
 
-/// Refuses modes that cannot be served, before anything else is done.
-pub(super) fn check(mode: Mode) -> Result<()> {
-    match mode {
-        Mode::Nftables | Mode::Iptables | Mode::Userspace => Ok(()),
-        Mode::Ipvs => bail!(
-            "mode {mode} is not available in this version; set `mode: nftables` in the configuration"
-        ),
-    }
-}
-
 /// Opens the mode that the configuration asks for.
 pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
     match config.mode {
         Mode::Iptables => {
-            Ok(Opened { backends: iptables(config, flags)?, foreign: canary_calls() })
+            Ok(Opened { backends: iptables(config, flags)?, foreign: calls(CANARY_PERIOD) })
         }
+        Mode::Ipvs => ipvs(config, flags),
         Mode::Userspace => userspace(config, flags),
         _ => nftables(),
     }
@@ -79,6 +74,48 @@ fn nftables() -> Result<Opened> {
     let connection = Connection::open()?;
     let backends = backends(|family| Ok(Box::new(connection.mode(family))))?;
     Ok(Opened { backends, foreign: connection.follow()? })
+}
+
+/// IPVS, beside an nftables table.
+fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    let section = &config.ipvs;
+    let scheduler = if section.scheduler.is_empty() { "rr" } else { &section.scheduler };
+    let options = ipvs::Options {
+        scheduler: scheduler.into(),
+        excluded: section.exclude_cidrs.clone(),
+        strict_arp: section.strict_arp,
+        timeouts: [section.tcp_timeout, section.tcp_fin_timeout, section.udp_timeout],
+    };
+    // A connection that is to be reset must not find its endpoint in IPVS.
+    let leaving = if flags.reset_removed_tcp_endpoints {
+        ipvs::Leaving::AtOnce
+    } else {
+        ipvs::Leaving::Gracefully
+    };
+    let connection = Connection::open()?;
+    let backends = backends(|family| {
+        let kernel = ipvs::Live::open(family, &options)
+            .with_context(|| "mode ipvs cannot work; modes nftables, iptables and userspace can")?;
+        let table = connection.beside_ipvs(family);
+        Ok(Box::new(Ipvs::new(table, kernel, options.scheduler.clone(), leaving)))
+    })?;
+    Ok(Opened { backends, foreign: any_of(connection.follow()?, calls(LOOK_PERIOD)) })
+}
+
+/// Changes whenever one of two does.
+fn any_of(mut one: watch::Receiver<()>, mut other: watch::Receiver<()>) -> watch::Receiver<()> {
+    let (sender, receiver) = watch::channel(());
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            tokio::select! {
+                Ok(()) = one.changed() => {}
+                Ok(()) = other.changed() => {}
+                else => return,
+            }
+            sender.send_replace(());
+        }
+    });
+    receiver
 }
 
 /// One backend per family that this kernel has.
@@ -119,13 +156,12 @@ fn iptables(config: &Config, flags: &RunFlags) -> Result<Backends> {
     })
 }
 
-/// Changes whenever the canaries of the iptables mode are to be looked at: its kernel interface does
-/// not tell of foreign changes.
-fn canary_calls() -> watch::Receiver<()> {
+/// Changes once in a period: not every kernel interface tells of foreign changes.
+fn calls(period: Duration) -> watch::Receiver<()> {
     let (sender, receiver) = watch::channel(());
     tokio::spawn(async move {
         while !sender.is_closed() {
-            tokio::time::sleep(CANARY_PERIOD).await;
+            tokio::time::sleep(period).await;
             sender.send_replace(());
         }
     });

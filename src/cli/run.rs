@@ -40,7 +40,6 @@ pub(super) fn run(flags: RunFlags) -> Result<()> {
     if flags.init_only {
         return node::initialize(&settled.config);
     }
-    mode::check(settled.config.mode)?;
     kernel::return_large_blocks();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)

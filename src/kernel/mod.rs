@@ -1,19 +1,23 @@
 //! The system calls: everything that reads or changes the kernel.
 //!
-//! [`nft`] speaks nf_tables over netlink, [`xtables`] runs iptables; the other modules speak of links, addresses and
+//! [`nft`] speaks nf_tables over netlink, [`ipvs`] IPVS, [`xtables`] runs iptables; the other modules speak of links, addresses and
 //! connections. Nothing here knows of Services.
 
 pub mod addresses;
 pub mod conntrack;
+pub mod dummy;
+pub mod ipvs;
 pub mod listen;
 pub mod nft;
 pub mod process;
+mod requests;
 pub mod sockets;
 pub mod sysctl;
 pub mod xtables;
 
 use std::path::Path;
 
+pub use self::requests::{Refusal, RequestError};
 use crate::net::Family;
 
 /// This host's name.

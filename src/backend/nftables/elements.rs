@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::layout::{Carrier, Place, SetId, frontend_key, slots_for};
+use super::virtuals::{Reach, Virtual, virtuals};
 use crate::kernel::nft::{Data, Element, Key};
 use crate::plan::{
     Admit, Affinity, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route,
@@ -14,6 +15,7 @@ use crate::plan::{
 /// What some traffic to a frontend finds.
 enum Found<'a> {
     Pool(&'a [PoolEndpoint]),
+    Virtual(Virtual<'a>),
     Reject,
     Drop,
 }
@@ -21,9 +23,13 @@ enum Found<'a> {
 /// Elements that belong to one Service alone.
 pub(super) fn own_elements(plan: &ServicePlan, carrier: Carrier) -> Vec<(SetId, Element)> {
     let mut elements = Vec::new();
+    let virtuals = match carrier {
+        Carrier::Kernel | Carrier::Relays => None,
+        Carrier::Ipvs => Some(virtuals(plan)),
+    };
     for port in &plan.ports {
         for frontend in &port.frontends {
-            frontend_elements(port, frontend, &mut elements);
+            frontend_elements(port, frontend, virtuals.as_deref(), &mut elements);
         }
         if carrier.relays(port.protocol) {
             let relays: BTreeSet<u16> =
@@ -31,7 +37,9 @@ pub(super) fn own_elements(plan: &ServicePlan, carrier: Carrier) -> Vec<(SetId, 
             let relay = |n| Element::new(Key::new().protocol(port.protocol).port(n));
             elements.extend(relays.into_iter().map(|port| (SetId::RelayPorts, relay(port))));
         }
-        if let Some(Affinity { timeout, .. }) = port.affinity {
+        // IPVS remembers clients by itself.
+        let affinity = port.affinity.filter(|_| carrier != Carrier::Ipvs);
+        if let Some(Affinity { timeout, .. }) = affinity {
             let numbers: BTreeSet<u32> =
                 port.frontends.iter().filter_map(|frontend| memory(port, frontend)).collect();
             let number = |number| Element::new(Key::new().number(number));
@@ -42,8 +50,18 @@ pub(super) fn own_elements(plan: &ServicePlan, carrier: Carrier) -> Vec<(SetId, 
 }
 
 /// Elements that several Services may need at once: they exist while anybody needs them.
-pub(super) fn shared_elements(plan: &ServicePlan) -> Vec<(SetId, Element)> {
+pub(super) fn shared_elements(plan: &ServicePlan, carrier: Carrier) -> Vec<(SetId, Element)> {
     let mut elements = Vec::new();
+    if carrier == Carrier::Ipvs {
+        // A cluster IP that is contested may have virtual services of several Services.
+        elements.extend(virtuals(plan).into_iter().map(|it| {
+            let set = match it.reach {
+                Reach::Direct => SetId::VirtualServices,
+                Reach::Translated => SetId::VirtualTranslated,
+            };
+            (set, Element::new(Key::new().address(it.ip).protocol(it.protocol).port(it.at)))
+        }));
+    }
     if let Some(ip) = plan.cluster_ip {
         elements.push((SetId::ClusterIps, Element::new(Key::new().address(ip))));
     }
@@ -88,13 +106,23 @@ pub(super) fn memory(port: &PortPlan, frontend: &Frontend) -> Option<u32> {
     Some(1 << 31 | affinity.number << 2 | endpoints)
 }
 
-fn frontend_elements(port: &PortPlan, frontend: &Frontend, out: &mut Vec<(SetId, Element)>) {
+fn frontend_elements(
+    port: &PortPlan,
+    frontend: &Frontend,
+    virtuals: Option<&[Virtual<'_>]>,
+    out: &mut Vec<(SetId, Element)>,
+) {
     let place = Place::of(&frontend.at);
     let key = frontend_key(&frontend.at);
-    let found = |route: &Route| match route.verdict {
-        Verdict::Forward(kind) => Found::Pool(port.pool(kind)),
-        Verdict::Reject => Found::Reject,
-        Verdict::Drop => Found::Drop,
+    let serves = |it: &&Virtual<'_>, pool| std::ptr::eq(it.port, port) && it.pool == pool;
+    let found = |route: &Route| match (route.verdict, virtuals) {
+        (Verdict::Forward(pool), None) => Found::Pool(port.pool(pool)),
+        (Verdict::Forward(pool), Some(all)) => match all.iter().find(|it| serves(it, pool)) {
+            Some(it) => Found::Virtual(*it),
+            None => Found::Pool(&[]),
+        },
+        (Verdict::Reject, _) => Found::Reject,
+        (Verdict::Drop, _) => Found::Drop,
     };
     let anyone = frontend.routes.for_anyone();
     if let Admit::Only(ranges) = &frontend.admit {
@@ -104,7 +132,7 @@ fn frontend_elements(port: &PortPlan, frontend: &Frontend, out: &mut Vec<(SetId,
         };
         out.extend(ranges.iter().map(|range| (SetId::Sources, admitted(range))));
     }
-    if let Some(number) = memory(port, frontend) {
+    if let Some(number) = memory(port, frontend).filter(|_| virtuals.is_none()) {
         out.push((SetId::Sticky(place), Element::data(key, Data::new().number(number))));
     }
     if is_split(frontend) {
@@ -138,6 +166,13 @@ fn found_elements(
         Found::Reject => out.push((SetId::Reject(address), Element::new(*key))),
         Found::Drop => out.push((SetId::Drop(address), Element::new(*key))),
         Found::Pool([]) => {}
+        Found::Virtual(it) => {
+            let at = Key::new().address(it.ip).protocol(it.protocol).port(it.at);
+            if at != *key {
+                let data = Data::new().address(it.ip).port(it.at);
+                out.push((SetId::Virtual(place), Element::data(*key, data)));
+            }
+        }
         Found::Pool(pool) => {
             out.push((SetId::Slots(place, slots_for(pool.len())), Element::new(*key)));
             for (slot, endpoint) in (0..).zip(pool) {

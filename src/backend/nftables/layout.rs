@@ -19,12 +19,14 @@ pub(super) const TABLE: &str = "kube-proxy";
 
 /// Who carries traffic to endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Carrier {
+pub enum Carrier {
     /// The kernel, which translates addresses.
     #[default]
     Kernel,
     /// Sockets of this process, but for SCTP. Endpoints of the forwarding table are these sockets.
     Relays,
+    /// IPVS, after the kernel has translated to the address of a virtual service.
+    Ipvs,
 }
 
 impl Carrier {
@@ -150,6 +152,12 @@ pub(super) enum SetId {
     Remembered(u32),
     /// The endpoint that a client uses, by the client and such a number. Rules write to it.
     Affinity,
+    /// Addresses of virtual services by frontend, where they differ ([`Carrier::Ipvs`]).
+    Virtual(Place),
+    /// Virtual services that clients address.
+    VirtualServices,
+    /// Virtual services that only translated traffic may address.
+    VirtualTranslated,
     /// Ports of this process that only redirected traffic may use.
     RelayPorts,
 }
@@ -163,7 +171,6 @@ const SLOTS_SHOWN: u32 = 65536;
 impl SetId {
     /// The sets that are always there.
     pub(super) fn permanent(carrier: Carrier) -> impl Iterator<Item = SetId> {
-        let relays = (carrier == Carrier::Relays).then_some(SetId::RelayPorts);
         let per_address = [Place::Service, Place::NodePort].into_iter().flat_map(|place| {
             [
                 SetId::Reject(place),
@@ -176,8 +183,20 @@ impl SetId {
         [ClusterIps, NodePortIps, Hairpin, Restricted, Sources]
             .into_iter()
             .chain(per_address)
-            .chain(Place::ALL.map(SetId::Endpoints))
-            .chain(relays)
+            .chain(SetId::carrying(carrier))
+    }
+
+    /// Those of them that only this carrier needs.
+    fn carrying(carrier: Carrier) -> Vec<SetId> {
+        let endpoints = Place::ALL.map(SetId::Endpoints).into_iter();
+        match carrier {
+            Carrier::Kernel => endpoints.collect(),
+            Carrier::Relays => endpoints.chain([SetId::RelayPorts]).collect(),
+            Carrier::Ipvs => {
+                let shared = [SetId::VirtualServices, SetId::VirtualTranslated];
+                Place::ALL.map(SetId::Virtual).into_iter().chain(shared).collect()
+            }
+        }
     }
 
     /// Its name in the kernel.
@@ -200,6 +219,9 @@ impl SetId {
             // (upstream: `pkg/proxy/nftables/proxier.go`, isAffinitySetName).
             SetId::Remembered(timeout) => format!("remember-{timeout}").into(),
             SetId::Affinity => "affinity".into(),
+            SetId::Virtual(place) => format!("{place}-virtual").into(),
+            SetId::VirtualServices => "virtual-services".into(),
+            SetId::VirtualTranslated => "virtual-translated".into(),
             SetId::RelayPorts => "relay-ports".into(),
         }
     }
@@ -234,7 +256,8 @@ impl SetId {
         } else if name == "affinity" {
             SetId::Affinity
         } else {
-            return SetId::permanent(Carrier::Relays).find(|id| *id.name() == *name);
+            let all = SetId::permanent(Carrier::Relays).chain(SetId::carrying(Carrier::Ipvs));
+            return { all }.find(|id| *id.name() == *name);
         };
         // Others may write a number in another way, such as 04.
         Some(found).filter(|id| *id.name() == *name)
@@ -299,6 +322,18 @@ impl SetId {
                 set.size = Some(MOST_CLIENTS);
                 (set, "session affinity: the endpoint that a client uses")
             }
+            SetId::Virtual(place) => (
+                Set::map(name, place.key(family), vec![daddr, port]),
+                "the address of the virtual service that serves a frontend",
+            ),
+            SetId::VirtualServices => (
+                Set::set(name, Place::Service.key(family)),
+                "virtual services that clients address: other ports of cluster IPs are rejected",
+            ),
+            SetId::VirtualTranslated => (
+                Set::set(name, Place::Service.key(family)),
+                "virtual services that only translated traffic may address",
+            ),
             SetId::RelayPorts => (
                 Set::set(name, vec![protocol, port]),
                 "ports of sluice that only redirected traffic may use",

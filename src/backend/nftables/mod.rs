@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`elements`] says a Service's
 //! plan in set elements, [`slots`] keeps endpoints where they are, [`programmed`] finds what a change
-//! costs, [`observed`] reads the kernel back, [`tables`] is the kernel. `docs/modes/nftables.md` explains the shape.
+//! costs, [`observed`] reads the kernel back, [`tables`] is the kernel.
+//! [`virtuals`] is what the IPVS mode has instead of endpoints. `docs/modes/nftables.md` explains the shape.
 
 mod affinity;
 mod elements;
@@ -12,18 +13,19 @@ mod programmed;
 mod rules;
 mod slots;
 #[cfg(test)]
-mod strict_kernel;
+pub(super) mod strict_kernel;
 mod tables;
 #[cfg(test)]
 mod tests;
+pub(super) mod virtuals;
 
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
-pub use self::layout::is_relayed;
-use self::layout::{Carrier, SetId};
+use self::layout::SetId;
+pub use self::layout::{Carrier, is_relayed};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
 pub use self::tables::{Connection, Live, Tables};
@@ -50,7 +52,7 @@ pub struct Nftables<T = Live> {
 }
 
 impl<T: Tables> Nftables<T> {
-    fn new(tables: T, carrier: Carrier) -> Nftables<T> {
+    pub(super) fn new(tables: T, carrier: Carrier) -> Nftables<T> {
         Nftables { tables, carrier, programmed: None }
     }
 

@@ -177,7 +177,9 @@ impl Step {
         let comment = Some("rules for kube-proxy".into());
         step.prepare.insert(0, Op::AddTable { comment });
         step.outcome.fresh = true;
-        step.outcome.sticky.know_all();
+        if step.carrier != Carrier::Ipvs {
+            step.outcome.sticky.know_all();
+        }
         step.count_elements();
         step
     }
@@ -218,13 +220,18 @@ impl Step {
         let (before, after) = (sorted(old), sorted(new.as_ref()));
         self.count_varying(&before, -1);
         self.count_varying(&after, 1);
-        self.outcome.sticky.note(old, new.as_ref());
+        if carrier != Carrier::Ipvs {
+            self.outcome.sticky.note(old, new.as_ref());
+        }
         let change = |(set, element)| ElementChange { set, element, owner: Some(owner) };
         let (gone, came) = difference(before, after);
         self.deletes.extend(gone.into_iter().map(change));
         self.adds.extend(came.into_iter().map(change));
 
-        let shared = |plan: Option<&ServicePlan>| plan.map(shared_elements).unwrap_or_default();
+        let shared = |plan: Option<&ServicePlan>| match plan {
+            Some(plan) => shared_elements(plan, carrier),
+            None => Vec::new(),
+        };
         let (gone, came) = difference(shared(old), shared(new.as_ref()));
         for (list, sign) in [(gone, -1), (came, 1)] {
             for (set, element) in list {

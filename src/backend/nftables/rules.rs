@@ -35,6 +35,9 @@ const DSTNAT: i32 = -100;
 const BEFORE_DSTNAT: i32 = DSTNAT - 10;
 const AFTER_DSTNAT: i32 = DSTNAT + 10;
 const SRCNAT: i32 = 100;
+/// After address translation of the node's own traffic, and before IPVS takes it
+/// (`ip_vs_ops4` in `net/netfilter/ipvs/ip_vs_core.c`: `NF_IP_PRI_NAT_DST + 2`).
+const BEFORE_IPVS: i32 = DSTNAT + 1;
 
 /// How often a draw that hit no slot is repeated, in two factors. Each draw misses with a probability
 /// below one half, so all of them miss less often than the last bit of the kernel's random number is
@@ -113,12 +116,24 @@ impl Writer {
         use ChainKind::{Filter, Nat};
         use Hook::{Forward, Input, Output, Postrouting, Prerouting};
         let new = || phrase::ct_state(ct_state::NEW);
+        let (input, forward, output): (&[&str], &[&str], i32) = match self.carrier {
+            Carrier::Kernel | Carrier::Relays => (
+                &["nodeport-check", "service-check"],
+                &["service-check", "cluster-ips-check"],
+                FILTER,
+            ),
+            Carrier::Ipvs => (
+                &["nodeport-check", "service-check", "virtual-ips-check"],
+                &["service-check", "virtual-absent", "cluster-ips-check"],
+                BEFORE_IPVS,
+            ),
+        };
         let hooks: [(&str, ChainKind, Hook, i32, &[&str]); 8] = [
             ("filter-prerouting-pre-dnat", Filter, Prerouting, BEFORE_DSTNAT, &["sources-check"]),
             ("filter-output-pre-dnat", Filter, Output, BEFORE_DSTNAT, &["sources-check"]),
-            ("filter-input", Filter, Input, FILTER, &["nodeport-check", "service-check"]),
-            ("filter-forward", Filter, Forward, FILTER, &["service-check", "cluster-ips-check"]),
-            ("filter-output", Filter, Output, FILTER, &["service-check", "cluster-ips-check"]),
+            ("filter-input", Filter, Input, FILTER, input),
+            ("filter-forward", Filter, Forward, FILTER, forward),
+            ("filter-output", Filter, Output, output, &["service-check", "cluster-ips-check"]),
             ("nat-prerouting", Nat, Prerouting, DSTNAT, &["services"]),
             ("nat-output", Nat, Output, DSTNAT, &["services"]),
             ("nat-postrouting", Nat, Postrouting, SRCNAT, &["masquerading"]),
@@ -163,6 +178,12 @@ impl Writer {
         } else if host.pods != PodDetector::None {
             self.rule("services", [to_cluster_ip, self.not_from_pod(&host.pods), mark()]);
         }
+        if self.carrier == Carrier::Ipvs {
+            // This node's own traffic to a cluster IP, which is one of its addresses, has that as
+            // its source too.
+            let own = phrase::is_in(&[Field::Saddr(self.family)], &SetId::ClusterIps.name());
+            self.rule("services", [own, mark()]);
+        }
         let masquerade = self.frontend_in(SetId::Masquerade(Place::Service), Place::Service);
         self.rule("services", [masquerade, mark()]);
         let split = self.frontend_in(SetId::Split(Place::Service), Place::Service);
@@ -198,6 +219,11 @@ impl Writer {
     /// Finds the number of slots that a frontend draws from, and draws.
     fn pools(&mut self, place: Place) {
         self.chain(Chain::regular(pools(place)));
+        if self.carrier == Carrier::Ipvs {
+            let at = SetId::Virtual(place).name();
+            let to_virtual = phrase::dnat_to_data_of(self.family, &place.key(self.family), &at);
+            return self.rule(&pools(place), [to_virtual]);
+        }
         let sizes: Vec<u32> = self.varying.iter().filter_map(|set| set.slots_of(place)).collect();
         for size in sizes {
             let member = self.frontend_in(SetId::Slots(place, size), place);
@@ -248,11 +274,44 @@ impl Writer {
         self.rule("nodeport-check", [elsewhere, phrase::drop()]);
 
         let daddr = Field::Daddr(self.family);
-        let unknown_port = phrase::is_in(&[daddr], &SetId::ClusterIps.name());
-        self.rule("cluster-ips-check", [unknown_port, reject]);
+        let to_cluster_ip = || phrase::is_in(&[daddr], &SetId::ClusterIps.name());
+        match self.carrier {
+            Carrier::Kernel | Carrier::Relays => {
+                self.rule("cluster-ips-check", [to_cluster_ip(), reject])
+            }
+            Carrier::Ipvs => {
+                let check = || phrase::goto(&"virtual-check".into());
+                self.rule("virtual-ips-check", [to_cluster_ip(), check()]);
+                self.rule("cluster-ips-check", [to_cluster_ip(), check()]);
+                self.virtual_checks(reject);
+            }
+        }
         for cidr in &table.service_cidrs {
             self.rule("cluster-ips-check", [phrase::within(daddr, *cidr), phrase::drop()]);
         }
+    }
+
+    /// Cluster IPs are addresses of this node here, so what IPVS does not serve would reach the
+    /// node's own programs; and for as long as one is not yet or no longer an address of this node,
+    /// what it serves would leave the node.
+    fn virtual_checks(&mut self, reject: Phrase) {
+        let served =
+            || phrase::is_in(&Place::Service.key(self.family), &SetId::VirtualServices.name());
+        let translated = || {
+            let key = Place::Service.key(self.family);
+            let member = phrase::is_in(&key, &SetId::VirtualTranslated.name());
+            all([phrase::ct_status(ct_status::DNAT), member])
+        };
+        let rules = [
+            ("virtual-check", [served(), phrase::leave()]),
+            ("virtual-check", [translated(), phrase::leave()]),
+            ("virtual-absent", [served(), phrase::drop()]),
+            ("virtual-absent", [translated(), phrase::drop()]),
+        ];
+        for (chain, phrases) in rules {
+            self.rule(chain, phrases);
+        }
+        self.rule("virtual-check", [reject]);
     }
 
     /// Session affinity: before the destination is translated, the number that clients are remembered
@@ -321,8 +380,18 @@ impl Writer {
             [phrase::mark_has(bit), phrase::flip_mark_bits(bit), masquerade()],
         );
         let hairpin = SetId::Hairpin.definition(self.family);
-        let hairpin = phrase::is_in(&hairpin.key, &hairpin.name);
-        self.rule("masquerading", [phrase::ct_status(ct_status::DNAT), hairpin, masquerade()]);
+        let to_itself = phrase::is_in(&hairpin.key, &hairpin.name);
+        let through_a_service = match self.carrier {
+            Carrier::Kernel | Carrier::Relays => phrase::ct_status(ct_status::DNAT),
+            // IPVS leaves no such sign; but then it wanted to go to another address.
+            Carrier::Ipvs => {
+                use Field::{L4Proto, OriginalDaddr, OriginalDport, Saddr};
+                let family = self.family;
+                let first = [Saddr(family), OriginalDaddr(family), L4Proto, OriginalDport];
+                phrase::is_not_in(&first, &hairpin.name)
+            }
+        };
+        self.rule("masquerading", [through_a_service, to_itself, masquerade()]);
     }
 
     fn to_node_port_address(&self, addresses: &NodePortAddresses) -> Phrase {
@@ -334,9 +403,14 @@ impl Writer {
                     Family::V4 => IpNet::V4(ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8)),
                     Family::V6 => IpNet::from(std::net::IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])),
                 };
+                let vips = match self.carrier {
+                    Carrier::Kernel | Carrier::Relays => Phrase::new(),
+                    Carrier::Ipvs => phrase::is_not_in(&[daddr], &SetId::ClusterIps.name()),
+                };
                 all([
                     phrase::destination_type(address_type::LOCAL),
                     phrase::outside(daddr, loopback),
+                    vips,
                 ])
             }
         }

@@ -1,20 +1,36 @@
 //! The kernel of the tests: one table, with what it refuses and what others do to it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Tables;
+use super::layout::{Place, SetId, frontend_key};
+use super::observed::endpoint;
 use crate::kernel::nft::{
     ApplyError, Chain, Element, Expr, Key, Listening, NftError, Observed, ObservedChain,
     ObservedRule, ObservedSet, Op, Refused, Rule, Set, Verdict,
 };
+use crate::net::Family;
+use crate::plan::{Address, SourceClass};
+
+/// Where traffic is sent in a table beside IPVS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::backend) enum Sent {
+    /// To a virtual service.
+    Virtual(IpAddr, u16),
+    Reject,
+    Drop,
+    /// Nothing is done about it.
+    Pass,
+}
 
 /// One table, as strict as the kernel about what exists and what is referred to.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Model {
-    pub(super) exists: bool,
-    pub(super) sets: BTreeMap<Arc<str>, (Set, BTreeMap<Key, Element>)>,
-    pub(super) chains: BTreeMap<Arc<str>, (Chain, Vec<Rule>)>,
+pub(in crate::backend) struct Model {
+    pub(in crate::backend) exists: bool,
+    pub(in crate::backend) sets: BTreeMap<Arc<str>, (Set, BTreeMap<Key, Element>)>,
+    pub(in crate::backend) chains: BTreeMap<Arc<str>, (Chain, Vec<Rule>)>,
 }
 
 impl Model {
@@ -57,6 +73,42 @@ impl Model {
         Ok(())
     }
 
+    /// Where traffic to a frontend is sent in a table beside IPVS: from outside, or from a pod.
+    pub(in crate::backend) fn sent(&self, family: Family, at: &Address, from: SourceClass) -> Sent {
+        let key = frontend_key(at);
+        let place = Place::of(at);
+        let element = |id: SetId, key: &Key| self.sets.get(&id.name())?.1.get(key);
+        let split = element(SetId::Split(place), &key).is_some();
+        let looked_up = if split && from == SourceClass::Anyone { place.local() } else { place };
+        let translated = element(SetId::Virtual(looked_up), &key)
+            .and_then(|element| endpoint(family, &element.value));
+        let (protocol, to) = match (*at, translated) {
+            (Address::Vip { protocol, .. } | Address::NodePort { protocol, .. }, Some(to)) => {
+                (protocol, Some(to))
+            }
+            (Address::Vip { ip, protocol, port }, None) => (protocol, Some((ip, port))),
+            (Address::NodePort { protocol, .. }, None) => (protocol, None),
+        };
+        if translated.is_none() && element(SetId::Reject(place), &key).is_some() {
+            return Sent::Reject;
+        }
+        if translated.is_none() && element(SetId::Drop(place), &key).is_some() {
+            return Sent::Drop;
+        }
+        let Some((ip, port)) = to else { return Sent::Pass };
+        let address = Key::new().address(ip);
+        if element(SetId::ClusterIps, &address).is_none() {
+            return Sent::Pass;
+        }
+        let virtual_service = address.protocol(protocol).port(port);
+        let direct = element(SetId::VirtualServices, &virtual_service).is_some();
+        let indirect = element(SetId::VirtualTranslated, &virtual_service).is_some();
+        match direct || translated.is_some() && indirect {
+            true => Sent::Virtual(ip, port),
+            false => Sent::Reject,
+        }
+    }
+
     fn check_references(&self) {
         for rule in self.chains.values().flat_map(|(_, rules)| rules) {
             for expr in &rule.exprs {
@@ -90,24 +142,24 @@ impl Model {
 
 /// The kernel of a test: the model, with what it refuses and what others do to it.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Kernel {
-    pub(super) model: Model,
-    pub(super) generation: u32,
-    pub(super) listening: bool,
-    pub(super) touched: bool,
+pub(in crate::backend) struct Kernel {
+    pub(in crate::backend) model: Model,
+    pub(in crate::backend) generation: u32,
+    pub(in crate::backend) listening: bool,
+    pub(in crate::backend) touched: bool,
     /// Elements of this key are refused, as if the kernel did not want them.
-    pub(super) poison: Option<Key>,
+    pub(in crate::backend) poison: Option<Key>,
     /// It does not say which of all operations it was.
-    pub(super) vague: bool,
+    pub(in crate::backend) vague: bool,
     /// The table cannot be read.
-    pub(super) unreadable: bool,
+    pub(in crate::backend) unreadable: bool,
     /// What the last transaction did.
-    pub(super) last: Vec<Op>,
+    pub(in crate::backend) last: Vec<Op>,
 }
 
 impl Kernel {
     /// Somebody else deletes an element.
-    pub(super) fn foreign_delete(&mut self, set: &str, key: Key) {
+    pub(in crate::backend) fn foreign_delete(&mut self, set: &str, key: Key) {
         let (_, elements) = self.model.sets.get_mut(set).expect("the set is there");
         elements.remove(&key).expect("the element is there");
         self.generation += 1;

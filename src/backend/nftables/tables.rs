@@ -70,6 +70,11 @@ impl Connection {
         self.carried_by(Carrier::Relays, family)
     }
 
+    /// What stands beside IPVS, for one family.
+    pub fn beside_ipvs(&self, family: Family) -> Nftables {
+        self.carried_by(Carrier::Ipvs, family)
+    }
+
     fn carried_by(&self, carrier: Carrier, family: Family) -> Nftables {
         let table = TableName::new(family, TABLE);
         Nftables::new(Live { connection: self.clone(), table }, carrier)

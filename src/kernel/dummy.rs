@@ -1,0 +1,192 @@
+//! A dummy device: an interface that leads nowhere and holds addresses that this node shall take for
+//! its own.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
+};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use rtnetlink::LinkDummy;
+
+use super::requests::{Reading, Refusal, RequestError, Requests, find};
+use crate::net::Family;
+
+/// How often a list that changed while it was read is read again.
+const ATTEMPTS: usize = 8;
+
+/// A dummy device of the network namespace that this was opened in, whether it exists or not.
+#[derive(Debug)]
+pub struct Dummy {
+    requests: Requests,
+    name: Arc<str>,
+}
+
+/// A change of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DummyOp {
+    /// Makes the device.
+    Create,
+    /// Gives it an address.
+    Add(IpAddr),
+    /// Takes an address from it.
+    Remove(IpAddr),
+}
+
+/// The device could not be looked at or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DummyError {
+    /// There is no such socket.
+    #[error("open rtnetlink: {0}")]
+    Open(#[source] RequestError),
+    /// The device cannot be read.
+    #[error("look for the device {name}: {source}")]
+    Look {
+        /// Its name.
+        name: Arc<str>,
+        /// Why.
+        source: RequestError,
+    },
+    /// The addresses cannot be read.
+    #[error("list the addresses of {name}: {source}")]
+    List {
+        /// The device's name.
+        name: Arc<str>,
+        /// Why.
+        source: RequestError,
+    },
+    /// The changes could not be sent.
+    #[error("change {name}: {source}")]
+    Change {
+        /// The device's name.
+        name: Arc<str>,
+        /// Why.
+        source: RequestError,
+    },
+}
+
+impl Dummy {
+    /// Looks after a device of this name in the current network namespace. It is not made yet.
+    ///
+    /// # Errors
+    /// If the kernel has no rtnetlink.
+    pub fn open(name: &str) -> Result<Dummy, DummyError> {
+        let requests = Requests::open(NETLINK_ROUTE).map_err(DummyError::Open)?;
+        Ok(Dummy { requests, name: Arc::from(name) })
+    }
+
+    /// Its addresses of one family, or none if it does not exist.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn addresses(&mut self, family: Family) -> Result<Option<BTreeSet<IpAddr>>, DummyError> {
+        let Some(index) = self.index()? else { return Ok(None) };
+        let list = |source| DummyError::List { name: Arc::clone(&self.name), source };
+        for _ in 0..ATTEMPTS {
+            let mut found = BTreeSet::new();
+            let mut question = AddressMessage::default();
+            question.header.family = address_family(family);
+            let question = RouteNetlinkMessage::GetAddress(question);
+            let read = self
+                .requests
+                .list(question, |_, content| found.extend(address_of(index, family, content)));
+            match read.map_err(list)? {
+                Reading::Complete => return Ok(Some(found)),
+                Reading::Interrupted => {}
+            }
+        }
+        Err(list(RequestError::Interrupted))
+    }
+
+    /// Carries changes out, in order, and says of each how it went.
+    ///
+    /// # Errors
+    /// If the kernel could not be talked to; then it is not known which changes were done.
+    pub fn apply(&mut self, ops: &[DummyOp]) -> Result<Vec<Result<(), Refusal>>, DummyError> {
+        let name = Arc::clone(&self.name);
+        let change = |source| DummyError::Change { name: Arc::clone(&name), source };
+        let mut answers = Vec::with_capacity(ops.len());
+        const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
+        // What comes after a device is made needs its number.
+        for part in ops.split_inclusive(|op| *op == DummyOp::Create) {
+            let index = self.index()?.unwrap_or(0);
+            let changes = part.iter().map(|op| match op {
+                DummyOp::Create => {
+                    (RouteNetlinkMessage::NewLink(LinkDummy::new(&name).build()), NEW)
+                }
+                DummyOp::Add(ip) => (RouteNetlinkMessage::NewAddress(address(index, *ip)), NEW),
+                DummyOp::Remove(ip) => (RouteNetlinkMessage::DelAddress(address(index, *ip)), 0),
+            });
+            answers.extend(self.requests.change(changes).map_err(change)?);
+        }
+        Ok(answers)
+    }
+
+    fn index(&mut self) -> Result<Option<u32>, DummyError> {
+        let mut question = LinkMessage::default();
+        question.attributes.push(LinkAttribute::IfName(self.name.to_string()));
+        let mut index = None;
+        let asked = self.requests.ask(RouteNetlinkMessage::GetLink(question), |_, content| {
+            // `struct ifinfomsg`
+            let number = content.get(4..).and_then(|rest| rest.first_chunk());
+            index = number.map(|bytes| u32::from_ne_bytes(*bytes));
+        });
+        match asked {
+            Ok(()) => Ok(index),
+            Err(RequestError::Refused(Refusal { errno: libc::ENODEV, .. })) => Ok(None),
+            Err(source) => Err(DummyError::Look { name: Arc::clone(&self.name), source }),
+        }
+    }
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
+/// An address that this node answers to and, as far as can be, does not use as a source of its own
+/// accord: masquerading must not choose it. In IPv4 its scope keeps it from that, in IPv6 that it is
+/// deprecated.
+fn address(index: u32, ip: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    let family = Family::of(ip);
+    message.header.family = address_family(family);
+    message.header.index = index;
+    message.header.prefix_len = u8::try_from(family.address_len() * 8).unwrap_or(0);
+    message.attributes.push(AddressAttribute::Local(ip));
+    message.attributes.push(AddressAttribute::Address(ip));
+    match family {
+        Family::V4 => message.header.scope = AddressScope::Host,
+        Family::V6 => {
+            let mut lifetimes = CacheInfo::default();
+            (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, u32::MAX);
+            message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+    }
+    message
+}
+
+/// The address in a message, if it is one of the device. (`struct ifaddrmsg`, then attributes.)
+fn address_of(index: u32, family: Family, content: &[u8]) -> Option<IpAddr> {
+    const HEADER: usize = 8;
+    const ADDRESS: u16 = 1; // IFA_ADDRESS
+    const LOCAL: u16 = 2; // IFA_LOCAL
+    let at = content.get(4..8)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))?;
+    let attributes = content.get(HEADER..)?;
+    let bytes = find(attributes, LOCAL).or_else(|| find(attributes, ADDRESS))?;
+    let ip = match family {
+        Family::V4 => IpAddr::from(*bytes.first_chunk::<4>()?),
+        Family::V6 => IpAddr::from(*bytes.first_chunk::<16>()?),
+    };
+    // An address of the link itself is the kernel's.
+    let own = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    (at == index && !own).then_some(ip)
+}

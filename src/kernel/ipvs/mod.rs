@@ -1,0 +1,207 @@
+//! IPVS over generic netlink: virtual services and their destinations (`linux/ip_vs.h`).
+//!
+//! [`object`] has the things, [`wire`] their bytes. IPVS of one network namespace is one table for
+//! both IP families and for everybody who uses it.
+
+mod object;
+#[cfg(test)]
+mod tests;
+mod uapi;
+mod wire;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use netlink_packet_generic::GenlMessage;
+use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
+use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
+use netlink_sys::protocols::NETLINK_GENERIC;
+
+pub use self::object::{
+    Destination, Forward, Info, Key, ObservedDestination, Op, Persistence, Scheduling, Service,
+    Timeouts,
+};
+use super::requests::{Refusal, RequestError, Requests, find};
+use crate::net::Protocol;
+
+/// Where it is tried whether the kernel has a scheduler: addresses for documentation (RFC 5737).
+const NOWHERE: Key = Key::Address {
+    ip: IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 0)),
+    protocol: Protocol::Tcp,
+    port: 20_000,
+};
+
+/// IPVS of the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Ipvs {
+    requests: Requests,
+    /// The number that the kernel gave the family.
+    id: u16,
+}
+
+/// IPVS could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IpvsError {
+    /// The kernel has no IPVS.
+    #[error("this kernel has no IPVS: the module ip_vs is missing (modprobe ip_vs)")]
+    Unsupported,
+    /// The process may not use IPVS.
+    #[error(
+        "IPVS is not permitted: run with the capability CAP_NET_ADMIN in the user namespace that owns this network namespace"
+    )]
+    NotPermitted,
+    /// The kernel does not have the scheduler.
+    #[error(
+        "this kernel has no IPVS scheduler {name:?}: the module ip_vs_{name} is missing; set ipvs.scheduler to one that it has, such as rr"
+    )]
+    NoScheduler {
+        /// Its name.
+        name: String,
+    },
+    /// A request failed.
+    #[error("{what}: {source}")]
+    Request {
+        /// What was wanted.
+        what: &'static str,
+        /// Why it failed.
+        source: RequestError,
+    },
+}
+
+fn failed(what: &'static str) -> impl FnOnce(RequestError) -> IpvsError {
+    move |source| match source {
+        RequestError::Refused(Refusal { errno: libc::EPERM, .. }) => IpvsError::NotPermitted,
+        source => IpvsError::Request { what, source },
+    }
+}
+
+impl Ipvs {
+    /// Opens IPVS of the current network namespace. The kernel loads its module if it can.
+    ///
+    /// # Errors
+    /// [`IpvsError::Unsupported`] if there is none.
+    pub fn open() -> Result<Ipvs, IpvsError> {
+        let what = "look for IPVS";
+        let mut requests = Requests::open(NETLINK_GENERIC).map_err(failed(what))?;
+        let question = GenlMessage::from_payload(GenlCtrl {
+            cmd: GenlCtrlCmd::GetFamily,
+            nlas: vec![GenlCtrlAttrs::FamilyName(uapi::NAME.to_owned())],
+        });
+        const FAMILY_ID: u16 = 1; // CTRL_ATTR_FAMILY_ID
+        let mut id = None;
+        let asked = requests.ask(question, |_, content| {
+            let number = find(content.get(4..).unwrap_or_default(), FAMILY_ID);
+            id = number.and_then(|bytes| bytes.first_chunk()).map(|b| u16::from_ne_bytes(*b));
+        });
+        match (asked, id) {
+            (Ok(()), Some(id)) => Ok(Ipvs { requests, id }),
+            (Ok(()), None) => Err(IpvsError::Unsupported),
+            (Err(RequestError::Refused(Refusal { errno: libc::ENOENT, .. })), _) => {
+                Err(IpvsError::Unsupported)
+            }
+            (Err(error), _) => Err(failed(what)(error)),
+        }
+    }
+
+    /// What the kernel says of its IPVS.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn info(&mut self) -> Result<Info, IpvsError> {
+        let mut info = None;
+        let question = wire::message(self.id, wire::plain(uapi::command::GET_INFO));
+        let asked = self.requests.ask(question, |_, content| info = wire::read_info(content));
+        asked.map_err(failed("read IPVS's version"))?;
+        Ok(info.unwrap_or(Info { version: (0, 0, 0), connection_table: 0 }))
+    }
+
+    /// Reads all virtual services.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn services(&mut self) -> Result<Vec<Service>, IpvsError> {
+        let mut found = Vec::new();
+        let question = wire::message(self.id, wire::plain(uapi::command::GET_SERVICE));
+        let listed =
+            self.requests.list(question, |_, content| found.extend(wire::read_service(content)));
+        listed.map_err(failed("list virtual services"))?;
+        Ok(found)
+    }
+
+    /// Reads the destinations of a virtual service; none if it is not there.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn destinations(&mut self, key: &Key) -> Result<Vec<ObservedDestination>, IpvsError> {
+        let mut found = Vec::new();
+        let question = wire::message(self.id, wire::destinations_of(key));
+        let family = key.family();
+        let listed = self
+            .requests
+            .list(question, |_, content| found.extend(wire::read_destination(family, content)));
+        match listed {
+            Err(RequestError::Refused(Refusal { errno: libc::ESRCH, .. })) => Ok(Vec::new()),
+            listed => listed.map(|_| found).map_err(failed("list destinations")),
+        }
+    }
+
+    /// How long idle connections are remembered.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn timeouts(&mut self) -> Result<Timeouts, IpvsError> {
+        let mut timeouts = None;
+        let question = wire::message(self.id, wire::plain(uapi::command::GET_CONFIG));
+        let asked = self.requests.ask(question, |_, content| {
+            timeouts = wire::read_timeouts(content);
+        });
+        asked.map_err(failed("read IPVS's timeouts"))?;
+        Ok(timeouts.unwrap_or_default())
+    }
+
+    /// Sets how long idle connections are remembered; zeros leave what is.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), IpvsError> {
+        let change = wire::message(self.id, wire::set_timeouts(timeouts));
+        let answers = self.requests.change([(change, 0)]);
+        let set = answers.and_then(|answers| {
+            answers.into_iter().collect::<Result<(), Refusal>>().map_err(RequestError::from)
+        });
+        set.map_err(failed("set IPVS's timeouts"))
+    }
+
+    /// Carries changes out, in order, and says of each how it went: one that is refused does not keep
+    /// the others from being done.
+    ///
+    /// # Errors
+    /// If the kernel could not be talked to; then it is not known which changes were done.
+    pub fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, IpvsError> {
+        let id = self.id;
+        let changes = ops.iter().map(|op| (wire::message(id, wire::change(op)), 0));
+        self.requests.change(changes).map_err(failed("change IPVS"))
+    }
+
+    /// Finds out whether the kernel has a scheduler, by making and deleting a virtual service with it:
+    /// there is no list. The kernel loads its module if it can.
+    ///
+    /// # Errors
+    /// [`IpvsError::NoScheduler`] if it has not.
+    pub fn check_scheduler(&mut self, name: &Arc<str>) -> Result<(), IpvsError> {
+        // IP_VS_SCHEDNAME_MAXLEN has room for the final zero.
+        let absent = || IpvsError::NoScheduler { name: name.to_string() };
+        if name.is_empty() || name.len() > 15 {
+            return Err(absent());
+        }
+        let answers =
+            self.apply(&[Op::AddService(Service::new(NOWHERE, name)), Op::DeleteService(NOWHERE)])?;
+        match answers.into_iter().next() {
+            Some(Err(Refusal { errno: libc::ENOENT, .. })) => Err(absent()),
+            Some(Err(refusal)) if refusal.errno != libc::EEXIST => {
+                Err(failed("try an IPVS scheduler")(refusal.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
