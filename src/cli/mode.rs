@@ -9,6 +9,7 @@ use super::{IptablesLayout, RunFlags};
 use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
 use crate::backend::ipvs::{self, Ipvs};
+use crate::backend::leftovers::InUse;
 use crate::backend::nftables::Connection;
 use crate::backend::userspace::{self, Relays};
 use crate::config::{Config, Mode};
@@ -36,14 +37,14 @@ pub(super) struct Opened {
     pub(super) backends: Backends,
     /// Changes when somebody else may have changed our objects in the kernel.
     pub(super) foreign: watch::Receiver<()>,
+    /// What it works with; the rest of what kube-proxy has in the kernel is left over.
+    pub(super) in_use: InUse,
 }
 
 /// Opens the mode that the configuration asks for.
 pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
     match config.mode {
-        Mode::Iptables => {
-            Ok(Opened { backends: iptables(config, flags)?, foreign: calls(CANARY_PERIOD) })
-        }
+        Mode::Iptables => iptables(config, flags),
         Mode::Ipvs => ipvs(config, flags),
         Mode::Userspace => userspace(config, flags),
         _ => nftables(),
@@ -67,13 +68,13 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
     .context("start the relays of the userspace mode")?;
     let backends =
         backends(|family| Ok(Box::new(relays.mode(Box::new(connection.redirection(family))))))?;
-    Ok(Opened { backends, foreign: connection.follow()? })
+    Ok(Opened { backends, foreign: connection.follow()?, in_use: InUse::Nftables })
 }
 
 fn nftables() -> Result<Opened> {
     let connection = Connection::open()?;
     let backends = backends(|family| Ok(Box::new(connection.mode(family))))?;
-    Ok(Opened { backends, foreign: connection.follow()? })
+    Ok(Opened { backends, foreign: connection.follow()?, in_use: InUse::Nftables })
 }
 
 /// IPVS, beside an nftables table.
@@ -99,7 +100,8 @@ fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
         let table = connection.beside_ipvs(family);
         Ok(Box::new(Ipvs::new(table, kernel, options.scheduler.clone(), leaving)))
     })?;
-    Ok(Opened { backends, foreign: any_of(connection.follow()?, calls(LOOK_PERIOD)) })
+    let foreign = any_of(connection.follow()?, calls(LOOK_PERIOD));
+    Ok(Opened { backends, foreign, in_use: InUse::Ipvs })
 }
 
 /// Changes whenever one of two does.
@@ -132,7 +134,7 @@ fn backends(open: impl Fn(Family) -> Result<Box<dyn Backend>>) -> Result<Backend
 }
 
 /// The iptables mode, in the variant of iptables that this node uses.
-fn iptables(config: &Config, flags: &RunFlags) -> Result<Backends> {
+fn iptables(config: &Config, flags: &RunFlags) -> Result<Opened> {
     let options = iptables::Options {
         layout: match flags.iptables_layout {
             IptablesLayout::Compact => iptables::Layout::Compact,
@@ -149,11 +151,13 @@ fn iptables(config: &Config, flags: &RunFlags) -> Result<Backends> {
             iptables::OutOfWindow::Drop
         },
     };
-    backends(|family| {
-        let tables = Xtables::open(family)?;
-        tracing::info!(%family, variant = %tables.variant(), "programming iptables");
-        Ok(Box::new(Iptables::new(tables, options)))
-    })
+    let variant = Xtables::open(Family::V4)?.variant();
+    let backends = backends(|family| {
+        tracing::info!(%family, %variant, "programming iptables");
+        Ok(Box::new(Iptables::new(Xtables::new(family, variant), options)))
+    })?;
+    let in_use = InUse::Iptables(variant);
+    Ok(Opened { backends, foreign: calls(CANARY_PERIOD), in_use })
 }
 
 /// Changes once in a period: not every kernel interface tells of foreign changes.

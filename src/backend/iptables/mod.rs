@@ -20,6 +20,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::desired::Desired;
+pub(super) use self::names::is_of_proxy;
 use self::observed::Observed;
 use self::script::Script;
 use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};

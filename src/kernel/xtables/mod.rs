@@ -4,6 +4,7 @@
 //! There is no stable interface below the programs: `iptables-legacy` replaces whole tables through a
 //! socket option, `iptables-nft` writes nf_tables objects in a form of its own.
 
+mod legacy;
 mod variant;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::net::Family;
 
+pub use self::legacy::{legacy_programs, legacy_tables};
 pub use self::variant::Variant;
 
 /// How many seconds a program may wait for the xtables lock (upstream: `pkg/util/iptables`,

@@ -1,0 +1,1 @@
+//! Which parts of recorded listings are kube-proxy's.
