@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use netlink_packet_core::NetlinkSerializable;
+use netlink_packet_core::{NLM_F_EXCL, NetlinkSerializable};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::requests::{Refusal, RequestError, Requests};
@@ -35,7 +35,8 @@ pub fn destroy(names: &[String]) -> Result<Vec<Result<(), Refusal>>, IpsetError>
         return Ok(names.iter().map(|_| absent()).collect());
     }
     let mut requests = Requests::open(NETLINK_NETFILTER)?;
-    Ok(requests.change(names.iter().map(|name| (Destroy(name), 0)))?)
+    // Without the flag, to destroy what is not there is a success.
+    Ok(requests.change(names.iter().map(|name| (Destroy(name), NLM_F_EXCL)))?)
 }
 
 /// The request to destroy a set.
