@@ -4,6 +4,7 @@
 
 pub mod iptables;
 pub mod ipvs;
+pub mod leftovers;
 pub mod nftables;
 pub mod userspace;
 

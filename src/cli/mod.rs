@@ -1,5 +1,6 @@
 //! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
 
+mod cleanup;
 mod demo;
 mod flag_table;
 mod flag_values;
@@ -11,6 +12,7 @@ mod options;
 mod reload;
 mod run;
 mod servers;
+mod takeover;
 mod version;
 
 use std::path::PathBuf;
@@ -54,6 +56,11 @@ struct RunFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
     init_only: bool,
+    /// Remove everything that kube-proxy, this or the Go one, has in the kernel in any mode, and exit.
+    /// The exit code is 1 if something could not be removed.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
+    cleanup: bool,
     /// The URL of the API server, in place of the kubeconfig's.
     #[arg(long, value_name = "URL")]
     master: Option<String>,

@@ -10,6 +10,7 @@ use super::{IptablesLayout, RunFlags};
 use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
 use crate::backend::ipvs::{self, Ipvs};
+use crate::backend::leftovers::InUse;
 use crate::backend::nftables::Connection;
 use crate::backend::userspace::{self, Counters, Relays};
 use crate::config::{Config, Mode};
@@ -39,15 +40,14 @@ pub(super) struct Opened {
     pub(super) foreign: watch::Receiver<()>,
     /// What the userspace mode counts.
     pub(super) relays: Option<Arc<Counters>>,
+    /// What it works with; the rest of what kube-proxy has in the kernel is left over.
+    pub(super) in_use: InUse,
 }
 
 /// Opens the mode that the configuration asks for.
 pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
     match config.mode {
-        Mode::Iptables => {
-            let backends = iptables(config, flags)?;
-            Ok(Opened { backends, foreign: calls(CANARY_PERIOD), relays: None })
-        }
+        Mode::Iptables => iptables(config, flags),
         Mode::Ipvs => ipvs(config, flags),
         Mode::Userspace => userspace(config, flags),
         _ => nftables(),
@@ -72,13 +72,18 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
     let backends =
         backends(|family| Ok(Box::new(relays.mode(Box::new(connection.redirection(family))))))?;
     let counters = Some(relays.counters());
-    Ok(Opened { backends, foreign: connection.follow()?, relays: counters })
+    Ok(Opened {
+        backends,
+        foreign: connection.follow()?,
+        relays: counters,
+        in_use: InUse::Nftables,
+    })
 }
 
 fn nftables() -> Result<Opened> {
     let connection = Connection::open()?;
     let backends = backends(|family| Ok(Box::new(connection.mode(family))))?;
-    Ok(Opened { backends, foreign: connection.follow()?, relays: None })
+    Ok(Opened { backends, foreign: connection.follow()?, relays: None, in_use: InUse::Nftables })
 }
 
 /// IPVS, beside an nftables table.
@@ -105,7 +110,7 @@ fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
         Ok(Box::new(Ipvs::new(table, kernel, Arc::clone(&options.scheduler), leaving)))
     })?;
     let foreign = any_of(connection.follow()?, calls(LOOK_PERIOD));
-    Ok(Opened { backends, foreign, relays: None })
+    Ok(Opened { backends, foreign, relays: None, in_use: InUse::Ipvs })
 }
 
 /// Changes whenever one of two does.
@@ -138,7 +143,7 @@ fn backends(open: impl Fn(Family) -> Result<Box<dyn Backend>>) -> Result<Backend
 }
 
 /// The iptables mode, in the variant of iptables that this node uses.
-fn iptables(config: &Config, flags: &RunFlags) -> Result<Backends> {
+fn iptables(config: &Config, flags: &RunFlags) -> Result<Opened> {
     let options = iptables::Options {
         layout: match flags.iptables_layout {
             IptablesLayout::Compact => iptables::Layout::Compact,
@@ -155,11 +160,13 @@ fn iptables(config: &Config, flags: &RunFlags) -> Result<Backends> {
             iptables::OutOfWindow::Drop
         },
     };
-    backends(|family| {
-        let tables = Xtables::open(family)?;
-        tracing::info!(%family, variant = %tables.variant(), "programming iptables");
-        Ok(Box::new(Iptables::new(tables, options)))
-    })
+    let variant = Xtables::open(Family::V4)?.variant();
+    let backends = backends(|family| {
+        tracing::info!(%family, %variant, "programming iptables");
+        Ok(Box::new(Iptables::new(Xtables::new(family, variant), options)))
+    })?;
+    let in_use = InUse::Iptables(variant);
+    Ok(Opened { backends, foreign: calls(CANARY_PERIOD), relays: None, in_use })
 }
 
 /// Changes once in a period: not every kernel interface tells of foreign changes.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::mode::{self, Opened};
 use super::options::{self, Settled};
 use super::servers::{self, Given};
-use super::{RunFlags, flag_values, log, node, reload, version};
+use super::{RunFlags, cleanup, flag_values, log, node, reload, takeover, version};
 use crate::config;
 use crate::kernel;
 use crate::metrics::Metrics;
@@ -36,6 +36,9 @@ pub(super) fn run(flags: RunFlags) -> Result<()> {
         options::write(&settled, path)?;
         tracing::info!(file = %path.display(), "wrote the configuration");
         return Ok(());
+    }
+    if flags.cleanup {
+        return cleanup::run(&settled.config);
     }
     settled.config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
     if flags.init_only {
@@ -63,7 +66,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     };
     let node_name = node_name.trim().to_lowercase();
     node::set_up(&config);
-    let Opened { backends, foreign, relays } = mode::open(&config, &flags)?;
+    let Opened { backends, foreign, relays, in_use } = mode::open(&config, &flags)?;
     let served: Vec<Family> = backends.iter().map(|(family, _)| *family).collect();
     options::check_families(&config, &served)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
@@ -71,6 +74,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
         ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
     let metrics = Metrics::new(config.mode);
     servers::show_relays(&metrics, relays);
+    servers::show_packets(&metrics, in_use);
     let server = ApiServer::new(&options).await?.measured(&metrics);
     tracing::info!(
         version = config::version(),
@@ -101,7 +105,10 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     let sources = Sources { updates, addresses, foreign, config: configured };
     let removed_tcp = removed_tcp(&flags);
     tokio::spawn(reload::follow(flags, settled, configure, show, stop.clone()));
-    let setup = Setup { config, node_name, backends, removed_tcp, health, metrics };
+    let (in_force, told) = oneshot::channel();
+    let excluded = config.ipvs.exclude_cidrs.clone();
+    tokio::spawn(takeover::follow(in_use, excluded, told, stop.clone()));
+    let setup = Setup { config, node_name, backends, removed_tcp, health, metrics, in_force };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let running = stop.clone();
     let syncing = tokio::spawn(async move {

@@ -10,13 +10,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::log;
+use crate::backend::leftovers::InUse;
 use crate::backend::userspace::{Count, Counters};
 use crate::config::Config;
 use crate::events::{Event, Recorder, Regarding, Severity};
 use crate::health::{self, Health};
 use crate::inspect::{self, Debugging, Shown, Text};
 use crate::kernel;
+use crate::kernel::xtables::{Counted, Xtables};
 use crate::metrics::{Kind, Metrics};
+use crate::net::Family;
 use crate::server::{BindError, BindFailure};
 use crate::sync;
 use crate::watch::{self, ApiServer};
@@ -112,6 +115,32 @@ pub(super) fn show_relays(metrics: &Metrics, relays: Option<Arc<Counters>>) {
     for (kind, name, help, which) in RELAYS {
         let counters = Arc::clone(&counters);
         metrics.add(kind, name, help, move || Some(which(&counters).get()));
+    }
+}
+
+/// Rules whose packets are counted, by upstream's names.
+const PACKETS: [(&str, &str, Counted); 2] = [
+    (
+        "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
+        "[ALPHA] packets dropped by iptables to work around conntrack problems",
+        Counted::INVALID_DROPPED,
+    ),
+    (
+        "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
+        "[ALPHA] Number of packets accepted on nodeports of loopback interface",
+        Counted::LOCALHOST_NODE_PORTS,
+    ),
+];
+
+/// Adds what rules of the iptables mode count to the metrics; it is read whenever they are.
+pub(super) fn show_packets(metrics: &Metrics, in_use: InUse) {
+    let InUse::Iptables(variant) = in_use else { return };
+    let tables = Family::BOTH.map(|family| Xtables::new(family, variant));
+    for (name, help, counted) in PACKETS {
+        let packets = move |tables: &Xtables| tables.packets(counted).ok().flatten();
+        metrics.add(Kind::Counter, name, help, move || {
+            tables.iter().filter_map(packets).reduce(u64::saturating_add)
+        });
     }
 }
 

@@ -127,6 +127,25 @@ impl Dummy {
         Ok(answers)
     }
 
+    /// Deletes the device with all its addresses; one that does not exist is no error.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn delete(&mut self) -> Result<(), DummyError> {
+        let Some(index) = self.index()? else { return Ok(()) };
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let request = RouteNetlinkMessage::DelLink(message);
+        let source = match self.requests.change([(request, 0)]) {
+            Ok(answers) => match answers.into_iter().find_map(Result::err) {
+                None => return Ok(()),
+                Some(refusal) => refusal.into(),
+            },
+            Err(source) => source,
+        };
+        Err(DummyError::Change { name: Arc::clone(&self.name), source })
+    }
+
     fn index(&mut self) -> Result<Option<u32>, DummyError> {
         let mut question = LinkMessage::default();
         question.attributes.push(LinkAttribute::IfName(self.name.to_string()));

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::conntrack::{Conntrack, World};
@@ -72,6 +72,8 @@ pub struct Setup {
     pub health: Health,
     /// Where it is measured.
     pub metrics: Metrics,
+    /// Told when the rules of all families are in force for the first time.
+    pub in_force: oneshot::Sender<()>,
 }
 
 /// What a plane needs to know beside its table.
@@ -113,6 +115,8 @@ struct Loop {
     health: Health,
     metrics: Metrics,
     triggers: Triggers,
+    /// Taken when the rules of all families are in force.
+    in_force: Option<oneshot::Sender<()>>,
 }
 
 /// Runs until `stop` is cancelled or every source of changes is gone. The kernel keeps what it has.
@@ -166,7 +170,7 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
 
 impl Loop {
     fn new(setup: Setup, addresses: BTreeSet<IpAddr>) -> Loop {
-        let Setup { config, node_name, backends, removed_tcp, health, metrics } = setup;
+        let Setup { config, node_name, backends, removed_tcp, health, metrics, in_force } = setup;
         // Healthy from the start: what was in force before stays so until all is known.
         backends.iter().for_each(|(family, _)| health.updated(*family));
         let plane = |(family, backend)| {
@@ -196,6 +200,7 @@ impl Loop {
             health,
             metrics,
             triggers: Triggers::new(now()),
+            in_force: Some(in_force),
         }
     }
 
@@ -328,6 +333,8 @@ impl Loop {
         }
         if !ends.contains(&End::Failed) {
             self.metrics.caught_up();
+            // Nobody need listen.
+            let _ = self.in_force.take().map(|in_force| in_force.send(()));
         }
         ends.iter().all(|end| *end == End::Done)
     }

@@ -24,6 +24,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::desired::Desired;
+pub(super) use self::names::is_of_proxy;
 use self::observed::Observed;
 use self::script::{Blame, Script, Written};
 use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};

@@ -59,6 +59,13 @@ pub(super) fn is_perishable(chain: &str) -> bool {
     PREFIXES.iter().any(|prefix| chain.starts_with(prefix)) || ours.contains(&chain)
 }
 
+/// Whether a chain is this mode's or that of the Go kube-proxy. `KUBE-FIREWALL` is the kubelet's too.
+pub(in crate::backend) fn is_of_proxy(chain: &str) -> bool {
+    let always =
+        [SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQ, FORWARD, EXTERNAL, FIREWALL, CANARY];
+    always.contains(&chain) || is_perishable(chain)
+}
+
 /// The port of a Service, as upstream writes it: `namespace/name:port`.
 #[derive(Debug, Clone)]
 pub(super) struct PortName(String, &'static str);

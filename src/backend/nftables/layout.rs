@@ -15,7 +15,7 @@ use crate::plan::Address;
 
 /// The name of our table, the one that the Go kube-proxy uses too: starting one over the other takes
 /// the node over in one transaction.
-pub(super) const TABLE: &str = "kube-proxy";
+pub(in crate::backend) const TABLE: &str = "kube-proxy";
 
 /// Who carries traffic to endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

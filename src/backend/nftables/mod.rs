@@ -25,6 +25,7 @@ use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
 use self::layout::SetId;
+pub(super) use self::layout::TABLE;
 pub use self::layout::{Carrier, is_relayed};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};

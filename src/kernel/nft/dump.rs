@@ -199,7 +199,7 @@ impl Nft {
     }
 
     /// Reads all objects of a kind in one table. The kernel may send those of other tables too.
-    fn all_of(
+    pub(super) fn all_of(
         &mut self,
         table: &TableName,
         kind: u8,
@@ -275,7 +275,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Whether a reading failed because the table changed meanwhile.
-fn vanished(error: &io::Error) -> bool {
+pub(super) fn vanished(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::ENOBUFS | libc::EAGAIN))
 }
 

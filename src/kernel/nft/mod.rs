@@ -23,6 +23,7 @@ mod kind;
 mod object;
 mod observed;
 mod op;
+mod outline;
 mod packed;
 pub mod phrase;
 mod socket;
@@ -48,5 +49,6 @@ pub use object::{
 };
 pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
 pub use op::{Op, OpLine};
+pub use outline::{Jump, Outline};
 pub use packed::{Data, Key, Packed};
 pub use transaction::Nft;

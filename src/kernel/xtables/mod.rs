@@ -5,6 +5,7 @@
 //! socket option, `iptables-nft` writes nf_tables objects in a form of its own.
 
 mod counters;
+mod legacy;
 mod variant;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::process::{Command, Output, Stdio};
 use crate::net::Family;
 
 pub use self::counters::Counted;
+pub use self::legacy::{legacy_programs, legacy_tables};
 pub use self::variant::Variant;
 
 /// How many seconds a program may wait for the xtables lock (upstream: `pkg/util/iptables`,
