@@ -59,7 +59,7 @@ enum Mode {
 
 impl Mode {
     /// Those that this kernel can run.
-    #[allow(clippy::print_stderr)] // what is left out is said
+    #[allow(clippy::print_stderr)] // that something is left out must be seen
     fn all() -> Vec<Mode> {
         let mut modes =
             vec![Mode::Nftables, Mode::IptablesNft, Mode::Userspace, Mode::IptablesLegacy];
