@@ -32,6 +32,7 @@ fn main() -> ExitCode {
     let trial = |name: &str, run: fn() -> Outcome| libtest_mimic::Trial::test(name, run);
     let mut trials = vec![
         trial("every_change_of_mode_keeps_connections_and_leaves_nothing", every_direction),
+        trial("the_ipvs_mode_comes_and_goes_without_a_gap", every_direction_of_ipvs),
         trial("cleanup_names_what_it_cannot_remove", cleanup_fails),
     ];
     for variant in ["nft", "legacy"] {
@@ -58,17 +59,9 @@ enum Mode {
 }
 
 impl Mode {
-    /// Those that this kernel can run.
-    #[allow(clippy::print_stderr)] // that something is left out must be seen
-    fn all() -> Vec<Mode> {
-        let mut modes =
-            vec![Mode::Nftables, Mode::IptablesNft, Mode::Userspace, Mode::IptablesLegacy];
-        match Ipvs::open() {
-            Ok(_) => modes.push(Mode::Ipvs),
-            Err(error) => eprintln!("without the IPVS mode: {error}"),
-        }
-        modes
-    }
+    /// Those that every kernel can run.
+    const USUAL: [Mode; 4] =
+        [Mode::Nftables, Mode::IptablesNft, Mode::Userspace, Mode::IptablesLegacy];
 
     fn configuration(self) -> &'static str {
         match self {
@@ -247,6 +240,17 @@ impl World {
         waited.expect("the daemon runs").unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Goes a way through modes.
+    #[allow(clippy::print_stderr)] // in a slow guest it tells how far it got
+    fn go(&self, way: &[Mode]) {
+        self.start(way[0]);
+        self.wait_until_done();
+        for pair in way.windows(2) {
+            eprintln!("{:?} to {:?}", pair[0], pair[1]);
+            self.switch(Some(pair[0]), pair[1]);
+        }
+    }
+
     /// Starts a mode over what is in force, under load, and sees to it that nothing is lost but what
     /// `before` carried itself.
     fn switch(&self, before: Option<Mode>, after: Mode) {
@@ -306,16 +310,25 @@ COMMIT
 fn every_direction() -> Outcome {
     let world = World::new()?;
     world.put_others();
-    let way = walk(&Mode::all());
-    world.start(way[0]);
-    world.wait_until_done();
-    for pair in way.windows(2) {
-        world.switch(Some(pair[0]), pair[1]);
-    }
+    world.go(&walk(&Mode::USUAL));
     world.cluster.stop_proxy(NODE)?;
     let program = program().to_str().expect("a path");
     world.must(program, &["--cleanup"], "");
     world.assert_only(None);
+    Ok(())
+}
+
+#[allow(clippy::print_stderr)] // that something is left out must be seen
+fn every_direction_of_ipvs() -> Outcome {
+    if let Err(error) = Ipvs::open() {
+        eprintln!("left out: {error}");
+        return Ok(());
+    }
+    let world = World::new()?;
+    world.put_others();
+    let mut way = vec![Mode::Ipvs];
+    way.extend(Mode::USUAL.into_iter().flat_map(|mode| [mode, Mode::Ipvs]));
+    world.go(&way);
     Ok(())
 }
 
