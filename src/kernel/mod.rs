@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod conntrack;
+mod datagram;
 pub mod dummy;
 pub mod ipset;
 pub mod ipvs;

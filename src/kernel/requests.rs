@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
-    NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage, NetlinkSerializable, NlaBuffer,
-    NlasIterator,
+    NLMSG_DONE, NLMSG_ERROR, NetlinkMessage, NetlinkSerializable, NlaBuffer, NlasIterator,
 };
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
+
+use super::datagram::{HEADER, Message, messages};
 
 /// The kernel answers before `send` returns, so this is only waited for when it does not answer at
 /// all.
@@ -19,8 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RECEIVE: usize = 64 * 1024;
 /// Messages that travel together: their answers find room in the smallest usual receive queue.
 const TOGETHER: usize = 128;
-/// `struct nlmsghdr`.
-const HEADER: usize = 16;
 
 /// The kernel could not be talked to.
 #[derive(Debug, thiserror::Error)]
@@ -238,15 +237,6 @@ pub(super) enum Reading {
     Interrupted,
 }
 
-/// A received message.
-#[derive(Debug)]
-struct Message<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
-}
-
 impl Message<'_> {
     /// What a message of type `NLMSG_ERROR` or `NLMSG_DONE` says (`struct nlmsgerr` of `netlink.h`).
     fn answer(&self) -> Result<(), Refusal> {
@@ -285,22 +275,6 @@ pub(super) fn value<'a>(attribute: NlaBuffer<&'a [u8]>) -> &'a [u8] {
     whole.get(netlink_packet_core::NLA_HEADER_SIZE..end).unwrap_or_default()
 }
 
-/// Goes through the messages of a datagram; stops at the first that is longer than what is left.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let buffer = NetlinkBuffer::new_checked(rest).ok()?;
-        let len = usize::try_from(buffer.length()).ok()?;
-        let message = Message {
-            kind: buffer.message_type(),
-            flags: buffer.flags(),
-            sequence: buffer.sequence_number(),
-            payload: rest.get(HEADER..len)?,
-        };
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,13 +284,14 @@ mod tests {
         let mut payload = (-17_i32).to_ne_bytes().to_vec();
         payload.extend_from_slice(&[0; 16]);
         payload.extend_from_slice(&[8, 0, 1, 0, b'n', b'o', b'!', 0]);
-        let mut message = Message { kind: NLMSG_ERROR, flags: 0, sequence: 1, payload: &payload };
+        let mut message =
+            Message { kind: NLMSG_ERROR, flags: 0, sequence: 1, port: 0, payload: &payload };
         assert_eq!(message.answer(), Err(Refusal { errno: 17, text: None }));
         message.flags = NLM_F_ACK_TLVS | NLM_F_CAPPED;
         let refusal = message.answer().expect_err("17 is an error");
         assert_eq!(refusal.text.as_deref(), Some("no!"));
         assert!(refusal.to_string().ends_with(": no!"));
-        let fine = Message { kind: NLMSG_ERROR, flags: 0, sequence: 1, payload: &[0; 20] };
+        let fine = Message { kind: NLMSG_ERROR, flags: 0, sequence: 1, port: 0, payload: &[0; 20] };
         assert_eq!(fine.answer(), Ok(()));
     }
 }

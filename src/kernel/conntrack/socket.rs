@@ -8,8 +8,9 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::wire::{self, Forget, Message, messages};
+use super::wire::{self, Forget};
 use super::{ConntrackError, Flow, Reading};
+use crate::kernel::datagram::{Message, messages};
 use crate::net::{Family, Protocol};
 
 /// The kernel answers before `send` returns, so this is only waited for when it does not answer at

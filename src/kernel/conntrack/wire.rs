@@ -3,16 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{
-    NLA_F_NESTED, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlaBuffer,
-    NlasIterator,
+    NLA_F_NESTED, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NlaBuffer, NlasIterator,
 };
 
 use super::Flow;
+use crate::kernel::datagram::Message;
 use crate::net::{Family, Protocol};
 
-/// Length of `struct nlmsghdr`.
-const HEADER: usize = 16;
-/// Length of `struct nfgenmsg`, which follows it.
+/// Length of `struct nfgenmsg`, which follows a message's header.
 const NFGENMSG: usize = 4;
 
 /// `NFNL_SUBSYS_CTNETLINK << 8`, the message types of connection tracking.
@@ -62,35 +60,6 @@ pub(super) struct Forget {
     id: [u8; 4],
     /// The content of `CTA_ZONE`, in network byte order; none for the default zone.
     zone: Option<[u8; 2]>,
-}
-
-/// A received message.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Message<'a> {
-    /// `nlmsg_type`
-    pub(super) kind: u16,
-    /// `nlmsg_flags`
-    pub(super) flags: u16,
-    /// `nlmsg_seq`
-    pub(super) sequence: u32,
-    /// All after the header.
-    pub(super) payload: &'a [u8],
-}
-
-/// Goes through the messages of a datagram; stops at the first that is longer than what is left.
-pub(super) fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let buffer = NetlinkBuffer::new_checked(rest).ok()?;
-        let len = usize::try_from(buffer.length()).ok()?;
-        let message = Message {
-            kind: buffer.message_type(),
-            flags: buffer.flags(),
-            sequence: buffer.sequence_number(),
-            payload: rest.get(HEADER..len)?,
-        };
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some(message)
-    })
 }
 
 /// Asks for all flows of a family, or for those of one protocol.
@@ -211,6 +180,7 @@ fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::datagram::messages;
 
     fn tuple_of(protocol: u8, ips: [&[u8]; 2], ports: [u16; 2]) -> Vec<u8> {
         let kinds = if ips[0].len() == 4 { [1, 2] } else { [3, 4] };

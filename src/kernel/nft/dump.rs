@@ -14,7 +14,8 @@ use super::socket::{Answer, Wait};
 use super::transaction::Nft;
 use super::uapi::{self, msg};
 use super::userdata;
-use super::wire::{Message, Writer, find, find_name, find_u32, messages, nfproto};
+use super::wire::{Writer, find, find_name, find_u32, nfproto};
+use crate::kernel::datagram::{Message, messages};
 
 /// How often a table is read again that changed meanwhile.
 const ATTEMPTS: u32 = 20;

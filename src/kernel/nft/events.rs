@@ -15,7 +15,8 @@ use super::op::Op;
 use super::socket::{NetfilterSocket, Wait};
 use super::transaction::Nft;
 use super::uapi::{GROUP_NFTABLES, msg};
-use super::wire::{find, messages, nfproto, read_name};
+use super::wire::{find, nfproto, read_name};
+use crate::kernel::datagram::messages;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 use super::error::NftError;
-use super::wire::{HEADER, Message, attributes, read_name};
+use super::wire::{attributes, read_name};
+use crate::kernel::datagram::{HEADER, Message};
 
 /// The kernel answers before `send` returns, so this is only ever waited for when it does not
 /// answer at all.

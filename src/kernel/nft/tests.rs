@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::decode::Elements;
 use super::uapi::{BATCH_BEGIN, BATCH_END, msg};
-use super::wire::{Message, Writer, find, messages};
+use super::wire::{Writer, find};
 use super::*;
+use crate::kernel::datagram::{Message, messages};
 use crate::net::{Family, Protocol};
 
 fn table() -> TableName {

@@ -12,7 +12,7 @@ use super::error::{ApplyError, NftError, Refused};
 use super::object::{Set, TableName};
 use super::op::Op;
 use super::socket::{Answer, NetfilterSocket, Wait};
-use super::wire::messages;
+use crate::kernel::datagram::messages;
 
 /// How often a transaction is sent again that the kernel could not take at the moment.
 const ATTEMPTS: u32 = 5;

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use netlink_packet_core::{NLA_F_NESTED, NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_REQUEST};
 
 use super::uapi::{NAME_MAX, NFPROTO_IPV4, NFPROTO_IPV6, SUBSYS_NFTABLES};
+use crate::kernel::datagram::Message;
 use crate::net::Family;
 
-/// Length of `struct nlmsghdr`.
-pub(super) const HEADER: usize = 16;
-/// Length of `struct nfgenmsg`, which follows it in all messages of netfilter.
+/// Length of `struct nfgenmsg`, which follows a message's header in all messages of netfilter.
 pub(super) const NFGENMSG: usize = 4;
 
 /// The number that nf_tables knows a family by.
@@ -217,21 +216,6 @@ pub(super) fn find_name(bytes: &[u8], kind: u16) -> Option<Arc<str>> {
     find(bytes, kind).and_then(read_name).map(Arc::from)
 }
 
-/// A received message.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Message<'a> {
-    /// `nlmsg_type`
-    pub(super) kind: u16,
-    /// `nlmsg_flags`
-    pub(super) flags: u16,
-    /// `nlmsg_seq`
-    pub(super) sequence: u32,
-    /// `nlmsg_pid`
-    pub(super) port: u32,
-    /// All after the header.
-    pub(super) payload: &'a [u8],
-}
-
 impl<'a> Message<'a> {
     /// Which nf_tables message it is, if it is one.
     pub(super) fn nft(&self) -> Option<u8> {
@@ -250,26 +234,10 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Goes through the messages of a datagram; stops at the first that is longer than what is left.
-pub(super) fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let buffer = netlink_packet_core::NetlinkBuffer::new_checked(rest).ok()?;
-        let len = usize::try_from(buffer.length()).ok()?;
-        let message = Message {
-            kind: buffer.message_type(),
-            flags: buffer.flags(),
-            sequence: buffer.sequence_number(),
-            port: buffer.port_number(),
-            payload: rest.get(HEADER..len)?,
-        };
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::datagram::messages;
 
     #[test]
     fn what_is_written_is_read_back_with_padding_in_between() {
