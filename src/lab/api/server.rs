@@ -86,9 +86,11 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stop: CancellationTo
     let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     tokio::select! {
+        // In this order: a request that came after the switch must not be answered.
+        biased;
+        () = disconnected(&mut outage) => reset_on_close(&handle),
         // Clients may leave as they like.
         _ = serving.as_mut() => {}
-        () = disconnected(&mut outage) => reset_on_close(&handle),
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
             let _ = serving.await;
