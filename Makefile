@@ -24,7 +24,7 @@ demo: setup
 
 test: setup
 	@integration/setup.sh guest
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 	integration/guest/suites
 
 CMD ?= sh
