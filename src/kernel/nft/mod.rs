@@ -9,6 +9,7 @@
 //! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.
 
 mod batch;
+mod count;
 mod decode;
 mod dump;
 mod encode;
@@ -34,6 +35,7 @@ mod uapi;
 mod userdata;
 mod wire;
 
+pub use count::Count;
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{Listening, NftEvent, NftEvents};
 pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
