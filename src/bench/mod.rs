@@ -20,6 +20,7 @@ pub mod results;
 mod server;
 mod session;
 mod start;
+mod traffic;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -92,6 +93,7 @@ fn measure(session: &mut Session<'_>, world: &mut World, time: Duration) {
     start::measure(session, world, starts);
     changes::measure(session, world, changes);
     restart::measure(session, world, restarts);
+    traffic::measure(session, world, begun + time);
 }
 
 /// Whether this kernel has what a mode needs, and otherwise why it has not, in one sentence. To be
