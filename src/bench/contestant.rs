@@ -13,14 +13,20 @@ use super::results::{Program, Subject};
 use crate::config::Mode;
 use crate::lab::{Host, Proxy, proxy};
 
-/// Where both programs answer questions for their health; nobody else is in the node's namespace.
+/// Where both programs answer questions for their health and for their metrics; nobody else is in the
+/// node's namespace.
 const HEALTH_PORT: u16 = 10256;
+const METRICS_PORT: u16 = 10249;
+
+/// The metric that says when a family was brought up to date last.
+const LAST_SYNC: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{";
 
 /// Where configuration files are put. The lab's `/run` is private, and ends with the process.
 const FILES: &str = "/run/sluice-bench";
 
-/// The grain of [`Running::wait_until_ready`].
-const GRAIN: Duration = Duration::from_millis(1);
+/// The grain of [`Running::wait_until_ready`], which grows to 2 % of the time: each question costs the
+/// program some processor time.
+const GRAIN: Duration = Duration::from_millis(2);
 
 /// How long a program may take to end when it is asked to.
 const END: Duration = Duration::from_secs(30);
@@ -124,7 +130,7 @@ fn configuration(mode: Mode, node: &str, min_sync: Duration) -> String {
          clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n\
          detectLocalMode: ClusterCIDR\n\
          healthzBindAddress: 127.0.0.1:{HEALTH_PORT}\n\
-         metricsBindAddress: 127.0.0.1:10249\n\
+         metricsBindAddress: 127.0.0.1:{METRICS_PORT}\n\
          conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}\n\
          nftables: {periods}\n\
          iptables: {periods}\n\
@@ -164,7 +170,7 @@ impl Running {
         Ok(())
     }
 
-    /// Waits until it says that both families have been brought up to date, and gives the moment;
+    /// Waits until it says that so many families have been brought up to date, and gives the moment;
     /// nothing if `until` has passed. To be called in the node's network namespace.
     pub(super) fn wait_until_ready(&self, families: usize, until: Instant) -> Option<Instant> {
         loop {
@@ -175,28 +181,30 @@ impl Running {
             if now >= until {
                 return None;
             }
-            std::thread::sleep(GRAIN.max((now - self.started) / 100));
+            std::thread::sleep(GRAIN.max((now - self.started) / 50));
         }
     }
 }
 
-/// How many families `/healthz` names: those whose rules have been written once.
+/// For how many families the last sync is known: those whose rules have been written once. (What
+/// `/healthz` says will not do: it names them when the loop begins.)
 fn families_up_to_date() -> Option<usize> {
-    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTH_PORT));
-    let patience = Duration::from_secs(1);
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
+    let patience = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&at, patience).ok()?;
     stream.set_read_timeout(Some(patience)).ok()?;
-    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    count_families(&answer)
+    Some(count_families(&answer))
 }
 
-fn count_families(answer: &str) -> Option<usize> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.split(' ').nth(1).filter(|code| *code == "200")?;
-    let body: serde_json::Value = serde_json::from_str(body).ok()?;
-    body["status"].as_object().map(serde_json::Map::len)
+fn count_families(metrics: &str) -> usize {
+    let known = |line: &&str| {
+        let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+        line.starts_with(LAST_SYNC) && value.is_some_and(|seconds| seconds > 0.0)
+    };
+    metrics.lines().filter(known).count()
 }
 
 #[cfg(test)]
@@ -206,15 +214,17 @@ mod tests {
 
     #[test]
     fn only_families_that_have_been_up_to_date_once_count() {
-        let answer = |code: &str, status: &str| {
+        let name = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+        let answer = |v4: &str, v6: &str| {
             format!(
-                "HTTP/1.0 {code} X\r\nA: b\r\n\r\n{{\"lastUpdated\":\"x\",\"status\":{status}}}"
+                "HTTP/1.0 200 OK\r\n\r\n# TYPE {name} gauge\n{name}{{ip_family=\"IPv4\"}} {v4}\n\
+                 {name}{{ip_family=\"IPv6\"}} {v6}\nother{{}} 1\n"
             )
         };
-        assert_eq!(count_families(&answer("200", "{}")), Some(0));
-        assert_eq!(count_families(&answer("200", r#"{"IPv4":{},"IPv6":{}}"#)), Some(2));
-        assert_eq!(count_families(&answer("503", r#"{"IPv4":{}}"#)), None);
-        assert_eq!(count_families("HTTP/1.0 200 OK\r\n"), None);
+        assert_eq!(count_families(&answer("0", "0")), 0);
+        assert_eq!(count_families(&answer("1.7e+09", "0")), 1);
+        assert_eq!(count_families(&answer("1.7e+09", "1.8e+09")), 2);
+        assert_eq!(count_families(""), 0);
     }
 
     #[test]

@@ -23,10 +23,7 @@ impl Record {
         if samples.peek().is_none() {
             return;
         }
-        let (services, endpoints) = match subject.program {
-            Program::Direct => (0, 0),
-            _ => (scale.services, scale.endpoints),
-        };
+        let (services, endpoints) = counted(subject, scale);
         let same = self.measurements.iter_mut().find(|known| {
             known.subject == *subject
                 && known.quantity == quantity
@@ -45,7 +42,8 @@ impl Record {
     }
 
     /// How many samples there are of a quantity.
-    pub(super) fn count(&self, subject: &Subject, quantity: Quantity, services: u32) -> usize {
+    pub(super) fn count(&self, subject: &Subject, quantity: Quantity, scale: Scale) -> usize {
+        let services = counted(subject, scale).0;
         let known = self.measurements.iter().find(|known| {
             known.subject == *subject && known.quantity == quantity && known.services == services
         });
@@ -64,6 +62,14 @@ impl Record {
         if !self.left_out.contains(&left_out) {
             self.left_out.push(left_out);
         }
+    }
+}
+
+/// Services and endpoints that a measurement names.
+fn counted(subject: &Subject, scale: Scale) -> (u32, u32) {
+    match subject.program {
+        Program::Direct => (0, 0),
+        _ => (scale.services, scale.endpoints),
     }
 }
 
@@ -86,6 +92,6 @@ mod tests {
         let found: Vec<(u32, &[f64])> =
             record.measurements.iter().map(|m| (m.services, &*m.samples)).collect();
         assert_eq!(found, [(0, &[1.0, 2.0, 1.0, 2.0][..]), (10, &[3.0]), (1000, &[3.0])]);
-        assert_eq!(record.count(&direct, Quantity::RoundTrip, 0), 4);
+        assert_eq!(record.count(&direct, Quantity::RoundTrip, small), 4);
     }
 }

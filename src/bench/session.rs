@@ -73,7 +73,7 @@ impl Session<'_> {
         of: usize,
     ) {
         let services = Some(scale.services);
-        let count = self.record.count(subject, quantity, scale.services);
+        let count = self.record.count(subject, quantity, scale);
         if self.plan.wants(quantity) && count < of {
             let reason = format!("{count} of {of} samples were taken before the time limit");
             self.record.leave_out(subject, Some(quantity), services, reason);

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use super::plan::Direct;
 use super::results::{Program, Quantity, Subject};
 use super::server::{ECHO, SINK, WHO};
@@ -35,6 +37,9 @@ const QUESTION: usize = 64;
 /// Services that traffic goes to.
 const SPREAD: usize = 1000;
 
+/// Windows that may fail before a way is given up.
+const FAILURES: usize = 3;
+
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -60,7 +65,7 @@ struct Way {
     datagrams: Vec<SocketAddrV4>,
     /// How many flows there have been.
     flows: usize,
-    state: State,
+    failures: usize,
 }
 
 impl Way {
@@ -77,7 +82,7 @@ impl Way {
             streams,
             datagrams: udp,
             flows: 0,
-            state: State::In,
+            failures: 0,
         }
     }
 
@@ -94,7 +99,7 @@ pub(super) fn measure(session: &mut Session<'_>, world: &World, until: Instant) 
     let rounds = session.plan.repeat;
     for round in 0..rounds {
         for &quantity in &quantities {
-            for way in ways.iter_mut().filter(|way| way.state == State::In) {
+            for way in ways.iter_mut().filter(|way| way.failures < FAILURES) {
                 if Instant::now() >= until {
                     continue;
                 }
@@ -102,16 +107,16 @@ pub(super) fn measure(session: &mut Session<'_>, world: &World, until: Instant) 
                 match window(way, quantity, session.plan.window) {
                     Ok(samples) => session.add(&way.subject, quantity, world.scale, samples),
                     Err(failure) => {
-                        way.state = State::Out;
+                        way.failures += 1;
                         let (subject, services) = (&way.subject, Some(world.scale.services));
-                        let reason = failure.to_string();
+                        let reason = format!("in window {} of {rounds}: {failure}", round + 1);
                         session.record.leave_out(subject, Some(quantity), services, reason);
                     }
                 }
             }
         }
     }
-    for way in ways.iter().filter(|way| way.state == State::In) {
+    for way in ways.iter().filter(|way| way.failures == 0) {
         for &quantity in &quantities {
             session.check_count(&way.subject, quantity, world.scale, rounds);
         }
@@ -238,6 +243,10 @@ fn connect(to: SocketAddrV4, command: u8) -> io::Result<TcpStream> {
     connection.set_nodelay(true)?;
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
+    if command != WHO {
+        // What is closed in the middle of bulk is closed by a reset, and is in nobody's way any more.
+        SockRef::from(&connection).set_linger(Some(Duration::ZERO))?;
+    }
     connection.write_all(&[command]).map_err(|error| at(to, &error))?;
     Ok(connection)
 }
