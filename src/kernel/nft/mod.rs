@@ -24,6 +24,7 @@ mod kind;
 mod object;
 mod observed;
 mod op;
+mod ops;
 mod outline;
 mod packed;
 pub mod phrase;
@@ -51,6 +52,7 @@ pub use object::{
 };
 pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
 pub use op::{Op, OpLine};
+pub use ops::{ElementList, ElementOps, Operations, Ops, Verb};
 pub use outline::{Jump, Outline};
 pub use packed::{Data, Key, Packed};
 pub use transaction::Nft;
