@@ -139,32 +139,21 @@ impl Frame {
     /// Grid, ticks and their labels.
     fn axes(&self) -> Markup {
         let (right, bottom) = (WIDTH - RIGHT, LINES_HEIGHT - BOTTOM);
-        let mut labelled = f64::NEG_INFINITY;
-        let across: Vec<(f64, Option<String>)> = self
-            .x
-            .ticks
-            .iter()
-            .map(|services| {
-                let x = self.x(*services);
-                let room = x - labelled >= LABEL_ROOM;
-                if room {
-                    labelled = x;
-                }
-                (x, room.then(|| grouped(*services)))
-            })
-            .collect();
+        let places: Vec<f64> = self.x.ticks.iter().map(|services| self.x(*services)).collect();
+        let labelled = legible(&places);
+        let across = self.x.ticks.iter().zip(&places).zip(labelled);
         html! {
             @for value in &self.y.ticks {
-                path.grid d=(format!("M{} {}H{}", at(LEFT), at(self.y(*value)), at(right)));
+                path.grid d=(format!("M{} {}H{}", at(LEFT), at(self.y(*value)), at(right))) {}
                 text.tick x=(at(LEFT - 8.0)) y=(at(self.y(*value) + 4.0)) text-anchor="end" {
                     (tick(self.unit, *value))
                 }
             }
-            path.axis d=(format!("M{} {}H{}", at(LEFT), at(bottom), at(right)));
-            @for (x, label) in across {
-                path.axis d=(format!("M{} {}v5", at(x), at(bottom)));
-                @if let Some(label) = label {
-                    text.tick x=(at(x)) y=(at(bottom + 19.0)) text-anchor="middle" { (label) }
+            path.axis d=(format!("M{} {}H{}", at(LEFT), at(bottom), at(right))) {}
+            @for ((services, x), labelled) in across {
+                path.axis d=(format!("M{} {}v5", at(*x), at(bottom))) {}
+                @if labelled {
+                    text.tick x=(at(*x)) y=(at(bottom + 19.0)) text-anchor="middle" { (grouped(*services)) }
                 }
             }
             text.axis-title x=(at((LEFT + right) / 2.0)) y=(at(LINES_HEIGHT - 6.0)) text-anchor="middle" {
@@ -219,7 +208,7 @@ fn level(frame: &Frame, panel: &Panel<'_>, row: &Row<'_>) -> Markup {
         @if let Some(summary) = summary {
             g {
                 title { (hint(panel, row, None, summary)) }
-                path.line d=(format!("M{} {}H{}", at(LEFT), at(frame.y(summary.median)), at(WIDTH - RIGHT)));
+                path.line d=(format!("M{} {}H{}", at(LEFT), at(frame.y(summary.median)), at(WIDTH - RIGHT))) {}
             }
         }
     }
@@ -240,7 +229,7 @@ fn curve(frame: &Frame, panel: &Panel<'_>, row: &Row<'_>, scales: &[Scale], asid
         })
         .collect();
     html! {
-        path.line d=(path);
+        path.line d=(path) {}
         @for (scale, summary, x) in points {
             @let (low, high) = spread.ends(summary);
             g {
@@ -256,7 +245,7 @@ fn curve(frame: &Frame, panel: &Panel<'_>, row: &Row<'_>, scales: &[Scale], asid
 fn name_at(row: &Row<'_>, (x, y): (f64, f64), label: f64) -> Markup {
     let left = WIDTH - RIGHT + 14.0;
     html! {
-        path.thread d=(format!("M{} {}L{} {}", at(x + 7.0), at(y), at(left - 3.0), at(label)));
+        path.thread d=(format!("M{} {}L{} {}", at(x + 7.0), at(y), at(left - 3.0), at(label))) {}
         text.name x=(at(left)) y=(at(label + 4.0)) { (view::name(row.subject)) }
     }
 }
@@ -278,10 +267,10 @@ fn bars(panel: &Panel<'_>, scale: Option<Scale>, id: &str) -> Markup {
     let x = |value: f64| NAMES + (WIDTH - NAMES - VALUES) * axis.place(value);
     let content = html! {
         @for value in thinned(&axis.ticks, |value| x(value)) {
-            path.grid d=(format!("M{} {}V{}", at(x(value)), at(TOP), at(bottom)));
+            path.grid d=(format!("M{} {}V{}", at(x(value)), at(TOP), at(bottom))) {}
             text.tick x=(at(x(value))) y=(at(bottom + 18.0)) text-anchor="middle" { (tick(unit, value)) }
         }
-        path.axis d=(format!("M{} {}V{}", at(NAMES), at(TOP), at(bottom)));
+        path.axis d=(format!("M{} {}V{}", at(NAMES), at(TOP), at(bottom))) {}
         @for (n, (row, summary)) in shown.iter().enumerate() {
             @let y = TOP + BAR * (n as f64 + 0.5);
             @let (low, high) = spread.ends(summary);
@@ -289,10 +278,10 @@ fn bars(panel: &Panel<'_>, scale: Option<Scale>, id: &str) -> Markup {
                 title { (hint(panel, row, scale, summary)) }
                 text.name x=(at(NAMES - 10.0)) y=(at(y + 4.0)) text-anchor="end" { (view::name(row.subject)) }
                 @if dots {
-                    path.stem d=(format!("M{} {}H{}", at(NAMES), at(y), at(x(summary.median))));
+                    path.stem d=(format!("M{} {}H{}", at(NAMES), at(y), at(x(summary.median)))) {}
                     (mark(row.subject, x(summary.median), y))
                 } @else {
-                    rect.bar x=(at(NAMES)) y=(at(y - 9.0)) width=(at((x(summary.median) - NAMES).max(1.0))) height="18" rx="2";
+                    rect.bar x=(at(NAMES)) y=(at(y - 9.0)) width=(at((x(summary.median) - NAMES).max(1.0))) height="18" rx="2" {}
                 }
                 (whisker((x(low), y), (x(high), y)))
                 (value_behind(panel, row, scale, summary, (x(summary.median.max(high)) + 9.0, y)))
@@ -322,10 +311,25 @@ fn value_behind(
     html! {
         text.value x=(at(x)) y=(at(y + 4.0)) {
             (figure(panel.quantity.unit(), summary.median))
-            @if let Some(ratio) = ratio { tspan.beside dx="7" { (ratio.words()) } }
-            @else if let Some(share) = share { tspan.beside dx="7" { (share) } }
+            @if let Some(share) = share { tspan.beside dx="7" { (share) } }
+            @else if let Some(ratio) = ratio { tspan.beside dx="7" { (ratio.words()) } }
         }
     }
+}
+
+/// Which places of a rising list have room for a label: the last, the first, and those between that
+/// come close to none of them.
+fn legible(places: &[f64]) -> Vec<bool> {
+    let mut chosen = vec![false; places.len()];
+    let last = places.len().saturating_sub(1);
+    let between = 1..last;
+    for n in [last, 0].into_iter().chain(between).filter(|n| *n < places.len()) {
+        let near = |other: usize| {
+            other != n && chosen[other] && (places[other] - places[n]).abs() < LABEL_ROOM
+        };
+        chosen[n] = !(0..places.len()).any(near);
+    }
+    chosen
 }
 
 /// Ticks whose labels have room.
@@ -338,4 +342,17 @@ fn thinned(ticks: &[f64], x: impl Fn(f64) -> f64) -> Vec<f64> {
         }
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_have_no_room_are_left_out_but_never_the_last() {
+        assert_eq!(legible(&[0.0, 100.0, 180.0, 200.0]), [true, true, false, true]);
+        assert_eq!(legible(&[190.0, 200.0]), [false, true]);
+        assert_eq!(legible(&[5.0]), [true]);
+        assert!(legible(&[]).is_empty());
+    }
 }

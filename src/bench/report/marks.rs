@@ -38,10 +38,10 @@ pub(super) fn mark(subject: &Subject, x: f64, y: f64) -> Markup {
     let polygon = |corners: &[(f64, f64)]| {
         let points: Vec<String> =
             corners.iter().map(|(dx, dy)| format!("{},{}", at(x + dx), at(y + dy))).collect();
-        html! { polygon.mark points=(points.join(" ")); }
+        html! { polygon.mark points=(points.join(" ")) {} }
     };
     match colour(subject) {
-        "c-nftables" => html! { circle.mark cx=(at(x)) cy=(at(y)) r="4.5"; },
+        "c-nftables" => html! { circle.mark cx=(at(x)) cy=(at(y)) r="4.5" {} },
         "c-iptables" => polygon(&[(-4.2, -4.2), (4.2, -4.2), (4.2, 4.2), (-4.2, 4.2)]),
         "c-ipvs" => polygon(&[(0.0, -5.4), (5.2, 3.8), (-5.2, 3.8)]),
         "c-userspace" => polygon(&[(0.0, -5.8), (5.8, 0.0), (0.0, 5.8), (-5.8, 0.0)]),
@@ -62,7 +62,7 @@ pub(super) fn whisker(from: (f64, f64), to: (f64, f64)) -> Markup {
         format!("M{} {}L{} {}", at(x - ax), at(y - ay), at(x + ax), at(y + ay))
     };
     let line = format!("M{} {}L{} {}", at(from.0), at(from.1), at(to.0), at(to.1));
-    html! { path.whisker d=(format!("{line}{}{}", cap(from), cap(to))); }
+    html! { path.whisker d=(format!("{line}{}{}", cap(from), cap(to))) {} }
 }
 
 /// A line and a mark, as in a legend.
@@ -71,7 +71,7 @@ pub(super) fn sample(subject: &Subject, index: usize) -> Markup {
     html! {
         svg.sample viewBox="0 0 34 14" width="34" height="14" aria-hidden="true" {
             g class=(classes(subject, index)) {
-                path.line d="M1 7H33";
+                path.line d="M1 7H33" {}
                 @if !direct { (mark(subject, 17.0, 7.0)) }
             }
         }

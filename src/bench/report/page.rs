@@ -125,12 +125,16 @@ fn legend(everyone: &[&Subject]) -> Markup {
 
 /// Everything that was measured on one kernel.
 fn kernel(results: &Results, panels: &[Panel<'_>], guest: Option<&str>, n: usize) -> Markup {
+    let lines = panels.iter().any(|panel| panel.by_endpoints().iter().any(|(_, s)| s.len() > 1));
     html! {
         section {
             @match guest {
                 None => {
                     h2 { "On this machine" }
-                    p.quiet { "Linux " (results.machine.kernel) ". Both axes of the lines are logarithmic." }
+                    p.quiet {
+                        "Linux " (results.machine.kernel) "."
+                        @if lines { " Both axes of lines are logarithmic." }
+                    }
                 }
                 Some(kernel) => {
                     h2 { "In a guest with Linux " (kernel) }

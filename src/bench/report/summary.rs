@@ -149,11 +149,11 @@ fn grows(panel: &Panel<'_>) -> Option<String> {
     }
     let unit = panel.quantity.unit();
     Some(format!(
-        "From {} to {} Services, {}'s {} goes from {} to {} ({factor:.2}×).",
+        "From {} to {} Services, the {} of {} goes from {} to {} ({factor:.2}×).",
         grouped(small.services.into()),
         grouped(large.services.into()),
-        view::name(ours.subject),
         panel.quantity.title(),
+        view::name(ours.subject),
         figure(unit, before.median),
         figure(unit, after.median),
     ))

@@ -140,7 +140,11 @@ fn a_page_asks_nobody_for_anything() {
 #[test]
 fn a_page_balances_its_elements_and_names_each_once() {
     let page = page_of(&everybody(&SIZES));
-    for element in ["svg", "g", "text", "title", "table", "tr", "div", "section", "article", "ul"] {
+    let elements = [
+        "svg", "g", "path", "rect", "circle", "polygon", "text", "title", "table", "tr", "div",
+        "section", "article", "ul",
+    ];
+    for element in elements {
         let opened = page.matches(&format!("<{element}>")).count()
             + page.matches(&format!("<{element} ")).count();
         assert_eq!(opened, page.matches(&format!("</{element}>")).count(), "{element}");

@@ -117,11 +117,19 @@ impl Ratio {
             Better::Lower => other / value,
             Better::Higher => value / other,
         };
-        let words = match quantity.unit() {
-            Unit::Seconds => ("faster", "slower"),
-            Unit::Bytes => ("less", "more"),
-            Unit::Count => ("fewer", "more"),
-            Unit::BitsPerSecond | Unit::PerSecond => ("more", "less"),
+        let words = match quantity {
+            Quantity::ColdStart | Quantity::ResyncTime => ("faster", "slower"),
+            Quantity::ChangeLatency | Quantity::FirstPacket | Quantity::RoundTrip => {
+                ("lower", "higher")
+            }
+            Quantity::KernelObjects => ("fewer", "more"),
+            Quantity::ConnectionRate => ("higher", "lower"),
+            Quantity::BulkOneStream | Quantity::BulkManyStreams => ("more", "less"),
+            Quantity::ChangeProcessorTime
+            | Quantity::ResyncProcessorTime
+            | Quantity::PeakMemory
+            | Quantity::SteadyMemory
+            | Quantity::KernelMemory => ("less", "more"),
         };
         factor.is_finite().then_some(Ratio { factor, words })
     }
@@ -291,10 +299,10 @@ mod tests {
         assert_eq!(words(Quantity::ColdStart, 3.0, 2.0), said("1.5× slower"));
         assert_eq!(words(Quantity::PeakMemory, 40.0, 400.0), said("10× less"));
         assert_eq!(words(Quantity::KernelObjects, 50.0, 170.0), said("3.4× fewer"));
-        assert_eq!(words(Quantity::ConnectionRate, 300.0, 100.0), said("3.0× more"));
+        assert_eq!(words(Quantity::ConnectionRate, 300.0, 100.0), said("3.0× higher"));
         assert_eq!(words(Quantity::BulkOneStream, 36.0, 100.0), said("2.8× less"));
         assert_eq!(words(Quantity::RoundTrip, 1.0, 1.02), said("equal"));
-        assert_eq!(words(Quantity::ChangeLatency, 0.001, 2.0), said("2,000× faster"));
+        assert_eq!(words(Quantity::ChangeLatency, 0.001, 2.0), said("2,000× lower"));
         assert_eq!(words(Quantity::ChangeProcessorTime, 0.0, 2.0), None);
     }
 
