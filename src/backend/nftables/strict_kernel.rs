@@ -1,5 +1,6 @@
 //! The kernel of the tests: one table, with what it refuses and what others do to it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use super::layout::{Place, SetId, frontend_key};
 use super::observed::endpoint;
 use crate::kernel::nft::{
     ApplyError, Chain, Element, Expr, Key, Listening, NftError, Observed, ObservedChain,
-    ObservedRule, ObservedSet, Op, Refused, Rule, Set, Verdict,
+    ObservedRule, ObservedSet, Op, Operations, Ops, Refused, Rule, Set, Verdict,
 };
 use crate::net::Family;
 use crate::plan::{Address, SourceClass};
@@ -168,7 +169,8 @@ impl Kernel {
 }
 
 impl Tables for Kernel {
-    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+    fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError> {
+        let ops: Vec<Op> = ops.each().map(Cow::into_owned).collect();
         let refusal = |(op, errno)| Refused {
             op: if self.vague { 0 } else { op },
             count: if self.vague { ops.len() } else { 1 },
@@ -195,7 +197,7 @@ impl Tables for Kernel {
         next.check_references();
         self.model = next;
         self.generation += 1;
-        self.last = ops.to_vec();
+        self.last = ops;
         Ok(())
     }
 

@@ -23,6 +23,7 @@ mod kind;
 mod object;
 mod observed;
 mod op;
+mod ops;
 mod outline;
 mod packed;
 pub mod phrase;
@@ -49,6 +50,7 @@ pub use object::{
 };
 pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
 pub use op::{Op, OpLine};
+pub use ops::{ElementList, ElementOps, Operations, Ops, Verb};
 pub use outline::{Jump, Outline};
 pub use packed::{Data, Key, Packed};
 pub use transaction::Nft;
