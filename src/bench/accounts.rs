@@ -84,13 +84,30 @@ pub(super) fn memory(pid: Pid) -> io::Result<Memory> {
 
 /// Memory that the kernel keeps for itself and cannot give back, in bytes: slabs that are not caches,
 /// `vmalloc` and per-processor memory (proc_meminfo(5)).
-pub(super) fn kernel_memory() -> io::Result<u64> {
+fn kernel_memory() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let sum =
         |names: [&str; 3]| names.iter().map(|name| kilobytes(&text, name)).sum::<Option<u64>>();
     sum(["SUnreclaim:", "VmallocUsed:", "Percpu:"])
         .map(|n| n * 1024)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo lacks a line"))
+}
+
+/// The same once it hardly changes any more, or after half a second: what ended a moment ago is freed
+/// in the background.
+pub(super) fn settled_kernel_memory() -> io::Result<u64> {
+    const SETTLED: u64 = 64 * 1024;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut before = kernel_memory()?;
+    for _ in 0..10 {
+        std::thread::sleep(PAUSE);
+        let now = kernel_memory()?;
+        if now.abs_diff(before) < SETTLED {
+            return Ok(now);
+        }
+        before = now;
+    }
+    Ok(before)
 }
 
 /// The number in a line `Name:   123 kB`.

@@ -4,7 +4,7 @@
 //! nodes ([`start`]), changes of one endpoint ([`changes`]), restarts over existing rules
 //! ([`restart`]) and traffic ([`traffic`]). Contestants take turns within each step, so that
 //! whatever else the machine does meets all of them. [`results`] are the values that a run produces;
-//! everything that is shown is made from them.
+//! everything that is shown is made from them, by [`report`].
 
 mod accounts;
 mod changes;
@@ -15,6 +15,7 @@ mod objects;
 mod plan;
 mod probe;
 mod record;
+pub mod report;
 mod restart;
 pub mod results;
 mod server;

@@ -51,7 +51,7 @@ fn start(
     keep: bool,
 ) -> Result<(), Failure> {
     world.fresh_stage(index)?;
-    let memory_before = accounts::kernel_memory().map_err(Failure::accounts)?;
+    let memory_before = accounts::settled_kernel_memory().map_err(Failure::accounts)?;
     world.start(index)?;
     let scale = world.scale;
     let arena = &mut world.arenas[index];
@@ -62,7 +62,7 @@ fn start(
     wait_for_rest(running.pid(), Instant::now() + REST).map_err(Failure::accounts)?;
     let memory = accounts::memory(running.pid()).map_err(Failure::accounts)?;
     session.add(subject, Quantity::PeakMemory, scale, [memory.peak as f64]);
-    let memory_after = accounts::kernel_memory().map_err(Failure::accounts)?;
+    let memory_after = accounts::settled_kernel_memory().map_err(Failure::accounts)?;
     let grown = memory_after.saturating_sub(memory_before);
     session.add(subject, Quantity::KernelMemory, scale, [grown as f64]);
     if round == 0 && session.plan.wants(Quantity::KernelObjects) {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::bench::results::{LeftOut, Program, Quantity, Results, SCHEMA, Subject, Summary, Unit};
-use crate::bench::{self, Direct, Plan};
+use crate::bench::results::{LeftOut, Program, Quantity, Results, SCHEMA, Subject};
+use crate::bench::{self, Direct, Plan, report};
 use crate::config::{BadDuration, GoDuration, Mode};
 use crate::lab::cluster::own_program;
 use crate::lab::{Isolation, prepare};
@@ -123,8 +123,11 @@ pub(super) fn run(flags: &BenchFlags) -> Result<()> {
         let text = serde_json::to_string_pretty(&results)? + "\n";
         write(path, &text)?;
     }
+    if let Some(path) = &flags.html {
+        write(path, &report::html(&results))?;
+    }
     if flags.json.as_deref() != Some(Path::new("-")) {
-        print!("{}", table(&results));
+        print!("{}", report::table(&results));
     }
     Ok(())
 }
@@ -273,45 +276,5 @@ impl Progress {
         if self.terminal {
             eprint!("\r\x1b[K");
         }
-    }
-}
-
-fn table(results: &Results) -> String {
-    let mut lines = Vec::new();
-    for quantity in Quantity::ALL {
-        for found in results.measurements.iter().filter(|found| found.quantity == quantity) {
-            let Some(summary) = Summary::of(&found.samples) else { continue };
-            let shown = |value: f64| show(quantity.unit(), value);
-            lines.push(format!(
-                "{:<28} {:>6} {:<40} {:>12} {:>12} {:>12}  n={}",
-                quantity.title(),
-                found.services,
-                found.subject.to_string(),
-                shown(summary.median),
-                shown(summary.min),
-                shown(summary.p99),
-                summary.count
-            ));
-        }
-    }
-    for left in &results.left_out {
-        let quantity = left.quantity.map_or("all", Quantity::title);
-        lines.push(format!(
-            "left out: {} {quantity} {:?}: {}",
-            left.subject, left.services, left.reason
-        ));
-    }
-    lines.join("\n") + "\n"
-}
-
-fn show(unit: Unit, value: f64) -> String {
-    match unit {
-        Unit::Seconds if value < 1e-3 => format!("{:.1} us", value * 1e6),
-        Unit::Seconds if value < 1.0 => format!("{:.2} ms", value * 1e3),
-        Unit::Seconds => format!("{value:.2} s"),
-        Unit::Bytes => format!("{:.1} MiB", value / 1048576.0),
-        Unit::BitsPerSecond => format!("{:.2} Gbit/s", value / 1e9),
-        Unit::PerSecond => format!("{value:.0} /s"),
-        Unit::Count => format!("{value:.0}"),
     }
 }
