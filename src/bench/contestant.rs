@@ -42,6 +42,14 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Its file could not be read.
+    #[error("read the program {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// It could not be started or ended.
     #[error(transparent)]
     Process(#[from] proxy::Error),
@@ -86,6 +94,13 @@ impl Contestant {
         let (mode_name, guest) = (mode.to_string(), guest.map(str::to_owned));
         let subject = Subject { program: name, mode: mode_name, guest };
         Contestant { subject, mode, program: program.to_owned() }
+    }
+
+    /// Brings the program's file into memory: that is not what is to be measured.
+    pub(super) fn warm_up(&self) -> Result<(), Error> {
+        let path = &self.program;
+        let read = fs::File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+        read.map(drop).map_err(|source| Error::Read { path: path.clone(), source })
     }
 
     /// Starts it on a node against the API server at `url`.

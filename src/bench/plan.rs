@@ -122,6 +122,9 @@ impl Plan {
                 contestants.push(Contestant::kube_proxy(program, version, mode, guest));
             }
         }
+        for contestant in &contestants {
+            contestant.warm_up()?;
+        }
         Ok(contestants)
     }
 }

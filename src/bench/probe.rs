@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -19,6 +21,9 @@ const ATTEMPT: Duration = Duration::from_millis(250);
 
 /// So many connections are on their way at most.
 const AT_ONCE: usize = 256;
+
+/// Source ports.
+const PORTS: Range<u16> = 2_000..30_000;
 
 /// The interval of connections grows with the time that has passed, to this part of it: so the
 /// figure is exact to 1 %, and a slow proxy is not kept from its work by ours.
@@ -95,6 +100,8 @@ enum Progress {
 impl Attempt {
     fn begin(to: SocketAddrV4, begun: Instant) -> io::Result<Attempt> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port())).into())?;
         // It is closed by a reset: thousands of connections leave nothing to remember anywhere.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_nodelay(true)?;
@@ -122,6 +129,14 @@ impl Attempt {
             _ => Progress::Failed,
         }
     }
+}
+
+/// A source port. Where connection tracking sees a connection before there are rules, it remembers for
+/// two minutes that nothing is translated for that port: traffic that comes later must not have the
+/// same one, so these are not those that the kernel chooses itself.
+fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    PORTS.start + NEXT.fetch_add(1, Relaxed) % (PORTS.end - PORTS.start)
 }
 
 /// Whether a connection is only not there yet: a socket that connects without waiting says either.

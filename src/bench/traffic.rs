@@ -4,12 +4,10 @@
 //! own, which tracks no connections: it is what the network itself costs.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-use socket2::SockRef;
 
 use super::plan::Direct;
 use super::results::{Program, Quantity, Subject};
@@ -207,7 +205,14 @@ fn bulk(way: &Way, streams: usize, length: Duration) -> io::Result<f64> {
     let stop = AtomicBool::new(false);
     let send = |mut connection: TcpStream| {
         let chunk = vec![7; CHUNK];
-        while !stop.load(Relaxed) && connection.write_all(&chunk).is_ok() {}
+        while !stop.load(Relaxed) {
+            if connection.write_all(&chunk).is_err() {
+                return;
+            }
+        }
+        // What is still on its way arrives before the next window begins; the server closes at its end.
+        let _ = connection.shutdown(Shutdown::Write);
+        let _ = connection.read(&mut [0]);
     };
     std::thread::scope(|scope| {
         for connection in connections {
@@ -243,10 +248,6 @@ fn connect(to: SocketAddrV4, command: u8) -> io::Result<TcpStream> {
     connection.set_nodelay(true)?;
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
-    if command != WHO {
-        // What is closed in the middle of bulk is closed by a reset, and is in nobody's way any more.
-        SockRef::from(&connection).set_linger(Some(Duration::ZERO))?;
-    }
     connection.write_all(&[command]).map_err(|error| at(to, &error))?;
     Ok(connection)
 }
