@@ -22,11 +22,11 @@ pub(super) struct Wanted<'a> {
     /// Who its endpoints are.
     pub(super) carrier: Carrier,
     /// What is to be there for some Services instead of their plans.
-    pub(super) instead: BTreeMap<ServiceName, Option<ServicePlan>>,
+    pub(super) instead: BTreeMap<ServiceName, Option<Arc<ServicePlan>>>,
 }
 
 impl Wanted<'_> {
-    fn plan(&self, name: &ServiceName) -> Option<&ServicePlan> {
+    fn plan(&self, name: &ServiceName) -> Option<&Arc<ServicePlan>> {
         match self.instead.get(name) {
             Some(instead) => instead.as_ref(),
             None => self.table.services.get(name),
@@ -163,11 +163,16 @@ impl<'s> Draft<'s> {
         self.schema(programmed, table);
     }
 
-    fn service(&mut self, name: &ServiceName, old: Option<&ServicePlan>, new: Option<ServicePlan>) {
+    fn service(
+        &mut self,
+        name: &ServiceName,
+        old: Option<&Arc<ServicePlan>>,
+        new: Option<Arc<ServicePlan>>,
+    ) {
         let owner = u32::try_from(self.step.owners.len()).unwrap_or(u32::MAX);
         self.step.owners.push(name.clone());
         let carrier = self.carrier;
-        let sorted = |plan: Option<&ServicePlan>| {
+        let sorted = |plan: Option<&Arc<ServicePlan>>| {
             let mut elements = plan.map(|plan| own_elements(plan, carrier)).unwrap_or_default();
             elements.sort_unstable();
             elements
@@ -176,13 +181,13 @@ impl<'s> Draft<'s> {
         self.count_varying(&before, -1);
         self.count_varying(&after, 1);
         if carrier != Carrier::Ipvs {
-            self.step.outcome.sticky.note(old, new.as_ref());
+            self.step.outcome.sticky.note(old.map(|plan| &**plan), new.as_deref());
         }
         let (gone, came) = difference(before, after);
         gone.into_iter().for_each(|(set, element)| self.delete(set, element, owner));
         came.into_iter().for_each(|(set, element)| self.add(set, element, owner));
 
-        let shared = |plan: Option<&ServicePlan>| match plan {
+        let shared = |plan: Option<&Arc<ServicePlan>>| match plan {
             Some(plan) => shared_elements(plan, carrier),
             None => Vec::new(),
         };
@@ -298,12 +303,25 @@ fn same_port(a: &PortPlan, b: &PortPlan) -> bool {
     a.name == b.name && a.protocol == b.protocol
 }
 
-/// The plan with its pools in slot order, given what was in the slots before.
-fn arranged(plan: &ServicePlan, before: impl Fn(&PortPlan, PoolKind) -> Slots) -> ServicePlan {
-    let mut plan = plan.clone();
-    for port in &mut plan.ports {
-        port.cluster = arrange(before(port, PoolKind::Cluster), &port.cluster);
-        port.local = arrange(before(port, PoolKind::Local), &port.local);
+/// The plan with its pools in slot order, given what was in the slots before: the same plan, where it
+/// is in that order already.
+fn arranged(
+    plan: &Arc<ServicePlan>,
+    before: impl Fn(&PortPlan, PoolKind) -> Slots,
+) -> Arc<ServicePlan> {
+    let mut plan = Arc::clone(plan);
+    for index in 0..plan.ports.len() {
+        for kind in [PoolKind::Cluster, PoolKind::Local] {
+            let port = &plan.ports[index];
+            let pool = arrange(before(port, kind), port.pool(kind));
+            if pool != port.pool(kind) {
+                let port = &mut Arc::make_mut(&mut plan).ports[index];
+                match kind {
+                    PoolKind::Cluster => port.cluster = pool,
+                    PoolKind::Local => port.local = pool,
+                }
+            }
+        }
     }
     plan
 }
