@@ -9,7 +9,7 @@ use super::observed::Seen;
 use super::programmed::{Delta, NOBODY, Programmed, Step, add_counts};
 use super::rules::{Schema, schema};
 use super::slots::{Slots, arrange};
-use crate::kernel::nft::{Element, Key, Op};
+use crate::kernel::nft::{Element, Key, Op, SortedElements};
 use crate::model::ServiceName;
 use crate::plan::{
     ForwardingTable, NodePortAddresses, PoolEndpoint, PoolKind, PortPlan, ServicePlan,
@@ -49,7 +49,7 @@ struct Draft<'s> {
 }
 
 /// Elements that were found, and which of them are wanted.
-struct Present<'s>(BTreeMap<SetId, (&'s [Element], Vec<bool>)>);
+struct Present<'s>(BTreeMap<SetId, (&'s SortedElements, Vec<bool>)>);
 
 impl<'s> Present<'s> {
     fn new(seen: &'s Seen) -> Present<'s> {
@@ -60,14 +60,13 @@ impl<'s> Present<'s> {
     /// Whether the element is there just so; if it is, it stays.
     fn keep(&mut self, set: SetId, element: &Element) -> bool {
         let Some((all, kept)) = self.0.get_mut(&set) else { return false };
-        let found = all.binary_search_by(|other| other.key.cmp(&element.key));
-        let Ok(index) = found.map_err(drop) else { return false };
-        kept[index] = &all[index] == element;
+        let Some((index, found)) = all.find(&element.key) else { return false };
+        kept[index] = found == *element;
         kept[index]
     }
 
     /// All that nobody wanted.
-    fn rest(self) -> impl Iterator<Item = (SetId, &'s Element)> {
+    fn rest(self) -> impl Iterator<Item = (SetId, Element)> {
         self.0.into_iter().flat_map(|(set, (all, kept))| {
             let rest = all.iter().zip(kept).filter(|(_, kept)| !kept);
             rest.map(move |(element, _)| (set, element))
@@ -109,7 +108,7 @@ pub(super) fn from_observed(seen: &Seen, wanted: &Wanted<'_>) -> Step {
             let wanted = schema.cloned().unwrap_or_default();
             (draft.step.prepare, draft.step.finish) = migrate(&existing, &wanted);
             for (set, element) in present.rest() {
-                draft.step.deletes.push(set, element.clone(), NOBODY);
+                draft.step.deletes.push(set, element, NOBODY);
             }
         }
         (Some(_), None) => {

@@ -11,6 +11,7 @@
 mod batch;
 mod decode;
 mod dump;
+mod element_list;
 mod encode;
 mod error;
 mod events;
@@ -35,6 +36,7 @@ mod uapi;
 mod userdata;
 mod wire;
 
+pub use element_list::{ElementList, SortedElements};
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{Listening, NftEvent, NftEvents};
 pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
@@ -50,7 +52,7 @@ pub use object::{
 };
 pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
 pub use op::{Op, OpLine};
-pub use ops::{ElementList, ElementOps, Operations, Ops, Verb};
+pub use ops::{ElementOps, Operations, Ops, Verb};
 pub use outline::{Jump, Outline};
 pub use packed::{Data, Key, Packed};
 pub use transaction::Nft;
