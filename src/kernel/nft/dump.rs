@@ -22,7 +22,7 @@ use crate::kernel::datagram::{Message, messages};
 const ATTEMPTS: u32 = 20;
 
 /// What kind of request it is.
-enum Request {
+pub(super) enum Request {
     /// For one object.
     One,
     /// For all objects of a kind.
@@ -222,7 +222,7 @@ impl Nft {
     }
 
     /// Sends a request and gives each message of the answer to `each`.
-    fn request(
+    pub(super) fn request(
         &mut self,
         request: Request,
         kind: u8,

@@ -9,6 +9,7 @@
 //! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.
 
 mod batch;
+mod count;
 mod decode;
 mod dump;
 mod element_list;
@@ -36,6 +37,7 @@ mod uapi;
 mod userdata;
 mod wire;
 
+pub use count::Count;
 pub use element_list::{ElementList, SortedElements};
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{Listening, NftEvent, NftEvents};
