@@ -35,6 +35,7 @@ mod uapi;
 mod userdata;
 mod wire;
 
+pub use batch::encoded;
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{Listening, NftEvent, NftEvents};
 pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
