@@ -56,7 +56,8 @@ pub struct Nftables<T = Live> {
 }
 
 impl<T: Tables> Nftables<T> {
-    pub(super) fn new(tables: T, carrier: Carrier) -> Nftables<T> {
+    /// The mode on these tables, of which it knows nothing yet.
+    pub fn new(tables: T, carrier: Carrier) -> Nftables<T> {
         Nftables { tables, carrier, programmed: None }
     }
 

@@ -37,6 +37,7 @@ mod uapi;
 mod userdata;
 mod wire;
 
+pub use batch::encoded;
 pub use count::Count;
 pub use element_list::{ElementList, SortedElements};
 pub use error::{ApplyError, NftError, Refused};
