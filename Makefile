@@ -4,6 +4,8 @@
 #   make guest   run a command under another kernel: make guest CMD='ipvsadm -Ln' (docs/guest.md)
 #   make bench   measure all modes side by side (15 minutes): make bench BENCH='--services 10,1000,10000'
 #   make check   format, lints, documentation
+#   make bench-guard   instruction counts against accepted ones (docs/benchmarks-micro.md);
+#                UPDATE=1 accepts them
 #   make image   an image archive for `kind load image-archive` and `ctr images import`, without
 #                Docker; ARCH=arm64 cross-builds, see manifests/image/README.md
 #   make image-iptables   the same with iptables' programs, for the iptables mode
@@ -17,7 +19,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 TRIPLE = $(if $(filter arm64,$(ARCH)),aarch64,x86_64)-unknown-linux-gnu
 CARGO_HOME ?= $(HOME)/.cargo
 
-.PHONY: demo test guest bench check build setup dist image image-iptables
+.PHONY: demo test guest bench bench-guard check build setup dist image image-iptables
 
 demo: setup
 	$(CARGO) build --release --locked
@@ -44,6 +46,12 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked --test layering
+
+UPDATE ?=
+export UPDATE
+bench-guard: setup
+	@integration/setup.sh guard
+	$(CARGO) bench --locked --bench guard
 
 build:
 	$(CARGO) build --release --locked

@@ -134,11 +134,6 @@ impl Ratio {
         factor.is_finite().then_some(Ratio { factor, words })
     }
 
-    /// Above 1 if the value is the better one.
-    pub(super) fn factor(self) -> f64 {
-        self.factor
-    }
-
     /// The number alone, above 1 whichever is better: "47×".
     pub(super) fn times(self) -> String {
         let factor = if self.factor < 1.0 { 1.0 / self.factor } else { self.factor };
