@@ -130,7 +130,7 @@ impl Step {
         for name in scope {
             let old = programmed.services.get(name);
             let new = wanted.plan(name).map(|plan| {
-                arranged(plan, |port, kind| {
+                arranged(plan, wanted.carrier, |port, kind| {
                     let ports = old.into_iter().flat_map(|plan| &plan.ports);
                     let twin = ports.into_iter().find(|p| same_port(p, port));
                     twin.map(|twin| addresses(twin.pool(kind))).unwrap_or_default()
@@ -167,7 +167,7 @@ impl Step {
         let mut step = Step { carrier: wanted.carrier, ..Step::default() };
         for name in wanted.names() {
             let Some(plan) = wanted.plan(name) else { continue };
-            let plan = arranged(plan, |port, kind| seen.slots_of(port, kind));
+            let plan = arranged(plan, wanted.carrier, |port, kind| seen.slots_of(port, kind));
             step.service(name, None, Some(plan));
         }
         let nothing = Programmed::default();
@@ -411,10 +411,14 @@ fn same_port(a: &PortPlan, b: &PortPlan) -> bool {
     a.name == b.name && a.protocol == b.protocol
 }
 
-/// The plan with its pools in slot order, given what was in the slots before.
-fn arranged(plan: &ServicePlan, before: impl Fn(&PortPlan, PoolKind) -> Slots) -> ServicePlan {
+/// The plan with its pools in slot order, given what was in the slots before. Of relays, each has its slot.
+fn arranged(
+    plan: &ServicePlan,
+    carrier: Carrier,
+    before: impl Fn(&PortPlan, PoolKind) -> Slots,
+) -> ServicePlan {
     let mut plan = plan.clone();
-    for port in &mut plan.ports {
+    for port in plan.ports.iter_mut().filter(|port| !carrier.relays(port.protocol)) {
         port.cluster = arrange(before(port, PoolKind::Cluster), &port.cluster);
         port.local = arrange(before(port, PoolKind::Local), &port.local);
     }

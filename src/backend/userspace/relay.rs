@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,11 @@ use super::clients::Crowd;
 use super::counters::Counters;
 use super::descriptors::Descriptors;
 use super::pump::Pipes;
-use crate::kernel::sockets::Unreachable;
+use crate::backend::nftables::Sight;
+use crate::kernel::sockets::{self, Unreachable};
+use crate::kernel::ways::{Way, Ways};
 use crate::net::Family;
+use crate::plan::PoolEndpoint;
 
 /// What holds for all relays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct Options {
     pub udp_answered_timeout: Duration,
     /// How long connections may take to end after the daemon was told to.
     pub drain: Duration,
+    /// Whom endpoints see where the source is kept.
+    pub sight: Sight,
 }
 
 /// What all relays share.
@@ -39,12 +45,16 @@ pub(super) struct Shared {
     pub(super) closing: CancellationToken,
     /// When connections that have not ended are cut.
     pub(super) drain_until: OnceLock<Instant>,
+    /// Whether endpoints may see clients; `None` if none shall.
+    ways: Option<Ways>,
+    /// Ports of clients that relays take for their own.
+    client_ports: RangeInclusive<u16>,
     unreachable: [OnceLock<Option<Unreachable>>; 2],
 }
 
 impl Shared {
-    /// For a process that may open `limit` files.
-    pub(super) fn new(options: Options, limit: u64) -> Shared {
+    /// For a process that may open `limit` files; with `ways`, endpoints may see clients.
+    pub(super) fn new(options: Options, limit: u64, ways: Option<Ways>) -> Shared {
         let counters = Arc::new(Counters::default());
         let descriptors = Descriptors::of(limit, Arc::clone(&counters));
         let crowd = Crowd::new(descriptors.total());
@@ -56,7 +66,25 @@ impl Shared {
             crowd,
             closing: CancellationToken::new(),
             drain_until: OnceLock::new(),
+            ways,
+            client_ports: sockets::ephemeral_ports(),
             unreachable: [OnceLock::new(), OnceLock::new()],
+        }
+    }
+
+    /// Whether what an endpoint answers to a client's address comes through this node's routing: each
+    /// is behind an interface of its own, and none of the two is this node. Neighbours on one bridge
+    /// would talk past it.
+    fn is_between(&self, client: IpAddr, endpoint: IpAddr) -> bool {
+        let Some(ways) = &self.ways else { return false };
+        let found = ways.to(endpoint).and_then(|to| Ok((to, ways.to(client)?)));
+        match found {
+            Ok((Way::Link(at), back)) => back != Way::Nowhere && back.interface() != Some(at),
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask for routes; an endpoint sees this node");
+                false
+            }
         }
     }
 
@@ -78,24 +106,39 @@ impl Shared {
     }
 }
 
+/// The relays of a pool choose together: affinity does not depend on whom endpoints see.
+pub(super) type SharedChoice = Arc<Mutex<Choice>>;
+
 /// What a relay knows of its traffic; it changes while the relay runs.
 #[derive(Debug)]
 pub(super) struct Target {
-    choice: Mutex<Choice>,
+    choice: SharedChoice,
+    /// Endpoints on this node, if they may see clients.
+    here: Mutex<BTreeSet<SocketAddr>>,
     /// The endpoints whose connections may go on; `None` is any.
     staying: watch::Sender<Option<BTreeSet<SocketAddr>>>,
     /// Bits of the packet mark by which the kernel knows the relay's own connections.
     pub(super) mark: u32,
+    sight: Sight,
 }
 
 impl Target {
-    pub(super) fn new(mark: u32) -> Target {
-        let choice = Mutex::new(Choice::default());
-        Target { choice, staying: watch::Sender::new(None), mark }
+    pub(super) fn new(mark: u32, sight: Sight, choice: SharedChoice) -> Target {
+        Target { choice, here: Mutex::default(), staying: watch::Sender::new(None), mark, sight }
+    }
+
+    /// For another relay of the same pool.
+    pub(super) fn choice(&self) -> SharedChoice {
+        Arc::clone(&self.choice)
     }
 
     /// Another pool, and for how many seconds clients stay at an endpoint.
-    pub(super) fn update(&self, pool: Vec<SocketAddr>, affinity: Option<u32>) {
+    pub(super) fn update(&self, pool: &[PoolEndpoint], affinity: Option<u32>) {
+        if self.sight == Sight::Client {
+            let here = pool.iter().filter(|endpoint| endpoint.local).map(at).collect();
+            *self.here.lock().unwrap_or_else(PoisonError::into_inner) = here;
+        }
+        let pool: Vec<SocketAddr> = pool.iter().map(at).collect();
         // Before anybody is sent there.
         self.staying.send_if_modified(|staying| {
             staying.iter_mut().for_each(|staying| staying.extend(&pool));
@@ -108,6 +151,38 @@ impl Target {
     pub(super) fn pick(&self, client: IpAddr, tried: &[SocketAddr]) -> Option<SocketAddr> {
         let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
         choice.pick(client, Instant::now(), tried, |below| fastrand::usize(..below))
+    }
+
+    /// The addresses that a connection to an endpoint may come from, the best one first; none is this
+    /// node's.
+    ///
+    /// The client's port is taken along only if it is one that no program here counts on.
+    pub(super) fn sources(
+        &self,
+        client: SocketAddr,
+        endpoint: SocketAddr,
+        shared: &Shared,
+    ) -> Vec<SocketAddr> {
+        let single_link = match client.ip() {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        let hairpin = client.ip() == endpoint.ip();
+        let here = || {
+            let here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
+            here.contains(&endpoint)
+        };
+        if self.sight == Sight::Node
+            || hairpin
+            || single_link
+            || client.ip().is_loopback()
+            || !here()
+            || !shared.is_between(client.ip(), endpoint.ip())
+        {
+            return Vec::new();
+        }
+        let own = shared.client_ports.contains(&client.port()).then_some(client);
+        own.into_iter().chain([SocketAddr::new(client.ip(), 0)]).collect()
     }
 
     /// Ends what is under way to endpoints that are not among these.
@@ -130,4 +205,8 @@ impl Target {
         // The sender lives as long as `self`.
         let _ = staying.wait_for(gone).await;
     }
+}
+
+fn at(endpoint: &PoolEndpoint) -> SocketAddr {
+    SocketAddr::new(endpoint.ip, endpoint.port)
 }

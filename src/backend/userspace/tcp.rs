@@ -90,7 +90,7 @@ async fn dial(
     let mut tried = Vec::new();
     for patience in DIALS {
         let endpoint = target.pick(client.ip(), &tried)?;
-        match tokio::time::timeout(patience, connect(endpoint, target)).await {
+        match tokio::time::timeout(patience, connect(client, endpoint, target, shared)).await {
             Ok(Ok(stream)) => return Some((stream, endpoint)),
             Ok(Err(error)) if sockets::is_shortage(&error) => {
                 shared.descriptors.used_up();
@@ -106,6 +106,25 @@ async fn dial(
     None
 }
 
-async fn connect(endpoint: SocketAddr, target: &Target) -> io::Result<TcpStream> {
-    sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await
+async fn connect(
+    client: SocketAddr,
+    endpoint: SocketAddr,
+    target: &Target,
+    shared: &Shared,
+) -> io::Result<TcpStream> {
+    let sources = target.sources(client, endpoint, shared);
+    let Some((last, before)) = sources.split_last() else {
+        return sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await;
+    };
+    for source in before {
+        let connected = match sockets::tcp_from(*source, endpoint, target.mark) {
+            Ok(socket) => socket.connect(endpoint).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Err(error) if sockets::is_taken(&error) => {}
+            connected => return connected,
+        }
+    }
+    sockets::tcp_from(*last, endpoint, target.mark)?.connect(endpoint).await
 }

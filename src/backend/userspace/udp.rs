@@ -101,7 +101,7 @@ impl Relay {
             shared.crowd.shrink(&shared.counters);
             return None;
         };
-        let upstream = match sockets::udp_to(endpoint, self.target.mark) {
+        let upstream = match self.open(from, endpoint) {
             Ok(upstream) => upstream,
             Err(error) => {
                 if sockets::is_shortage(&error) {
@@ -116,6 +116,22 @@ impl Relay {
         shared.crowd.admit(&client, &shared.counters);
         tokio::spawn(answers(Arc::clone(self), Arc::clone(&client)));
         Some(client)
+    }
+
+    /// A socket that stands for a client before an endpoint.
+    fn open(&self, client: SocketAddr, endpoint: SocketAddr) -> io::Result<UdpSocket> {
+        let mark = self.target.mark;
+        let sources = self.target.sources(client, endpoint, &self.shared);
+        let Some((last, before)) = sources.split_last() else {
+            return sockets::udp_to(endpoint, mark);
+        };
+        for source in before {
+            match sockets::udp_from(*source, endpoint, mark) {
+                Err(error) if sockets::is_taken(&error) => {}
+                opened => return opened,
+            }
+        }
+        sockets::udp_from(*last, endpoint, mark)
     }
 }
 
