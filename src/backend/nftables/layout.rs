@@ -47,9 +47,9 @@ impl Carrier {
 }
 
 /// The slots of the two sockets of a pool ([`Sight::Client`]).
-pub(super) const KEPT: u32 = 0;
-/// See [`KEPT`].
-pub(super) const MASQUERADED: u32 = 1;
+pub(in crate::backend) const KEPT: u32 = 0;
+/// The other one.
+pub(in crate::backend) const MASQUERADED: u32 = 1;
 
 /// Whether sockets of this process carry a protocol in userspace mode. SCTP stays with the kernel: a
 /// relay would lose its streams and its unordered and partly reliable messages.

@@ -27,6 +27,8 @@ use self::affinity::Sticky;
 use self::layout::SetId;
 pub(super) use self::layout::TABLE;
 pub use self::layout::{Carrier, Sight, is_relayed};
+#[cfg(test)]
+pub(super) use self::layout::{KEPT, MASQUERADED};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
 pub(super) use self::rules::delivery_mark;

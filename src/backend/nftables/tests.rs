@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::Nftables;
-use super::layout::{Carrier, Place, SetId, frontend_key};
+use super::layout::{Carrier, Place, SetId, Sight, frontend_key};
 use super::strict_kernel::{Kernel, Model};
 use crate::backend::{Backend, Observation, Report, Scope};
 use crate::kernel::nft::{Element, Key, Op, Value};
