@@ -1,17 +1,19 @@
 //! `--userspace-transparent`: what endpoints see, and what is there for it.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 
 use serde_json::{Value, json};
 use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Node, Pod, Probe};
 use sluice::net::{Family, Protocol};
+use socket2::{Domain, Socket, Type};
 
 use super::support::daemon::program;
 use super::support::{Outcome, eventually};
 use super::world::{
-    PORT, Programs, World, echo, exchange, exchange_udp, serve, serve_udp, udp_client, vip,
+    PATIENCE, PORT, Programs, World, echo, exchange, exchange_udp, serve, serve_udp, udp_client,
+    vip,
 };
 
 const LOCAL_NODE_PORT: u16 = 30080;
@@ -259,6 +261,58 @@ pub(crate) fn ports() -> Outcome {
     // Again from the same port: what the first connection left is not in the way.
     assert_eq!(ask(45_001).ip(), ip);
     Ok(())
+}
+
+pub(crate) fn beside() -> Outcome {
+    const AT: u16 = 45_003;
+    let scene = Scene::new()?;
+    let pod = scene.cluster.add_pod("far-2", "far", "node-a", &[])?.0;
+    scene.cluster.remove_pod(&scene.far)?;
+    serve(&pod, echo);
+    serve_udp(&pod);
+    let neighbour = &scene.neighbour;
+    for family in Family::BOTH {
+        let (here, to) = (SocketAddr::new(neighbour.ip(family), AT), pod.socket_addr(family, PORT));
+        let service = cluster_ip(family, 81);
+        let mut straight = from_port(neighbour, here, to)?;
+        exchange(&mut straight, b"straight to the pod");
+        // The pod cannot tell two connections from one port apart.
+        let mut carried = eventually("the Service accepts", || {
+            let mut carried = from_port(neighbour, here, service).ok()?;
+            carried.write_all(b"x").ok()?;
+            (carried.read(&mut [0; 1]).ok()? == 1).then_some(carried)
+        });
+        exchange(&mut straight, b"still there");
+        exchange(&mut carried, b"and the other one, too");
+
+        let open = move |to: SocketAddr| -> std::io::Result<UdpSocket> {
+            let socket = Socket::new(Domain::for_address(here), Type::DGRAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&here.into())?;
+            socket.connect(&to.into())?;
+            socket.set_read_timeout(Some(std::time::Duration::from_millis(500)))?;
+            Ok(socket.into())
+        };
+        let straight = neighbour.namespace().run(move || open(to))??;
+        exchange_udp(&straight, b"straight to the pod");
+        let carried = neighbour.namespace().run(move || open(service))??;
+        exchange_udp(&carried, b"through the Service");
+        exchange_udp(&straight, b"still there");
+    }
+    Ok(())
+}
+
+/// A connection of a host from a port that other connections may have, too.
+fn from_port(host: &Host, here: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let connect = move || -> std::io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(here), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&here.into())?;
+        socket.connect_timeout(&to.into(), PATIENCE)?;
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(2)))?;
+        Ok(socket.into())
+    };
+    host.namespace().run(connect).map_err(std::io::Error::other)?
 }
 
 /// Rules, and routes of the table; sorted, because one that comes back stands behind others of its

@@ -7,6 +7,7 @@
 //! no traffic waits while rules are written. `docs/modes/userspace.md` explains the shape.
 
 mod answers;
+mod around;
 mod carried;
 mod choice;
 mod clients;
@@ -30,6 +31,7 @@ use rustc_hash::FxHashMap;
 use tokio::runtime::{Handle, Runtime};
 
 use self::answers::Answers;
+use self::around::Around;
 use self::carried::{RelayFor, carried, needed, sights};
 pub use self::counters::{Count, Counters};
 use self::listeners::{Listener, Listeners, Place, TakenPorts};
@@ -39,7 +41,6 @@ use super::nftables::{Sight, is_relayed};
 use super::{Backend, RefusedService, Report, Scope, SyncError};
 use crate::kernel::delivery::DeliveryError;
 use crate::kernel::sockets;
-use crate::kernel::ways::Ways;
 use crate::model::ServiceName;
 use crate::net::{Family, Protocol};
 use crate::plan::{Address, Affinity, ForwardingTable, Host, PoolKind, PortPlan, ServicePlan};
@@ -86,11 +87,11 @@ impl Relays {
             .thread_name("relay")
             .enable_all()
             .build()?;
-        let ways = match options.sight {
+        let around = match options.sight {
             Sight::Node => None,
-            Sight::Client => Some(Ways::open().map_err(io::Error::other)?),
+            Sight::Client => Some(Around::open()?),
         };
-        let shared = Arc::new(Shared::new(options, limit, ways));
+        let shared = Arc::new(Shared::new(options, limit, around));
         let handle = runtime.handle().clone();
         Ok(Relays(Arc::new(Threads { runtime: Some(runtime), handle, shared })))
     }

@@ -2,22 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::around::Around;
 use super::choice::Choice;
 use super::clients::Crowd;
 use super::counters::Counters;
 use super::descriptors::Descriptors;
 use super::pump::Pipes;
 use crate::backend::nftables::Sight;
-use crate::kernel::sockets::{self, Unreachable};
-use crate::kernel::ways::{Way, Ways};
-use crate::net::Family;
+use crate::kernel::sockets::Unreachable;
+use crate::net::{Family, Protocol};
 use crate::plan::PoolEndpoint;
 
 /// What holds for all relays.
@@ -45,16 +44,14 @@ pub(super) struct Shared {
     pub(super) closing: CancellationToken,
     /// When connections that have not ended are cut.
     pub(super) drain_until: OnceLock<Instant>,
-    /// Whether endpoints may see clients; `None` if none shall.
-    ways: Option<Ways>,
-    /// Ports of clients that relays take for their own.
-    client_ports: RangeInclusive<u16>,
+    /// How it is found out what endpoints may see of clients; `None` if they see nothing.
+    around: Option<Around>,
     unreachable: [OnceLock<Option<Unreachable>>; 2],
 }
 
 impl Shared {
-    /// For a process that may open `limit` files; with `ways`, endpoints may see clients.
-    pub(super) fn new(options: Options, limit: u64, ways: Option<Ways>) -> Shared {
+    /// For a process that may open `limit` files; with `around`, endpoints may see clients.
+    pub(super) fn new(options: Options, limit: u64, around: Option<Around>) -> Shared {
         let counters = Arc::new(Counters::default());
         let descriptors = Descriptors::of(limit, Arc::clone(&counters));
         let crowd = Crowd::new(descriptors.total());
@@ -66,26 +63,24 @@ impl Shared {
             crowd,
             closing: CancellationToken::new(),
             drain_until: OnceLock::new(),
-            ways,
-            client_ports: sockets::ephemeral_ports(),
+            around,
             unreachable: [OnceLock::new(), OnceLock::new()],
         }
     }
 
-    /// Whether what an endpoint answers to a client's address comes through this node's routing: each
-    /// is behind an interface of its own, and none of the two is this node. Neighbours on one bridge
-    /// would talk past it.
+    /// Whether what an endpoint answers to a client's address comes through this node's routing.
     fn is_between(&self, client: IpAddr, endpoint: IpAddr) -> bool {
-        let Some(ways) = &self.ways else { return false };
-        let found = ways.to(endpoint).and_then(|to| Ok((to, ways.to(client)?)));
-        match found {
-            Ok((Way::Link(at), back)) => back != Way::Nowhere && back.interface() != Some(at),
-            Ok(_) => false,
-            Err(error) => {
-                tracing::warn!(%error, "cannot ask for routes; an endpoint sees this node");
-                false
-            }
-        }
+        self.around.as_ref().is_some_and(|around| around.is_between(client, endpoint))
+    }
+
+    /// Where a relay may stand before an endpoint in the name of a client, the best place first.
+    pub(super) fn sources(
+        &self,
+        protocol: Protocol,
+        client: SocketAddr,
+        endpoint: SocketAddr,
+    ) -> impl Iterator<Item = SocketAddr> {
+        self.around.iter().flat_map(move |around| around.sources(protocol, client, endpoint))
     }
 
     /// Tells a UDP client that nobody listens; as far as this process may.
@@ -153,36 +148,20 @@ impl Target {
         choice.pick(client, Instant::now(), tried, |below| fastrand::usize(..below))
     }
 
-    /// The addresses that a connection to an endpoint may come from, the best one first; none is this
-    /// node's.
-    ///
-    /// The client's port is taken along only if it is one that no program here counts on.
-    pub(super) fn sources(
-        &self,
-        client: SocketAddr,
-        endpoint: SocketAddr,
-        shared: &Shared,
-    ) -> Vec<SocketAddr> {
-        let single_link = match client.ip() {
+    /// Whether an endpoint shall see the client's address.
+    pub(super) fn shows(&self, client: IpAddr, endpoint: SocketAddr, shared: &Shared) -> bool {
+        let single_link = match client {
             IpAddr::V4(ip) => ip.is_link_local(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
-        let hairpin = client.ip() == endpoint.ip();
         let here = || {
             let here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
             here.contains(&endpoint)
         };
-        if self.sight == Sight::Node
-            || hairpin
-            || single_link
-            || client.ip().is_loopback()
-            || !here()
-            || !shared.is_between(client.ip(), endpoint.ip())
-        {
-            return Vec::new();
-        }
-        let own = shared.client_ports.contains(&client.port()).then_some(client);
-        own.into_iter().chain([SocketAddr::new(client.ip(), 0)]).collect()
+        // Who asks for itself must not hear from itself.
+        let hairpin = client == endpoint.ip();
+        let usable = !hairpin && !single_link && !client.is_loopback();
+        self.sight == Sight::Client && usable && here() && shared.is_between(client, endpoint.ip())
     }
 
     /// Ends what is under way to endpoints that are not among these.

@@ -11,6 +11,7 @@ use super::counters::Count;
 use super::pump;
 use super::relay::{Shared, Target};
 use crate::kernel::sockets;
+use crate::net::Protocol;
 
 /// How long an endpoint may take to accept; another one has the next time (upstream:
 /// `pkg/proxy/userspace/proxysocket.go` of Kubernetes 1.25, EndpointDialTimeouts).
@@ -112,12 +113,11 @@ async fn connect(
     target: &Target,
     shared: &Shared,
 ) -> io::Result<TcpStream> {
-    let sources = target.sources(client, endpoint, shared);
-    let Some((last, before)) = sources.split_last() else {
+    if !target.shows(client.ip(), endpoint, shared) {
         return sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await;
-    };
-    for source in before {
-        let connected = match sockets::tcp_from(*source, endpoint, target.mark) {
+    }
+    for source in shared.sources(Protocol::Tcp, client, endpoint) {
+        let connected = match sockets::tcp_from(source, endpoint, target.mark) {
             Ok(socket) => socket.connect(endpoint).await,
             Err(error) => Err(error),
         };
@@ -126,5 +126,5 @@ async fn connect(
             connected => return connected,
         }
     }
-    sockets::tcp_from(*last, endpoint, target.mark)?.connect(endpoint).await
+    Err(io::ErrorKind::AddrInUse.into())
 }

@@ -13,6 +13,7 @@ use super::clients::{Client, Clients};
 use super::counters::Count;
 use super::relay::{Shared, Target};
 use crate::kernel::sockets;
+use crate::net::Protocol;
 
 /// The longest datagram, and more.
 const LONGEST: usize = 64 * 1024;
@@ -121,17 +122,16 @@ impl Relay {
     /// A socket that stands for a client before an endpoint.
     fn open(&self, client: SocketAddr, endpoint: SocketAddr) -> io::Result<UdpSocket> {
         let mark = self.target.mark;
-        let sources = self.target.sources(client, endpoint, &self.shared);
-        let Some((last, before)) = sources.split_last() else {
+        if !self.target.shows(client.ip(), endpoint, &self.shared) {
             return sockets::udp_to(endpoint, mark);
-        };
-        for source in before {
-            match sockets::udp_from(*source, endpoint, mark) {
+        }
+        for source in self.shared.sources(Protocol::Udp, client, endpoint) {
+            match sockets::udp_from(source, endpoint, mark) {
                 Err(error) if sockets::is_taken(&error) => {}
                 opened => return opened,
             }
         }
-        sockets::udp_from(*last, endpoint, mark)
+        Err(io::ErrorKind::AddrInUse.into())
     }
 }
 

@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, UdpSocket};
 
@@ -37,26 +36,21 @@ pub fn ephemeral_ports() -> RangeInclusive<u16> {
     text.ok().and_then(|text| read(&text)).unwrap_or(DEFAULT)
 }
 
-/// As [`super::tcp_to`], with an address of somebody else as the source; port 0 is any one.
+/// As [`super::tcp_to`], with an address and port of somebody else as the source.
 ///
 /// # Errors
 /// What the kernel says: `AddrInUse` if the port is another socket's.
 pub fn tcp_from(source: SocketAddr, endpoint: SocketAddr, mark: u32) -> io::Result<TcpSocket> {
     let socket = outgoing(endpoint, Type::STREAM, mark)?;
     make_transparent(&socket, Family::of(source.ip()))?;
-    if source.port() == 0 {
-        // It is chosen for this endpoint alone when the socket connects.
-        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-    } else {
-        // What a connection of the client before this one left does not count.
-        socket.set_reuse_address(true)?;
-    }
+    // Other connections from there do not count, only such to the same endpoint.
+    socket.set_reuse_address(true)?;
     socket.bind(&source.into())?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// As [`super::udp_to`], with an address of somebody else as the source; port 0 is any one. Must be
-/// called within a Tokio runtime.
+/// As [`super::udp_to`], with an address and port of somebody else as the source. Must be called within
+/// a Tokio runtime.
 ///
 /// # Errors
 /// What the kernel says: `AddrInUse` if the port is another socket's.
