@@ -355,15 +355,24 @@ pub(crate) fn rules() -> Outcome {
     exchange(&mut world.connect(Family::V6), b"hello again");
     assert_eq!(rules_of(node), before);
 
-    // All of ours goes, and nothing of others.
+    // All of ours goes, and nothing of others: in another mode, and when asked.
+    let gone = || {
+        let after = rules_of(node);
+        let left = "20:\tfrom all fwmark 0x77 lookup 77";
+        let ours = |line: &&str| line.starts_with('2') && *line != left || line.contains("12600");
+        assert!(after.contains(left), "{after}");
+        (after.lines().filter(ours).count() == 0).then_some(())
+    };
+    world.cluster.stop_proxy("node-a")?;
+    world.cluster.start_proxy_with("node-a", "mode: nftables")?;
+    eventually("another mode removes the rules", gone);
+    world.cluster.stop_proxy("node-a")?;
+    world.cluster.start_proxy("node-a")?;
+    assert_eq!(rules_of(node), before);
     world.cluster.stop_proxy("node-a")?;
     let status = node.command(&program().to_string_lossy())?.arg("--cleanup").status()?;
     assert!(status.success(), "{status}");
-    let after = rules_of(node);
-    let left = "20:\tfrom all fwmark 0x77 lookup 77";
-    let ours = |line: &&str| line.starts_with('2') && *line != left || line.contains("12600");
-    assert!(after.contains(left), "{after}");
-    assert_eq!(after.lines().filter(ours).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(gone(), Some(()), "{}", rules_of(node));
     assert!(sh(node, "nft list tables").is_empty());
     Ok(())
 }
