@@ -5,6 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use sluice::kernel::delivery::{Delivery, DeliveryError};
 use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Node, Pod, Probe};
 use sluice::net::{Family, Protocol};
 use socket2::{Domain, Socket, Type};
@@ -374,5 +375,17 @@ pub(crate) fn rules() -> Outcome {
     assert!(status.success(), "{status}");
     assert_eq!(gone(), Some(()), "{}", rules_of(node));
     assert!(sh(node, "nft list tables").is_empty());
+
+    // Another masqueradeBit: the rules for the old one go.
+    let changes = node.namespace().run(|| -> Result<Vec<usize>, DeliveryError> {
+        let mut rules = Delivery::open(Family::V6)?;
+        let mut changes = Vec::new();
+        for mark in [0x2000, 0x2000, 0x100] {
+            changes.push(rules.ensure(mark)?);
+        }
+        changes.extend([rules.remove()?, rules.remove()?]);
+        Ok(changes)
+    })??;
+    assert_eq!(changes, [4, 0, 4, 4, 0]);
     Ok(())
 }

@@ -15,7 +15,6 @@ use crate::backend::nftables::{Connection, Sight};
 use crate::backend::userspace::{self, Counters, Relays};
 use crate::config::{Config, Mode};
 use crate::kernel;
-use crate::kernel::delivery;
 use crate::kernel::xtables::{self, Xtables};
 use crate::net::Family;
 
@@ -85,9 +84,9 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
         Ok(Box::new(mode?))
     })?;
     let changes = connection.follow()?;
-    let (foreign, in_use) = match sight {
-        Sight::Node => (changes, InUse::Nftables),
-        Sight::Client => (any_of(changes, delivery::follow()?), InUse::Transparent),
+    let (foreign, in_use) = match relays.gone() {
+        None => (changes, InUse::Nftables),
+        Some(gone) => (any_of(changes, gone), InUse::Transparent),
     };
     Ok(Opened { backends, foreign, relays: Some(relays.counters()), in_use })
 }

@@ -4,7 +4,7 @@
 use tokio::sync::watch;
 
 use crate::backend::nftables::delivery_mark;
-use crate::kernel::delivery::{self, Delivery, DeliveryError};
+use crate::kernel::delivery::{Delivery, DeliveryError};
 use crate::net::Family;
 
 /// Keeps the routing rules of one family there.
@@ -18,9 +18,12 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// For a family. Nothing is written yet. Must be called within a Tokio runtime.
-    pub(super) fn open(family: Family) -> Result<Answers, DeliveryError> {
-        Ok(Answers { rules: Delivery::open(family)?, gone: delivery::follow()?, mark: None })
+    /// For a family. Nothing is written yet.
+    pub(super) fn open(
+        family: Family,
+        gone: watch::Receiver<()>,
+    ) -> Result<Answers, DeliveryError> {
+        Ok(Answers { rules: Delivery::open(family)?, gone, mark: None })
     }
 
     /// Brings the rules in line, if they may differ; how many changes it took.

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
 
 use self::answers::Answers;
 use self::around::Around;
@@ -39,7 +40,7 @@ pub use self::relay::Options;
 use self::relay::Shared;
 use super::nftables::{Sight, is_relayed};
 use super::{Backend, RefusedService, Report, Scope, SyncError};
-use crate::kernel::delivery::DeliveryError;
+use crate::kernel::delivery::{self, DeliveryError};
 use crate::kernel::sockets;
 use crate::model::ServiceName;
 use crate::net::{Family, Protocol};
@@ -58,6 +59,8 @@ struct Threads {
     runtime: Option<Runtime>,
     handle: Handle,
     shared: Arc<Shared>,
+    /// Changes when routing rules have gone, if endpoints may see clients.
+    gone: Option<watch::Receiver<()>>,
 }
 
 impl Drop for Threads {
@@ -70,10 +73,12 @@ impl Drop for Threads {
 }
 
 impl Relays {
-    /// Starts the threads, and prepares the process and the network namespace for many connections.
+    /// Starts the threads, and prepares the process and the network namespace for many connections. Must
+    /// be called within a Tokio runtime.
     ///
     /// # Errors
-    /// If threads cannot be had, or the limit not be read.
+    /// If threads cannot be had, or the limit not be read; if endpoints shall see clients, and the kernel
+    /// cannot be asked about routes and flows.
     pub fn start(options: Options) -> io::Result<Relays> {
         let limit = sockets::raise_descriptor_limit()?;
         if let Err(error) = sockets::reuse_ports() {
@@ -87,13 +92,16 @@ impl Relays {
             .thread_name("relay")
             .enable_all()
             .build()?;
-        let around = match options.sight {
-            Sight::Node => None,
-            Sight::Client => Some(Around::open()?),
+        let (around, gone) = match options.sight {
+            Sight::Node => (None, None),
+            Sight::Client => {
+                let gone = delivery::follow().map_err(io::Error::other)?;
+                (Some(Around::open()?), Some(gone))
+            }
         };
         let shared = Arc::new(Shared::new(options, limit, around));
         let handle = runtime.handle().clone();
-        Ok(Relays(Arc::new(Threads { runtime: Some(runtime), handle, shared })))
+        Ok(Relays(Arc::new(Threads { runtime: Some(runtime), handle, shared, gone })))
     }
 
     /// What the relays have done and are doing.
@@ -101,18 +109,22 @@ impl Relays {
         Arc::clone(&self.0.shared.counters)
     }
 
-    /// The mode for one family, with `redirect` for the kernel's part. Must be called within a Tokio
-    /// runtime.
+    /// Changes when somebody may have removed routing rules that relays need; `None` if they need none.
+    pub fn gone(&self) -> Option<watch::Receiver<()>> {
+        self.0.gone.clone()
+    }
+
+    /// The mode for one family, with `redirect` for the kernel's part.
     ///
     /// # Errors
     /// If endpoints shall see clients, and this process may not pretend to be one, or the kernel cannot
     /// deliver what they are answered.
     pub fn mode(&self, family: Family, redirect: Box<dyn Backend>) -> Result<Userspace, OpenError> {
-        let answers = match self.0.shared.options.sight {
-            Sight::Node => None,
-            Sight::Client => {
+        let answers = match self.gone() {
+            None => None,
+            Some(gone) => {
                 sockets::try_transparent(family).map_err(OpenError::Transparent)?;
-                Some(Answers::open(family)?)
+                Some(Answers::open(family, gone)?)
             }
         };
         Ok(Userspace {
