@@ -9,7 +9,7 @@ use super::observed::Seen;
 use super::programmed::{Delta, NOBODY, Programmed, Step, add_counts};
 use super::rules::{Schema, schema};
 use super::slots::{Slots, arrange};
-use crate::kernel::nft::{Element, Key, Op};
+use crate::kernel::nft::{Element, Key, Op, SortedElements};
 use crate::model::ServiceName;
 use crate::plan::{
     ForwardingTable, NodePortAddresses, PoolEndpoint, PoolKind, PortPlan, ServicePlan,
@@ -22,11 +22,11 @@ pub(super) struct Wanted<'a> {
     /// Who its endpoints are.
     pub(super) carrier: Carrier,
     /// What is to be there for some Services instead of their plans.
-    pub(super) instead: BTreeMap<ServiceName, Option<ServicePlan>>,
+    pub(super) instead: BTreeMap<ServiceName, Option<Arc<ServicePlan>>>,
 }
 
 impl Wanted<'_> {
-    fn plan(&self, name: &ServiceName) -> Option<&ServicePlan> {
+    fn plan(&self, name: &ServiceName) -> Option<&Arc<ServicePlan>> {
         match self.instead.get(name) {
             Some(instead) => instead.as_ref(),
             None => self.table.services.get(name),
@@ -49,7 +49,7 @@ struct Draft<'s> {
 }
 
 /// Elements that were found, and which of them are wanted.
-struct Present<'s>(BTreeMap<SetId, (&'s [Element], Vec<bool>)>);
+struct Present<'s>(BTreeMap<SetId, (&'s SortedElements, Vec<bool>)>);
 
 impl<'s> Present<'s> {
     fn new(seen: &'s Seen) -> Present<'s> {
@@ -60,14 +60,13 @@ impl<'s> Present<'s> {
     /// Whether the element is there just so; if it is, it stays.
     fn keep(&mut self, set: SetId, element: &Element) -> bool {
         let Some((all, kept)) = self.0.get_mut(&set) else { return false };
-        let found = all.binary_search_by(|other| other.key.cmp(&element.key));
-        let Ok(index) = found.map_err(drop) else { return false };
-        kept[index] = &all[index] == element;
+        let Some((index, found)) = all.find(&element.key) else { return false };
+        kept[index] = found == *element;
         kept[index]
     }
 
     /// All that nobody wanted.
-    fn rest(self) -> impl Iterator<Item = (SetId, &'s Element)> {
+    fn rest(self) -> impl Iterator<Item = (SetId, Element)> {
         self.0.into_iter().flat_map(|(set, (all, kept))| {
             let rest = all.iter().zip(kept).filter(|(_, kept)| !kept);
             rest.map(move |(element, _)| (set, element))
@@ -109,7 +108,7 @@ pub(super) fn from_observed(seen: &Seen, wanted: &Wanted<'_>) -> Step {
             let wanted = schema.cloned().unwrap_or_default();
             (draft.step.prepare, draft.step.finish) = migrate(&existing, &wanted);
             for (set, element) in present.rest() {
-                draft.step.deletes.push(set, element.clone(), NOBODY);
+                draft.step.deletes.push(set, element, NOBODY);
             }
         }
         (Some(_), None) => {
@@ -163,11 +162,16 @@ impl<'s> Draft<'s> {
         self.schema(programmed, table);
     }
 
-    fn service(&mut self, name: &ServiceName, old: Option<&ServicePlan>, new: Option<ServicePlan>) {
+    fn service(
+        &mut self,
+        name: &ServiceName,
+        old: Option<&Arc<ServicePlan>>,
+        new: Option<Arc<ServicePlan>>,
+    ) {
         let owner = u32::try_from(self.step.owners.len()).unwrap_or(u32::MAX);
         self.step.owners.push(name.clone());
         let carrier = self.carrier;
-        let sorted = |plan: Option<&ServicePlan>| {
+        let sorted = |plan: Option<&Arc<ServicePlan>>| {
             let mut elements = plan.map(|plan| own_elements(plan, carrier)).unwrap_or_default();
             elements.sort_unstable();
             elements
@@ -176,13 +180,13 @@ impl<'s> Draft<'s> {
         self.count_varying(&before, -1);
         self.count_varying(&after, 1);
         if carrier != Carrier::Ipvs {
-            self.step.outcome.sticky.note(old, new.as_ref());
+            self.step.outcome.sticky.note(old.map(|plan| &**plan), new.as_deref());
         }
         let (gone, came) = difference(before, after);
         gone.into_iter().for_each(|(set, element)| self.delete(set, element, owner));
         came.into_iter().for_each(|(set, element)| self.add(set, element, owner));
 
-        let shared = |plan: Option<&ServicePlan>| match plan {
+        let shared = |plan: Option<&Arc<ServicePlan>>| match plan {
             Some(plan) => shared_elements(plan, carrier),
             None => Vec::new(),
         };
@@ -298,12 +302,25 @@ fn same_port(a: &PortPlan, b: &PortPlan) -> bool {
     a.name == b.name && a.protocol == b.protocol
 }
 
-/// The plan with its pools in slot order, given what was in the slots before.
-fn arranged(plan: &ServicePlan, before: impl Fn(&PortPlan, PoolKind) -> Slots) -> ServicePlan {
-    let mut plan = plan.clone();
-    for port in &mut plan.ports {
-        port.cluster = arrange(before(port, PoolKind::Cluster), &port.cluster);
-        port.local = arrange(before(port, PoolKind::Local), &port.local);
+/// The plan with its pools in slot order, given what was in the slots before: the same plan, where it
+/// is in that order already.
+fn arranged(
+    plan: &Arc<ServicePlan>,
+    before: impl Fn(&PortPlan, PoolKind) -> Slots,
+) -> Arc<ServicePlan> {
+    let mut plan = Arc::clone(plan);
+    for index in 0..plan.ports.len() {
+        for kind in [PoolKind::Cluster, PoolKind::Local] {
+            let port = &plan.ports[index];
+            let pool = arrange(before(port, kind), port.pool(kind));
+            if pool != port.pool(kind) {
+                let port = &mut Arc::make_mut(&mut plan).ports[index];
+                match kind {
+                    PoolKind::Cluster => port.cluster = pool,
+                    PoolKind::Local => port.local = pool,
+                }
+            }
+        }
     }
     plan
 }

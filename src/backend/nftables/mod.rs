@@ -21,6 +21,7 @@ mod tests;
 pub(super) mod virtuals;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
@@ -145,14 +146,14 @@ impl<T: Tables> Nftables<T> {
         table: &ForwardingTable,
         scope: &Scope,
         work: &Work,
-    ) -> BTreeMap<ServiceName, Option<ServicePlan>> {
+    ) -> BTreeMap<ServiceName, Option<Arc<ServicePlan>>> {
         let refused = |name: &&ServiceName| work.refused.contains_key(*name);
         let changed = scope.services.iter().filter(|name| !refused(name));
         let changed = changed.filter_map(|name| table.services.get(name));
-        let taken: FxHashSet<Address> = changed.flat_map(frontends).collect();
+        let taken: FxHashSet<Address> = changed.flat_map(|plan| frontends(plan)).collect();
         let before = |name: &ServiceName| {
             let plan = self.programmed.as_ref()?.plan(name)?;
-            (!frontends(plan).any(|at| taken.contains(&at))).then(|| plan.clone())
+            (!frontends(plan).any(|at| taken.contains(&at))).then(|| Arc::clone(plan))
         };
         work.refused.keys().map(|name| (name.clone(), before(name))).collect()
     }

@@ -9,7 +9,7 @@ use super::elements::pools_of;
 use super::layout::{Place, SetId, frontend_key};
 use super::rules::Schema;
 use super::slots::Slots;
-use crate::kernel::nft::{Data, Element, Key, Observed, ObservedSet, SetFlags, Value};
+use crate::kernel::nft::{Data, Key, Observed, ObservedSet, SetFlags, SortedElements, Value};
 use crate::net::Family;
 use crate::plan::{PoolKind, PortPlan};
 
@@ -73,11 +73,11 @@ impl Seen {
         (!differs).then_some(existing)
     }
 
-    /// The elements of each of our sets, sorted by key, but for those that rules write.
-    pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, &[Element])> {
+    /// The elements of each of our sets, but for those that rules write.
+    pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, &SortedElements)> {
         let sets = self.table.iter().flat_map(|table| &table.sets);
         let ours = |name: &str| SetId::from_name(name).filter(|id| !id.written_by_rules());
-        sets.filter_map(move |(name, set)| Some((ours(name)?, &set.elements[..])))
+        sets.filter_map(move |(name, set)| Some((ours(name)?, &set.elements)))
     }
 
     /// What is in the slots of a pool: of the first of its frontends that has any.
@@ -93,7 +93,7 @@ impl Seen {
         let Some(table) = &self.table else { return };
         for place in Place::ALL {
             let Some(set) = table.sets.get(&SetId::Endpoints(place).name()) else { continue };
-            for element in &set.elements {
+            for element in set.elements.iter() {
                 let Some((key, slot)) = split_slot(&element.key) else { continue };
                 let Some(endpoint) = endpoint(self.family, &element.value) else { continue };
                 let slots = self.slots.entry((place, key)).or_default();

@@ -1,6 +1,7 @@
 //! What the kernel has, and the operations of one transaction that change it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -18,7 +19,7 @@ pub(super) struct Programmed {
     /// Host-wide elements.
     pub(super) host: BTreeSet<(SetId, Key)>,
     /// Plans whose pools are in slot order.
-    pub(super) services: FxHashMap<ServiceName, ServicePlan>,
+    pub(super) services: FxHashMap<ServiceName, Arc<ServicePlan>>,
     /// How many Services need a shared element.
     pub(super) shared: FxHashMap<(SetId, Key), u32>,
     /// How many frontends are in a set that is only there while it is needed.
@@ -80,7 +81,7 @@ pub(super) struct Outcome {
     pub(super) fresh: bool,
     pub(super) schema: Option<Schema>,
     pub(super) host: BTreeSet<(SetId, Key)>,
-    pub(super) services: Vec<(ServiceName, Option<ServicePlan>)>,
+    pub(super) services: Vec<(ServiceName, Option<Arc<ServicePlan>>)>,
     pub(super) shared: FxHashMap<(SetId, Key), Delta>,
     pub(super) varying: BTreeMap<SetId, i64>,
     /// How many elements more there are.
@@ -96,7 +97,7 @@ pub(super) struct Delta {
 
 impl Programmed {
     /// What is known of a Service.
-    pub(super) fn plan(&self, name: &ServiceName) -> Option<&ServicePlan> {
+    pub(super) fn plan(&self, name: &ServiceName) -> Option<&Arc<ServicePlan>> {
         self.services.get(name)
     }
 

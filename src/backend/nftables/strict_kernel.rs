@@ -10,7 +10,7 @@ use super::layout::{Place, SetId, frontend_key};
 use super::observed::endpoint;
 use crate::kernel::nft::{
     ApplyError, Chain, Element, Expr, Key, Listening, NftError, Observed, ObservedChain,
-    ObservedRule, ObservedSet, Op, Operations, Ops, Refused, Rule, Set, Verdict,
+    ObservedRule, ObservedSet, Op, Operations, Ops, Refused, Rule, Set, SortedElements, Verdict,
 };
 use crate::net::Family;
 use crate::plan::{Address, SourceClass};
@@ -127,7 +127,7 @@ impl Model {
     /// What a process that starts now would read.
     fn observed(&self) -> Option<Observed> {
         let sets = self.sets.iter().map(|(name, (set, elements))| {
-            let elements = elements.values().cloned().collect();
+            let elements = SortedElements::new(elements.values().cloned());
             (Arc::clone(name), ObservedSet { set: set.clone(), elements })
         });
         let chains = self.chains.iter().map(|(name, (chain, rules))| {
@@ -211,7 +211,7 @@ impl Tables for Kernel {
     fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError> {
         let observed = self.model.observed().unwrap_or_default();
         let found = observed.sets.get(&set.name);
-        Ok(found.map(|set| set.elements.clone()).unwrap_or_default())
+        Ok(found.map(|set| set.elements.iter().collect()).unwrap_or_default())
     }
 
     fn generation(&mut self) -> Result<u32, NftError> {
