@@ -266,7 +266,7 @@ fn bars(panel: &Panel<'_>, scale: Option<Scale>, id: &str) -> Markup {
     let bottom = TOP + rows * BAR;
     let x = |value: f64| NAMES + (WIDTH - NAMES - VALUES) * axis.place(value);
     let content = html! {
-        @for value in thinned(&axis.ticks, |value| x(value)) {
+        @for value in thinned(&axis.ticks, x) {
             path.grid d=(format!("M{} {}V{}", at(x(value)), at(TOP), at(bottom))) {}
             text.tick x=(at(x(value))) y=(at(bottom + 18.0)) text-anchor="middle" { (tick(unit, value)) }
         }
