@@ -208,6 +208,8 @@ fn level(frame: &Frame, panel: &Panel<'_>, row: &Row<'_>) -> Markup {
         @if let Some(summary) = summary {
             g {
                 title { (hint(panel, row, None, summary)) }
+                @let (top, bottom) = (frame.y(summary.upper_quartile), frame.y(summary.lower_quartile));
+                rect.band x=(at(LEFT)) y=(at(top)) width=(at(WIDTH - RIGHT - LEFT)) height=(at((bottom - top).max(0.0))) {}
                 path.line d=(format!("M{} {}H{}", at(LEFT), at(frame.y(summary.median)), at(WIDTH - RIGHT))) {}
             }
         }
