@@ -86,6 +86,10 @@ struct RunFlags {
     /// while new ones are refused.
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     userspace_drain: u64,
+    /// In userspace mode: let endpoints on this node see clients' addresses where other modes do.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
+    userspace_transparent: bool,
     #[command(flatten)]
     fields: flags::FieldFlags,
     /// What is no flag; only empty arguments are allowed, which manifests produce.

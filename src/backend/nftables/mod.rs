@@ -29,9 +29,12 @@ use self::affinity::Sticky;
 use self::draft::{Wanted, from_observed, from_programmed};
 use self::layout::SetId;
 pub(super) use self::layout::TABLE;
-pub use self::layout::{Carrier, is_relayed};
+pub use self::layout::{Carrier, Sight, is_relayed};
+#[cfg(test)]
+pub(super) use self::layout::{KEPT, MASQUERADED};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step};
+pub(super) use self::rules::delivery_mark;
 pub use self::tables::{Connection, Live, Tables};
 use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::nft::{ApplyError, Listening, NftError, Operations, Ops, Refused};

@@ -46,8 +46,8 @@ pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 pub use field::Field;
 pub use kind::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, LimitMatch, LimitUnit,
-    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject, address_type, ct_state,
-    ct_status,
+    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject, SocketKey, address_type,
+    ct_state, ct_status,
 };
 pub use object::{
     BaseChain, Chain, ChainKind, Element, ElementExtra, Hook, Last, Policy, Rule, Set, SetFlags,
