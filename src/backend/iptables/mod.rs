@@ -134,10 +134,11 @@ impl<T: Tables> Iptables<T> {
 
     /// Whether all tables still have what a flush would have taken along.
     fn canaries_live(&mut self) -> Result<bool, XtablesError> {
-        let wanted = format!("-A {} {}", names::CANARY, base::canary().text);
         for table in Table::ALL {
-            let found = self.tables.chain(table, names::CANARY)?;
-            if !found.is_some_and(|chain| chain.lines().any(|line| line == wanted)) {
+            let Some(found) = self.tables.chain(table, names::CANARY)? else { return Ok(false) };
+            let wanted = base::canary(table);
+            let wanted = wanted.map(|line| format!("-A {} {}", names::CANARY, line.text));
+            if wanted.is_some_and(|wanted| !found.lines().any(|line| line == wanted)) {
                 return Ok(false);
             }
         }
