@@ -66,7 +66,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     };
     let node_name = node_name.trim().to_lowercase();
     node::set_up(&config);
-    let Opened { backends, foreign, relays, in_use } = mode::open(&config, &flags)?;
+    let Opened { backends, foreign, relays, by_service, in_use } = mode::open(&config, &flags)?;
     let served: Vec<Family> = backends.iter().map(|(family, _)| *family).collect();
     options::check_families(&config, &served)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
@@ -74,6 +74,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
         ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
     let metrics = Metrics::new(config.mode);
     servers::show_relays(&metrics, relays);
+    servers::show_services(&metrics, by_service);
     servers::show_packets(&metrics, in_use);
     let server = ApiServer::new(&options).await?.measured(&metrics);
     tracing::info!(

@@ -3,9 +3,10 @@
 //! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`elements`] says a Service's
 //! plan in set elements, [`slots`] keeps endpoints where they are, [`programmed`] finds what a change
 //! costs, [`observed`] reads the kernel back, [`tables`] is the kernel.
-//! [`virtuals`] is what the IPVS mode has instead of endpoints. `docs/modes/nftables.md` explains the shape.
+//! [`counters`] reads what frontends count. [`virtuals`] is what the IPVS mode has instead of endpoints. `docs/modes/nftables.md` explains the shape.
 
 mod affinity;
+mod counters;
 mod elements;
 mod layout;
 mod observed;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
+pub use self::counters::{ServiceCount, ServiceCounters};
 use self::layout::SetId;
 pub(super) use self::layout::TABLE;
 pub use self::layout::{Carrier, is_relayed};
@@ -31,7 +33,7 @@ use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step, Wanted};
 pub use self::tables::{Connection, Live, Tables};
 use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
-use crate::kernel::nft::{ApplyError, Listening, NftError, Op, Refused};
+use crate::kernel::nft::{ApplyError, Counting, Listening, NftError, Op, Refused};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{Address, ForwardingTable, ServicePlan};
@@ -48,13 +50,20 @@ const ATTEMPTS: usize = 4;
 pub struct Nftables<T = Live> {
     tables: T,
     carrier: Carrier,
+    counting: Counting,
     /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
     programmed: Option<Programmed>,
 }
 
 impl<T: Tables> Nftables<T> {
     pub(super) fn new(tables: T, carrier: Carrier) -> Nftables<T> {
-        Nftables { tables, carrier, programmed: None }
+        Nftables { tables, carrier, counting: Counting::Off, programmed: None }
+    }
+
+    /// Counts new connections to each frontend, or does not; without this, it does not.
+    #[must_use]
+    pub fn counting(self, counting: Counting) -> Nftables<T> {
+        Nftables { counting, ..self }
     }
 
     /// Listens for foreign changes from now on, and tells whether one may have slipped in since the
@@ -127,7 +136,8 @@ impl<T: Tables> Nftables<T> {
     /// Services that were refused.
     fn step(&self, table: &ForwardingTable, scope: &Scope, work: &Work) -> Step {
         let instead = self.instead(table, scope, work);
-        let wanted = Wanted { table, carrier: self.carrier, instead };
+        let (carrier, counting) = (self.carrier, self.counting);
+        let wanted = Wanted { table, carrier, counting, instead };
         match (&work.seen, &self.programmed) {
             (Some(seen), _) => Step::from_observed(seen, &wanted),
             (None, Some(programmed)) => Step::from_programmed(programmed, &wanted, &scope.services),

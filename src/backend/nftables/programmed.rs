@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::affinity::Sticky;
-use super::elements::{own_elements, shared_elements};
+use super::elements::{counter_elements, own_elements, shared_elements};
 use super::layout::{Carrier, SetId};
 use super::observed::Seen;
 use super::rules::{Schema, schema};
 use super::slots::{Slots, arrange};
-use crate::kernel::nft::{Element, Key, Op};
+use crate::kernel::nft::{Counting, Element, Key, Op};
 use crate::model::ServiceName;
 use crate::plan::{ForwardingTable, NodePortAddresses, PoolKind, PortPlan, ServicePlan};
 
@@ -37,6 +37,8 @@ pub(super) struct Wanted<'a> {
     pub(super) table: &'a ForwardingTable,
     /// Who its endpoints are.
     pub(super) carrier: Carrier,
+    /// Whether new connections are counted.
+    pub(super) counting: Counting,
     /// What is to be there for some Services instead of their plans.
     pub(super) instead: BTreeMap<ServiceName, Option<ServicePlan>>,
 }
@@ -68,6 +70,7 @@ struct ElementChange {
 #[derive(Debug, Default)]
 pub(super) struct Step {
     carrier: Carrier,
+    counting: Counting,
     /// Make room: a table to build on, new sets and chains.
     prepare: Vec<Op>,
     deletes: Vec<ElementChange>,
@@ -120,13 +123,17 @@ impl Programmed {
 }
 
 impl Step {
+    fn new(wanted: &Wanted<'_>) -> Step {
+        Step { carrier: wanted.carrier, counting: wanted.counting, ..Step::default() }
+    }
+
     /// The operations for a change of some Services, given what is programmed.
     pub(super) fn from_programmed(
         programmed: &Programmed,
         wanted: &Wanted<'_>,
         scope: &BTreeSet<ServiceName>,
     ) -> Step {
-        let mut step = Step { carrier: wanted.carrier, ..Step::default() };
+        let mut step = Step::new(wanted);
         for name in scope {
             let old = programmed.services.get(name);
             let new = wanted.plan(name).map(|plan| {
@@ -164,7 +171,7 @@ impl Step {
 
     /// The operations that build the whole table.
     fn from_nothing(seen: &Seen, wanted: &Wanted<'_>) -> Step {
-        let mut step = Step { carrier: wanted.carrier, ..Step::default() };
+        let mut step = Step::new(wanted);
         for name in wanted.names() {
             let Some(plan) = wanted.plan(name) else { continue };
             let plan = arranged(plan, |port, kind| seen.slots_of(port, kind));
@@ -211,9 +218,12 @@ impl Step {
     fn service(&mut self, name: &ServiceName, old: Option<&ServicePlan>, new: Option<ServicePlan>) {
         let owner = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
         self.owners.push(name.clone());
-        let carrier = self.carrier;
+        let (carrier, counting) = (self.carrier, self.counting);
         let sorted = |plan: Option<&ServicePlan>| {
             let mut elements = plan.map(|plan| own_elements(plan, carrier)).unwrap_or_default();
+            if counting == Counting::On {
+                elements.extend(plan.into_iter().flat_map(|plan| counter_elements(name, plan)));
+            }
             elements.sort_unstable();
             elements
         };

@@ -21,7 +21,7 @@ use crate::kernel::datagram::{Message, messages};
 const ATTEMPTS: u32 = 20;
 
 /// What kind of request it is.
-enum Request {
+pub(super) enum Request {
     /// For one object.
     One,
     /// For all objects of a kind.
@@ -220,7 +220,7 @@ impl Nft {
     }
 
     /// Sends a request and gives each message of the answer to `each`.
-    fn request(
+    pub(super) fn request(
         &mut self,
         request: Request,
         kind: u8,
@@ -271,7 +271,7 @@ fn refused(what: &str, errno: i32) -> NftError {
     NftError::Read { what: what.to_owned(), source: io::Error::from_raw_os_error(errno) }
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOENT)
 }
 

@@ -9,6 +9,7 @@
 //! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.
 
 mod batch;
+mod counters;
 mod decode;
 mod dump;
 mod encode;
@@ -34,6 +35,7 @@ mod uapi;
 mod userdata;
 mod wire;
 
+pub use counters::ElementCount;
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{Listening, NftEvent, NftEvents};
 pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
@@ -44,8 +46,8 @@ pub use kind::{
     ct_status,
 };
 pub use object::{
-    BaseChain, Chain, ChainKind, Element, ElementExtra, Hook, Last, Policy, Rule, Set, SetFlags,
-    SetKind, TableName, Value, Verdict,
+    BaseChain, Chain, ChainKind, Counting, Element, ElementExtra, Hook, Last, Policy, Rule, Set,
+    SetFlags, SetKind, TableName, Value, Verdict,
 };
 pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
 pub use op::{Op, OpLine};
