@@ -19,6 +19,7 @@ mod feed;
 mod link;
 mod loose;
 mod measured;
+mod proxy;
 mod source;
 mod token;
 mod transport;
