@@ -16,6 +16,7 @@ use crate::kernel;
 use crate::metrics::Metrics;
 use crate::net::Family;
 use crate::sync::{self, RemovedTcp, Setup, Sources};
+use crate::trace::Traces;
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
 /// Updates that may wait for the loop; beyond that the connections are slowed down.
@@ -85,6 +86,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
         families = families.join(" "),
         "starting"
     );
+    let traces = Traces::start()?;
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
     let (show, shown) = tokio::sync::watch::channel(settled.shown());
@@ -119,6 +121,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     stop.cancel();
     while watches.join_next().await.is_some() {}
     servers.ended().await;
+    traces.end();
     tracing::info!("stopped; the rules stay in force");
     Ok(())
 }

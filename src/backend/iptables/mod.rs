@@ -32,6 +32,7 @@ use crate::kernel::xtables::{self, Table, Xtables, XtablesError};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{ForwardingTable, NodePortAddresses};
+use crate::trace;
 
 /// How many scripts are tried, each without the Service whose line was refused in the one before.
 const ROUNDS: usize = 16;
@@ -157,6 +158,18 @@ impl<T: Tables> Iptables<T> {
         Ok((desired, Script::new(&delta, &hooks)))
     }
 
+    /// One run of iptables-restore, until it has ended.
+    fn restore(&mut self, script: &Script) -> Result<(), XtablesError> {
+        let _span = trace::step("kernel transaction");
+        trace::note("operations", || script.written.operations.to_string());
+        let result = self.tables.restore(&script.text);
+        trace::note("answer", || match &result {
+            Ok(()) => "acknowledged".to_owned(),
+            Err(error) => error.to_string(),
+        });
+        result
+    }
+
     fn observation(&mut self, scope: &Scope) -> Result<Observation, XtablesError> {
         if self.programmed.is_none() || scope.full {
             return Ok(Observation::Asked);
@@ -190,14 +203,17 @@ impl<T: Tables> Iptables<T> {
         loop {
             rounds += 1;
             let changed = believed.is_some().then_some(&scope.services);
-            let (desired, script) = match believed.take() {
-                Some(mut desired) => {
-                    let delta = desired.update(table, &scope.services);
-                    (desired, Script::new(&delta, &[]))
+            let (desired, script) = {
+                let _span = trace::step("diff");
+                match believed.take() {
+                    Some(mut desired) => {
+                        let delta = desired.update(table, &scope.services);
+                        (desired, Script::new(&delta, &[]))
+                    }
+                    None => self.compare(&without(table, refused.keys()))?,
                 }
-                None => self.compare(&without(table, refused.keys()))?,
             };
-            let result = if script.is_empty() { Ok(()) } else { self.tables.restore(&script.text) };
+            let result = if script.is_empty() { Ok(()) } else { self.restore(&script) };
             let Err(error) = result else {
                 self.programmed = Some(desired);
                 return Ok(self.report(script.written, observed, refused));

@@ -37,6 +37,7 @@ use crate::kernel::nft::{ApplyError, Counting, Listening, NftError, Op, Refused}
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{Address, ForwardingTable, ServicePlan};
+use crate::trace;
 
 /// How often a batch is sent again without the Services whose objects were refused.
 const ROUNDS: usize = 8;
@@ -114,6 +115,7 @@ impl<T: Tables> Nftables<T> {
         scope: &Scope,
         (observation, repair): (Observation, Repair),
     ) -> Result<Work, NftError> {
+        let _span = trace::step("diff");
         let observe = observation != Observation::None || self.programmed.is_none();
         let (generation, seen) = if observe {
             let generation = self.tables.generation()?;
@@ -176,7 +178,7 @@ impl<T: Tables> Nftables<T> {
             if ops.is_empty() {
                 break;
             }
-            let refused = match self.tables.apply(&ops) {
+            let refused = match self.transact(&ops) {
                 Ok(()) => {
                     work.report.operations = ops.len();
                     work.report.elements = ops.iter().filter(|op| is_element(op)).count();
@@ -194,6 +196,18 @@ impl<T: Tables> Nftables<T> {
             work.step = self.step(table, scope, work);
         }
         Ok(())
+    }
+
+    /// One transaction, until the kernel has answered.
+    fn transact(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        let _span = trace::step("kernel transaction");
+        trace::note("operations", || ops.len().to_string());
+        let result = self.tables.apply(ops);
+        trace::note("answer", || match &result {
+            Ok(()) => "acknowledged".to_owned(),
+            Err(error) => error.to_string(),
+        });
+        result
     }
 
     /// Syncs; after an error, what is believed of the kernel may be wrong.
