@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::Nftables;
 use super::layout::{Carrier, TABLE};
 use crate::kernel::nft::{
-    ApplyError, Element, Listening, Nft, NftError, NftEvent, NftEvents, Observed, Op, Set,
+    ApplyError, Element, Listening, Nft, NftError, NftEvent, NftEvents, Observed, Ops, Set,
     TableName,
 };
 use crate::net::Family;
@@ -16,7 +16,7 @@ use crate::net::Family;
 /// What this mode needs of nf_tables: the kernel's, or in tests a model of it that fails on demand.
 pub trait Tables: Send {
     /// Applies all operations in one transaction, or none.
-    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError>;
+    fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError>;
     /// Reads our table.
     fn dump(&mut self) -> Result<Option<Observed>, NftError>;
     /// Reads the elements of one set; none if it is not there.
@@ -102,7 +102,7 @@ pub struct Live {
 }
 
 impl Tables for Live {
-    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+    fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError> {
         let Shared { nft, events, .. } = &mut *self.connection.shared();
         events.apply_unheard(nft, &self.table, ops)
     }

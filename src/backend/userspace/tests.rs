@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -20,7 +21,7 @@ fn table(snapshot: &Snapshot) -> ForwardingTable {
 
 fn relays(table: &ForwardingTable) -> Vec<RelayFor> {
     let of = |(name, plan)| needed(plan).map(move |(port, pool)| RelayFor::new(name, port, pool));
-    table.services.iter().flat_map(of).collect()
+    table.services.iter().map(|(name, plan)| (name, &**plan)).flat_map(of).collect()
 }
 
 /// The table with each relay at a port of its own.
@@ -32,7 +33,7 @@ fn redirected(table: &ForwardingTable, relays: &[RelayFor]) -> ForwardingTable {
             let number = relays.iter().position(|relay| *relay == wanted)?;
             Some(relay_at(number))
         };
-        *plan = carried(plan, at);
+        *plan = Arc::new(carried(plan, at));
     }
     redirected
 }
@@ -146,7 +147,7 @@ fn without_a_relay_traffic_is_refused() {
 #[test]
 fn sctp_stays_as_it_is() {
     let mut table = two_pools();
-    let ports = table.services.values_mut().flat_map(|plan| &mut plan.ports);
+    let ports = table.services.values_mut().flat_map(|plan| &mut Arc::make_mut(plan).ports);
     ports.for_each(|port| port.protocol = Protocol::Sctp);
     assert_eq!(relays(&table), []);
     assert_eq!(redirected(&table, &[]), table);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 
 use super::decode::{self, Elements};
+use super::element_list::SortedElements;
 use super::error::NftError;
 use super::object::{Element, Set, TableName};
 use super::observed::{Observed, ObservedChain, ObservedSet};
@@ -137,6 +138,7 @@ impl Nft {
             if foreign > 0 {
                 into.foreign.push(format!("{foreign} elements of set {name}"));
             }
+            let elements = SortedElements::new(elements);
             into.sets.insert(name, ObservedSet { set, elements });
         }
         Ok(())
