@@ -32,11 +32,19 @@ pub(crate) enum Mode {
     IptablesLegacy,
     Ipvs,
     Userspace,
+    /// With `--userspace-transparent`.
+    UserspaceTransparent,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Mode; 5] =
-        [Mode::Nftables, Mode::Iptables, Mode::IptablesLegacy, Mode::Ipvs, Mode::Userspace];
+    pub(crate) const ALL: [Mode; 6] = [
+        Mode::Nftables,
+        Mode::Iptables,
+        Mode::IptablesLegacy,
+        Mode::Ipvs,
+        Mode::Userspace,
+        Mode::UserspaceTransparent,
+    ];
 
     /// What the configuration calls it.
     pub(crate) fn setting(self) -> &'static str {
@@ -44,16 +52,25 @@ impl Mode {
             Mode::Nftables => "nftables",
             Mode::Iptables | Mode::IptablesLegacy => "iptables",
             Mode::Ipvs => "ipvs",
-            Mode::Userspace => "userspace",
+            Mode::Userspace | Mode::UserspaceTransparent => "userspace",
         }
     }
 
+    /// Flags of the daemon beside its configuration.
+    pub(crate) fn flags(self) -> Option<&'static str> {
+        (self == Mode::UserspaceTransparent).then_some("--userspace-transparent")
+    }
+
     /// Whether it plays a case. The legacy variant differs in the program that writes and in nothing
-    /// that is written: it plays sequences of steps, and the cases of [`FEW`].
+    /// that is written: it plays sequences of steps, and the cases of [`FEW`]. The transparent variant
+    /// plays only the latter, unless SLUICE_MODES asks for it.
     pub(crate) fn plays(self, case: &Case) -> bool {
         let one_of_few = FEW.contains(&case.name.as_str());
         match std::env::var("SLUICE_CASES").as_deref() {
             Ok("few") => one_of_few,
+            _ if self == Mode::UserspaceTransparent && std::env::var("SLUICE_MODES").is_err() => {
+                one_of_few
+            }
             _ => self != Mode::IptablesLegacy || case.steps.len() > 1 || one_of_few,
         }
     }
@@ -65,13 +82,16 @@ impl Mode {
 
     /// What becomes of a packet in this mode, given what the case or the plan says. Where the proxy
     /// itself makes the connection to the endpoint, the endpoint sees the node where others keep the
-    /// sender's address: the one difference of the userspace mode, and nothing else may differ.
+    /// sender's address: the one difference of the userspace mode, and nothing else may differ. The
+    /// transparent variant differs only where the endpoint is on another node.
     pub(crate) fn outcome(self, protocol: Protocol, mut decided: Outcome) -> Outcome {
-        if let Outcome::Forward { to, .. } = &mut decided
-            && self == Mode::Userspace
+        if let Outcome::Forward { to, here, .. } = &mut decided
+            && matches!(self, Mode::Userspace | Mode::UserspaceTransparent)
             && is_relayed(protocol)
         {
-            to.values_mut().for_each(|seen| *seen = SourceSeen::Masqueraded);
+            let shown = |at| self == Mode::UserspaceTransparent && here.contains(at);
+            let others = to.iter_mut().filter(|(at, _)| !shown(at));
+            others.for_each(|(_, seen)| *seen = SourceSeen::Masqueraded);
         }
         decided
     }
@@ -85,6 +105,7 @@ impl fmt::Display for Mode {
             Mode::IptablesLegacy => "iptables-legacy",
             Mode::Ipvs => "ipvs",
             Mode::Userspace => "userspace",
+            Mode::UserspaceTransparent => "userspace-transparent",
         })
     }
 }

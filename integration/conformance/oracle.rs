@@ -53,6 +53,8 @@ pub(crate) enum Outcome {
     /// It arrives at any of these.
     Forward {
         to: BTreeMap<SocketAddr, SourceSeen>,
+        /// Those of them that are pods of node-a and known as such.
+        here: BTreeSet<SocketAddr>,
         /// Connections of one client with the same key stay at one endpoint.
         affinity: Option<String>,
     },
@@ -121,7 +123,11 @@ impl Oracle {
                 let affinity = port
                     .filter(|port| port.affinity.is_some())
                     .map(|port| format!("{} {service} {} {pool:?}", shot.source, port.name));
-                Outcome::Forward { to: pool.iter().map(seen).collect(), affinity }
+                let here = pool.iter().filter(|endpoint| endpoint.local);
+                let here = here.filter(|endpoint| super::plan::is_on_node_a(endpoint.ip));
+                let here = here.map(|endpoint| SocketAddr::new(endpoint.ip, endpoint.port));
+                let (to, here) = (pool.iter().map(seen).collect(), here.collect());
+                Outcome::Forward { to, here, affinity }
             }
         }
     }

@@ -118,7 +118,7 @@ impl Scene<'_> {
         // A datagram of an old flow is lost if the flow is forgotten while it is on its way.
         let patience = if silence || shot.source_port.is_some() { QUIET } else { PATIENT };
         let fits = match &check.outcome {
-            Outcome::Forward { to, affinity } => {
+            Outcome::Forward { to, affinity, .. } => {
                 return self.spread(check, to, affinity.as_deref(), &|| ask(patience));
             }
             Outcome::Refuse => |answer: &Answer| *answer == Answer::Refused,

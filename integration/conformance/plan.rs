@@ -95,3 +95,9 @@ pub(crate) fn twin_net(net: &str, family: Family) -> Result<IpNet, String> {
     let net = IpNet::new(twin(v4.addr(), family), length).map_err(|_| wrong("is too long"))?;
     Ok(net.trunc())
 }
+
+/// Whether an address is that of a pod of node-a.
+pub(crate) fn is_on_node_a(ip: IpAddr) -> bool {
+    let here = PODS.iter().filter(|(_, node)| *node == 1);
+    here.map(|(name, _)| address_of(name, Family::of(ip))).any(|pod| pod == Some(ip))
+}

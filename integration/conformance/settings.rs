@@ -61,7 +61,10 @@ impl Settings {
         let _ = match by {
             Mode::Nftables => writeln!(yaml, "nftables: {{minSyncPeriod: 1ms, {masquerade}}}"),
             // The file has no section for the userspace mode; it reads that of iptables.
-            Mode::Iptables | Mode::IptablesLegacy | Mode::Userspace => writeln!(
+            Mode::Iptables
+            | Mode::IptablesLegacy
+            | Mode::Userspace
+            | Mode::UserspaceTransparent => writeln!(
                 yaml,
                 "iptables: {{minSyncPeriod: 1ms, {masquerade}, localhostNodePorts: false}}"
             ),

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -34,14 +35,17 @@ pub(crate) struct Stage {
     objects: BTreeMap<(String, String), Value>,
     node: NodeState,
     sentinel: u32,
+    /// Where its program may be.
+    _folder: tempfile::TempDir,
 }
 
 impl Stage {
     /// Builds it. Nothing runs on node-a yet.
     pub(crate) fn build(mode: Mode) -> Result<Stage, Failed> {
+        let folder = tempfile::TempDir::new()?;
         let cluster = Cluster::new(ClusterSpec {
             nodes: 3,
-            program: PathBuf::from(env!("CARGO_BIN_EXE_sluice")),
+            program: program(mode, folder.path())?,
             configuration: String::new(),
         })?;
         for (name, number) in plan::PODS {
@@ -52,7 +56,8 @@ impl Stage {
             }
         }
         let (objects, node) = (BTreeMap::new(), NodeState::default());
-        let stage = Stage { mode, cluster, settings: None, objects, node, sentinel: 0 };
+        let stage =
+            Stage { mode, cluster, settings: None, objects, node, sentinel: 0, _folder: folder };
         stage.lay_ways()?;
         if mode == Mode::IptablesLegacy {
             let node = stage.host("node").ok_or("no node")?;
@@ -287,7 +292,7 @@ impl Stage {
                 let list = run(&node, "nft", &["list", "table", table, "kube-proxy"])?;
                 kernel::normalized(&list)?
             }
-            Mode::Userspace => {
+            Mode::Userspace | Mode::UserspaceTransparent => {
                 let table = if v4 { "ip" } else { "ip6" };
                 let list = run(&node, "nft", &["list", "table", table, "kube-proxy"])?;
                 kernel::normalized(&kernel::without_relay_ports(&list)?)?
@@ -318,6 +323,16 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// The daemon, with the flags of a mode. The lab's own are its configuration.
+fn program(mode: Mode, folder: &Path) -> Result<PathBuf, Failed> {
+    let daemon = env!("CARGO_BIN_EXE_sluice");
+    let Some(flags) = mode.flags() else { return Ok(PathBuf::from(daemon)) };
+    let script = folder.join("sluice");
+    std::fs::write(&script, format!("#!/bin/sh\nexec '{daemon}' {flags} \"$@\"\n"))?;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    Ok(script)
 }
 
 fn key(object: &Value) -> (String, String) {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice::kernel::nft::{
-    Chain, ChainKind, Data, DynsetOp, Element, Expr, Field, Hook, Key, LookupResult, NatFlags, Op,
-    Register, Rule, Set, SetFlags, TableName, address_type, ct_state, ct_status, phrase,
+    Chain, ChainKind, CtDirection, Data, DynsetOp, Element, Expr, Field, Hook, Key, LookupResult,
+    NatFlags, Op, Register, Rule, Set, SetFlags, TableName, address_type, ct_state, ct_status,
+    phrase,
 };
 use sluice::net::{Family, Protocol};
 
@@ -54,6 +55,7 @@ fn whole_text(table: &TableName) -> String {
             map services {{ typeof {service} : verdict; }}
             chain nodeports {{ }}
             chain draw-4 {{
+                meta l4proto != sctp meta mark & 0x4000 != 0 dnat {ip} to {service} . numgen random mod 1 offset 1 map @endpoints
                 dnat {ip} to {service} . numgen random mod 4 map @endpoints
             }}
             chain draw-nodeports-4 {{
@@ -69,6 +71,8 @@ fn whole_text(table: &TableName) -> String {
                 iifname != \"cni0\" counter
                 {service} vmap @services
             }}
+            chain filter-prerouting-mark {{ type filter hook prerouting priority -150;
+                ct direction reply socket transparent 1 meta mark set meta mark | 0x2000; }}
             chain filter-forward {{ type filter hook forward priority 0;
                 ct state new jump service-endpoints-check; }}
             chain nat-prerouting {{ type nat hook prerouting priority -100; jump services; }}
@@ -128,6 +132,7 @@ fn chains(_: Family) -> Vec<Op> {
         "services",
     ];
     let base = [
+        Chain::base("filter-prerouting-mark", ChainKind::Filter, Hook::Prerouting, -150),
         Chain::base("filter-forward", ChainKind::Filter, Hook::Forward, 0),
         Chain::base("nat-prerouting", ChainKind::Nat, Hook::Prerouting, -100),
         Chain::base("nat-postrouting", ChainKind::Nat, Hook::Postrouting, 100),
@@ -143,7 +148,24 @@ fn rules(family: Family) -> Vec<Op> {
     let nodeport = [Field::L4Proto, Field::Dport, Field::Random { modulus: 4 }];
     let (service, slot) = (service(family), slot(family, 4));
     let local = address_type::LOCAL;
+    let second: Vec<Field> = service.iter().copied().chain([Field::Slot { number: 1 }]).collect();
     let rules = [
+        Rule::of(
+            "draw-4",
+            [
+                phrase::not_protocol(Protocol::Sctp),
+                phrase::mark_has(0x4000),
+                phrase::dnat_to_data_of(family, &second, &name("endpoints")),
+            ],
+        ),
+        Rule::of(
+            "filter-prerouting-mark",
+            [
+                phrase::ct_direction(CtDirection::Reply),
+                phrase::socket_is_transparent(),
+                phrase::set_mark_bits(0x2000),
+            ],
+        ),
         Rule::of("draw-4", [phrase::dnat_to_data_of(family, &slot, &name("endpoints"))]),
         Rule::of(
             "draw-nodeports-4",

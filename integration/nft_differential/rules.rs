@@ -237,6 +237,8 @@ fn connections(family: Family) -> Vec<Pair> {
             vec![eq(ct("direction", None), string("reply"))],
             rule([phrase::ct_direction(CtDirection::Reply)]),
         ),
+        text("socket transparent 1", rule([phrase::socket_is_transparent()])),
+        text("meta l4proto != sctp", rule([phrase::not_protocol(Protocol::Sctp)])),
         typed(
             vec![mangle(ct("mark", None), number(1))],
             rule([vec![

@@ -7,6 +7,7 @@ mod support;
 mod changes;
 mod limits;
 mod tcp;
+mod transparent;
 mod udp;
 mod world;
 
@@ -41,6 +42,13 @@ fn main() -> ExitCode {
         trial("connections_to_removed_endpoints_are_reset_if_asked_for", changes::reset_removed),
         trial("a_restart_brings_new_relays", changes::restart),
         trial("at_the_end_connections_have_some_time", changes::drain),
+        trial("endpoints_see_the_clients_that_policies_keep", transparent::sources),
+        trial("clients_on_the_endpoints_bridge_are_not_taken_for_others", transparent::bridge),
+        trial("a_strict_reverse_path_filter_lets_answers_in", transparent::filtered),
+        trial("bytes_and_ends_are_right_with_clients_addresses", transparent::streams),
+        trial("the_clients_port_is_kept_where_it_can_be", transparent::ports),
+        trial("a_clients_own_connections_to_the_pod_are_left_alone", transparent::beside),
+        trial("routing_rules_come_back_and_go_when_asked", transparent::rules),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -31,6 +31,7 @@ pub(crate) struct Programs {
     pub(crate) resetting: PathBuf,
     pub(crate) few_files: PathBuf,
     pub(crate) draining: PathBuf,
+    pub(crate) transparent: PathBuf,
 }
 
 static PROGRAMS: OnceLock<Programs> = OnceLock::new();
@@ -49,6 +50,7 @@ impl Programs {
             resetting: write("resetting", "", "--reset-removed-tcp-endpoints"),
             few_files: write("few-files", &format!("ulimit -n {FEW_FILES}"), ""),
             draining: write("draining", "", "--userspace-drain 20"),
+            transparent: write("transparent", "", "--userspace-transparent"),
         };
         assert!(PROGRAMS.set(programs).is_ok(), "once");
     }

@@ -85,6 +85,7 @@ pub(super) fn all(flags: &RunFlags) -> BTreeMap<String, String> {
         ("service-counters", own(flags.service_counters.to_string())),
         ("reset-removed-tcp-endpoints", own(flags.reset_removed_tcp_endpoints.to_string())),
         ("userspace-drain", own(flags.userspace_drain.to_string())),
+        ("userspace-transparent", own(flags.userspace_transparent.to_string())),
     ];
     let single = single.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let fields = flags.fields.given().map(|(name, value)| (name, value.to_owned()));

@@ -1,5 +1,6 @@
 //! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
 
+mod bench;
 mod cleanup;
 mod demo;
 mod flag_table;
@@ -40,6 +41,8 @@ struct Arguments {
 enum Command {
     /// Shows what a Service does, in a lab of network namespaces.
     Demo,
+    /// Measures the proxy modes side by side, in a lab of network namespaces. See docs/benchmarks.md.
+    Bench(Box<bench::BenchFlags>),
 }
 
 /// Flags of the daemon, named as the Go kube-proxy names them.
@@ -87,6 +90,10 @@ struct RunFlags {
     /// while new ones are refused.
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     userspace_drain: u64,
+    /// In userspace mode: let endpoints on this node see clients' addresses where other modes do.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
+    userspace_transparent: bool,
     #[command(flatten)]
     fields: flags::FieldFlags,
     /// What is no flag; only empty arguments are allowed, which manifests produce.
@@ -120,6 +127,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         None => run::run(arguments.run),
         Some(Command::Demo) => demo::run(),
+        Some(Command::Bench(flags)) => bench::run(&flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

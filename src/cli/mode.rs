@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
 use crate::backend::ipvs::{self, Ipvs};
 use crate::backend::leftovers::InUse;
-use crate::backend::nftables::{Connection, ServiceCounters};
+use crate::backend::nftables::{Connection, ServiceCounters, Sight};
 use crate::backend::userspace::{self, Counters, Relays};
 use crate::config::{Config, Mode};
 use crate::kernel;
@@ -64,6 +64,7 @@ pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
 
 /// The userspace mode: sockets of this process, and nf_tables to redirect to them.
 fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    let sight = if flags.userspace_transparent { Sight::Client } else { Sight::Node };
     let connection = Connection::open().context(
         "the userspace mode carries traffic itself, but redirects it by nf_tables with NAT \
          (CONFIG_NF_TABLES, CONFIG_NFT_NAT)",
@@ -75,19 +76,33 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
         udp_timeout: timeout(config.conntrack.udp, UDP_TIMEOUT),
         udp_answered_timeout: timeout(config.conntrack.udp_stream, UDP_ANSWERED_TIMEOUT),
         drain: Duration::from_secs(flags.userspace_drain),
+        sight,
     })
     .context("start the relays of the userspace mode")?;
-    let backends =
-        backends(|family| Ok(Box::new(relays.mode(Box::new(connection.redirection(family))))))?;
-    let counters = Some(relays.counters());
-    Ok(Opened {
-        backends,
-        foreign: connection.follow()?,
-        relays: counters,
-        by_service: None,
-        in_use: InUse::Nftables,
-    })
+    let backends = backends(|family| {
+        let redirection = Box::new(connection.redirection(sight, family));
+        let mode = match sight {
+            Sight::Node => relays.mode(family, redirection).map_err(anyhow::Error::new),
+            Sight::Client => connection
+                .try_sockets(family)
+                .context("match sockets in nf_tables (CONFIG_NFT_SOCKET)")
+                .and_then(|()| Ok(relays.mode(family, redirection)?))
+                .with_context(|| format!("{NOT_TRANSPARENT} ({family})")),
+        };
+        Ok(Box::new(mode?))
+    })?;
+    let changes = connection.follow()?;
+    let (foreign, in_use) = match relays.gone() {
+        None => (changes, InUse::Nftables),
+        Some(gone) => (any_of(changes, gone), InUse::Transparent),
+    };
+    let relays = Some(relays.counters());
+    Ok(Opened { backends, foreign, relays, by_service: None, in_use })
 }
+
+/// What to do where the kernel lacks something.
+const NOT_TRANSPARENT: &str =
+    "--userspace-transparent cannot work here; leave it out, or use mode nftables";
 
 fn nftables(flags: &RunFlags) -> Result<Opened> {
     let connection = Connection::open()?;

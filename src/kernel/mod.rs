@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod conntrack;
 mod datagram;
+pub mod delivery;
 pub mod dummy;
 pub mod ipset;
 pub mod ipvs;
@@ -15,6 +16,7 @@ pub mod process;
 mod requests;
 pub mod sockets;
 pub mod sysctl;
+pub mod ways;
 pub mod xtables;
 
 use std::path::Path;

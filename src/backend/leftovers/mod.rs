@@ -20,6 +20,8 @@ use self::chains::{Jump, Listing, Removal, Whose};
 pub use self::virtuals::{Connections, VirtualsError};
 use super::nftables::TABLE;
 use crate::kernel::addresses::VIRTUAL;
+use crate::kernel::delivery::{Delivery, DeliveryError};
+use crate::kernel::has_family;
 use crate::kernel::ipset::{self, IpsetError};
 use crate::kernel::nft::{ApplyError, Nft, NftError, Op, Refused, TableName};
 use crate::kernel::xtables::{Table, Variant, XtablesError, legacy_programs, legacy_tables};
@@ -35,6 +37,8 @@ pub enum InUse {
     Nothing,
     /// Our table of nf_tables: the modes nftables and userspace.
     Nftables,
+    /// The same, and the routing rules of relays that endpoints do not see.
+    Transparent,
     /// This table, IPVS and its device.
     Ipvs,
     /// Chains of iptables in this variant; those of our other modes go from it.
@@ -84,6 +88,9 @@ pub enum LeftoverError {
         /// The IP family.
         family: Family,
     },
+    /// Routing rules of transparent relays.
+    #[error("remove routing rules: {0}")]
+    Routing(#[source] DeliveryError),
     /// Sets of ipset, as a whole.
     #[error("remove kube-proxy's sets: {0}")]
     Sets(#[source] IpsetError),
@@ -130,6 +137,11 @@ pub fn remove(in_use: InUse, excluded: &[IpNet], connections: Connections) -> Ou
     for family in Family::BOTH {
         outcome.legacy(family, in_use);
     }
+    if in_use != InUse::Transparent {
+        for family in Family::BOTH.into_iter().filter(|family| has_family(*family)) {
+            outcome.routing(family);
+        }
+    }
     // Rules hold sets, so these come after the rules.
     outcome.sets();
     if in_use != InUse::Ipvs {
@@ -152,7 +164,7 @@ impl Outcome {
                     Err(source) => self.failed.push(LeftoverError::Chains { table, source }),
                 }
             }
-            if !matches!(in_use, InUse::Nftables | InUse::Ipvs) {
+            if !matches!(in_use, InUse::Nftables | InUse::Transparent | InUse::Ipvs) {
                 let table = TableName::new(family, TABLE);
                 match nft.apply(&table, &[Op::DeleteTable]) {
                     Ok(()) => self.removed.push(format!("table {table}")),
@@ -201,6 +213,17 @@ impl Outcome {
         self.used.extend(
             used.map(|(chain, by)| format!("chain {chain} in {place}, which chain {by} jumps to")),
         );
+    }
+
+    fn routing(&mut self, family: Family) {
+        match Delivery::open(family).and_then(|mut rules| rules.remove()) {
+            // A kernel without routing rules has none of ours.
+            Ok(0) | Err(DeliveryError::Unsupported { .. }) => {}
+            Ok(changes) => {
+                self.removed.push(format!("{changes} routing rules and routes ({family})"));
+            }
+            Err(error) => self.failed.push(LeftoverError::Routing(error)),
+        }
     }
 
     fn sets(&mut self) {

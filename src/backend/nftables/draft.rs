@@ -87,7 +87,7 @@ pub(super) fn from_programmed(
     for name in scope {
         let old = programmed.services.get(name);
         let new = wanted.plan(name).map(|plan| {
-            arranged(plan, |port, kind| {
+            arranged(plan, wanted.carrier, |port, kind| {
                 let ports = old.into_iter().flat_map(|plan| &plan.ports);
                 let twin = ports.into_iter().find(|p| same_port(p, port));
                 twin.map(|twin| addresses(twin.pool(kind))).unwrap_or_default()
@@ -134,7 +134,7 @@ impl<'s> Draft<'s> {
         let mut draft = Draft::new(wanted, present);
         for name in wanted.names() {
             let Some(plan) = wanted.plan(name) else { continue };
-            let plan = arranged(plan, |port, kind| seen.slots_of(port, kind));
+            let plan = arranged(plan, wanted.carrier, |port, kind| seen.slots_of(port, kind));
             draft.service(name, None, Some(plan));
         }
         draft.rest(&Programmed::default(), wanted.table);
@@ -310,13 +310,17 @@ fn same_port(a: &PortPlan, b: &PortPlan) -> bool {
 }
 
 /// The plan with its pools in slot order, given what was in the slots before: the same plan, where it
-/// is in that order already.
+/// is in that order already. Of relays, each has its slot.
 fn arranged(
     plan: &Arc<ServicePlan>,
+    carrier: Carrier,
     before: impl Fn(&PortPlan, PoolKind) -> Slots,
 ) -> Arc<ServicePlan> {
     let mut plan = Arc::clone(plan);
     for index in 0..plan.ports.len() {
+        if carrier.relays(plan.ports[index].protocol) {
+            continue;
+        }
         for kind in [PoolKind::Cluster, PoolKind::Local] {
             let port = &plan.ports[index];
             let pool = arrange(before(port, kind), port.pool(kind));

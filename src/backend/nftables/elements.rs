@@ -26,7 +26,7 @@ enum Found<'a> {
 pub(super) fn own_elements(plan: &ServicePlan, carrier: Carrier) -> Vec<(SetId, Element)> {
     let mut elements = Vec::new();
     let virtuals = match carrier {
-        Carrier::Kernel | Carrier::Relays => None,
+        Carrier::Kernel | Carrier::Relays(_) => None,
         Carrier::Ipvs => Some(virtuals(plan)),
     };
     for port in &plan.ports {

@@ -24,17 +24,32 @@ pub enum Carrier {
     #[default]
     Kernel,
     /// Sockets of this process, but for SCTP. Endpoints of the forwarding table are these sockets.
-    Relays,
+    Relays(Sight),
     /// IPVS, after the kernel has translated to the address of a virtual service.
     Ipvs,
+}
+
+/// Whom endpoints see where the forwarding table keeps the source of what relays carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sight {
+    /// This node, as where it does not. A pool is one socket.
+    Node,
+    /// The client, as far as routing allows. A pool is two sockets: for traffic whose source is kept,
+    /// and for traffic that is masqueraded.
+    Client,
 }
 
 impl Carrier {
     /// Whether the endpoints of a port with this protocol are sockets of this process.
     pub(super) fn relays(self, protocol: Protocol) -> bool {
-        self == Carrier::Relays && is_relayed(protocol)
+        matches!(self, Carrier::Relays(_)) && is_relayed(protocol)
     }
 }
+
+/// The slots of the two sockets of a pool ([`Sight::Client`]).
+pub(in crate::backend) const KEPT: u32 = 0;
+/// The other one.
+pub(in crate::backend) const MASQUERADED: u32 = 1;
 
 /// Whether sockets of this process carry a protocol in userspace mode. SCTP stays with the kernel: a
 /// relay would lose its streams and its unordered and partly reliable messages.
@@ -95,6 +110,13 @@ impl Place {
     pub(super) fn slot_key(self, family: Family, size: u32) -> Vec<Field> {
         let mut key = self.key(family);
         key.push(Field::Random { modulus: size });
+        key
+    }
+
+    /// What the endpoint in a certain slot is found by.
+    pub(super) fn certain_slot_key(self, family: Family, number: u32) -> Vec<Field> {
+        let mut key = self.key(family);
+        key.push(Field::Slot { number });
         key
     }
 
@@ -193,7 +215,7 @@ impl SetId {
         let endpoints = Place::ALL.map(SetId::Endpoints).into_iter();
         match carrier {
             Carrier::Kernel => endpoints.collect(),
-            Carrier::Relays => endpoints.chain([SetId::RelayPorts]).collect(),
+            Carrier::Relays(_) => endpoints.chain([SetId::RelayPorts]).collect(),
             Carrier::Ipvs => {
                 let shared = [SetId::VirtualServices, SetId::VirtualTranslated];
                 Place::ALL.map(SetId::Virtual).into_iter().chain(shared).collect()
@@ -262,7 +284,8 @@ impl SetId {
         } else if name == "affinity" {
             SetId::Affinity
         } else {
-            let all = SetId::permanent(Carrier::Relays).chain(SetId::carrying(Carrier::Ipvs));
+            let all = SetId::permanent(Carrier::Relays(Sight::Node))
+                .chain(SetId::carrying(Carrier::Ipvs));
             return { all }.find(|id| *id.name() == *name);
         };
         // Others may write a number in another way, such as 04.

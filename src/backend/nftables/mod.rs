@@ -32,9 +32,12 @@ pub use self::counters::{ServiceCount, ServiceCounters};
 use self::draft::{Wanted, from_observed, from_programmed};
 use self::layout::SetId;
 pub(super) use self::layout::TABLE;
-pub use self::layout::{Carrier, is_relayed};
+pub use self::layout::{Carrier, Sight, is_relayed};
+#[cfg(test)]
+pub(super) use self::layout::{KEPT, MASQUERADED};
 use self::observed::{Repair, Seen};
 use self::programmed::{Programmed, Step};
+pub(super) use self::rules::delivery_mark;
 pub use self::tables::{Connection, Live, Tables};
 use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::nft::{ApplyError, Counting, Listening, NftError, Operations, Ops, Refused};
@@ -61,7 +64,8 @@ pub struct Nftables<T = Live> {
 }
 
 impl<T: Tables> Nftables<T> {
-    pub(super) fn new(tables: T, carrier: Carrier) -> Nftables<T> {
+    /// The mode on these tables, of which it knows nothing yet.
+    pub fn new(tables: T, carrier: Carrier) -> Nftables<T> {
         Nftables { tables, carrier, counting: Counting::Off, programmed: None }
     }
 

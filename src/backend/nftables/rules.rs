@@ -21,9 +21,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::layout::{Carrier, Place, SetId, client_key};
+use super::layout::{Carrier, KEPT, MASQUERADED, Place, SetId, Sight, client_key};
 use crate::kernel::nft::{
-    Chain, ChainKind, Field, Hook, NatFlags, Rule, Set, address_type, ct_state, ct_status,
+    Chain, ChainKind, CtDirection, Field, Hook, NatFlags, Rule, Set, address_type, ct_state,
+    ct_status,
     phrase::{self, Phrase},
 };
 use crate::net::{Family, Protocol};
@@ -31,6 +32,7 @@ use crate::plan::{ForwardingTable, NodePortAddresses, PodDetector};
 
 /// `NF_IP_PRI_*` of `linux/netfilter_ipv4.h`.
 const FILTER: i32 = 0;
+const MANGLE: i32 = -150;
 const DSTNAT: i32 = -100;
 const BEFORE_DSTNAT: i32 = DSTNAT - 10;
 const AFTER_DSTNAT: i32 = DSTNAT + 10;
@@ -67,14 +69,17 @@ pub(super) fn schema(
         writer.schema.sets.insert(set.name(), set.definition(table.family));
     }
     writer.hooks(table);
-    if carrier == Carrier::Relays {
+    if let Carrier::Relays(sight) = carrier {
         writer.relays(table.host.masquerade_mark);
+        if sight == Sight::Client {
+            writer.answers(table.host.masquerade_mark);
+        }
     }
     writer.affinity(table);
     writer.services(table);
     writer.node_ports(table);
     for place in Place::ALL {
-        writer.pools(place);
+        writer.pools(place, table);
     }
     writer.checks(table);
     writer.masquerading(table);
@@ -117,7 +122,7 @@ impl Writer {
         use Hook::{Forward, Input, Output, Postrouting, Prerouting};
         let new = || phrase::ct_state(ct_state::NEW);
         let (input, forward, output): (&[&str], &[&str], i32) = match self.carrier {
-            Carrier::Kernel | Carrier::Relays => (
+            Carrier::Kernel | Carrier::Relays(_) => (
                 &["nodeport-check", "service-check"],
                 &["service-check", "cluster-ips-check"],
                 FILTER,
@@ -140,7 +145,7 @@ impl Writer {
         ];
         for (name, kind, hook, priority, targets) in hooks {
             self.chain(Chain::base(name, kind, hook, priority));
-            if self.carrier == Carrier::Relays && name == "nat-output" {
+            if matches!(self.carrier, Carrier::Relays(_)) && name == "nat-output" {
                 // What relays send themselves is never redirected to relays.
                 let theirs = phrase::mark_has(table.host.masquerade_mark);
                 self.rule(name, [theirs, phrase::leave()]);
@@ -175,6 +180,24 @@ impl Writer {
             let found = self.frontend_in(SetId::Counters(place), place);
             self.rule(chain, [found]);
         }
+    }
+
+    /// What endpoints answer to relays that stand before them with a client's address is for this
+    /// node, wherever the client is: the mark makes routing know. Only replies are looked at: what is on
+    /// its way to a client is nobody's but its own, even if some program here listens at all addresses.
+    fn answers(&mut self, masquerade_mark: u32) {
+        let priority = MANGLE;
+        let chain =
+            Chain::base("filter-prerouting-mark", ChainKind::Filter, Hook::Prerouting, priority);
+        self.chain(chain);
+        self.rule(
+            "filter-prerouting-mark",
+            [
+                phrase::ct_direction(CtDirection::Reply),
+                phrase::socket_is_transparent(),
+                phrase::set_mark_bits(delivery_mark(masquerade_mark)),
+            ],
+        );
     }
 
     fn services(&mut self, table: &ForwardingTable) {
@@ -227,7 +250,7 @@ impl Writer {
     }
 
     /// Finds the number of slots that a frontend draws from, and draws.
-    fn pools(&mut self, place: Place) {
+    fn pools(&mut self, place: Place, table: &ForwardingTable) {
         self.chain(Chain::regular(pools(place)));
         if self.carrier == Carrier::Ipvs {
             let at = SetId::Virtual(place).name();
@@ -244,6 +267,9 @@ impl Writer {
                 let known = phrase::dnat_to_data_of(self.family, &client_key(self.family), &memory);
                 self.rule(&draw, [known]);
             }
+            if size == 2 && self.carrier == Carrier::Relays(Sight::Client) {
+                self.of_two_relays(place, &draw, table.host.masquerade_mark);
+            }
             if size > 2 {
                 let again: Arc<str> = format!("{place}-draw-{size}-again").into();
                 for _ in 0..CHAINS_OF_DRAWS {
@@ -257,6 +283,19 @@ impl Writer {
                 self.rule(&draw, [self.dnat(place, size)]);
             }
         }
+    }
+
+    /// What is to be masqueraded goes to the relay that shows endpoints the node's address, all else to
+    /// the one that shows them the client's; nobody but this table decides which it is.
+    fn of_two_relays(&mut self, place: Place, draw: &str, mark: u32) {
+        let relayed = || phrase::not_protocol(Protocol::Sctp);
+        let to = |slot| {
+            let key = place.certain_slot_key(self.family, slot);
+            phrase::dnat_to_data_of(self.family, &key, &SetId::Endpoints(place).name())
+        };
+        let (masqueraded, kept) = (to(MASQUERADED), to(KEPT));
+        self.rule(draw, [relayed(), phrase::mark_has(mark), masqueraded]);
+        self.rule(draw, [relayed(), kept]);
     }
 
     fn dnat(&self, place: Place, size: u32) -> Phrase {
@@ -286,7 +325,7 @@ impl Writer {
         let daddr = Field::Daddr(self.family);
         let to_cluster_ip = || phrase::is_in(&[daddr], &SetId::ClusterIps.name());
         match self.carrier {
-            Carrier::Kernel | Carrier::Relays => {
+            Carrier::Kernel | Carrier::Relays(_) => {
                 self.rule("cluster-ips-check", [to_cluster_ip(), reject])
             }
             Carrier::Ipvs => {
@@ -392,7 +431,7 @@ impl Writer {
         let hairpin = SetId::Hairpin.definition(self.family);
         let to_itself = phrase::is_in(&hairpin.key, &hairpin.name);
         let through_a_service = match self.carrier {
-            Carrier::Kernel | Carrier::Relays => phrase::ct_status(ct_status::DNAT),
+            Carrier::Kernel | Carrier::Relays(_) => phrase::ct_status(ct_status::DNAT),
             // IPVS leaves no such sign; but then it wanted to go to another address.
             Carrier::Ipvs => {
                 use Field::{L4Proto, OriginalDaddr, OriginalDport, Saddr};
@@ -414,7 +453,7 @@ impl Writer {
                     Family::V6 => IpNet::from(std::net::IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])),
                 };
                 let vips = match self.carrier {
-                    Carrier::Kernel | Carrier::Relays => Phrase::new(),
+                    Carrier::Kernel | Carrier::Relays(_) => Phrase::new(),
                     Carrier::Ipvs => phrase::is_not_in(&[daddr], &SetId::ClusterIps.name()),
                 };
                 all([
@@ -455,6 +494,12 @@ impl Writer {
             }
         }
     }
+}
+
+/// The bit of the packet mark by which packets are delivered to this node: the one below that for
+/// masquerading, or above it if there is none below.
+pub(in crate::backend) fn delivery_mark(masquerade_mark: u32) -> u32 {
+    if masquerade_mark > 1 { masquerade_mark >> 1 } else { 2 }
 }
 
 fn pools(place: Place) -> Arc<str> {

@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::Nftables;
-use super::layout::{Carrier, TABLE};
+use super::layout::{Carrier, Sight, TABLE};
 use crate::kernel::nft::{
-    ApplyError, Element, Listening, Nft, NftError, NftEvent, NftEvents, Observed, Ops, Set,
-    TableName,
+    ApplyError, Chain, ChainKind, Element, Hook, Listening, Nft, NftError, NftEvent, NftEvents,
+    Observed, Op, Ops, Rule, Set, TableName, phrase,
 };
 use crate::net::Family;
+
+/// A table that no transaction leaves behind.
+const TRIAL: &str = "kube-proxy-trial";
 
 /// What this mode needs of nf_tables: the kernel's, or in tests a model of it that fails on demand.
 pub trait Tables: Send {
@@ -66,8 +69,22 @@ impl Connection {
 
     /// The redirection of the userspace mode for one family: pools of its forwarding tables are
     /// sockets of this process.
-    pub fn redirection(&self, family: Family) -> Nftables {
-        self.carried_by(Carrier::Relays, family)
+    pub fn redirection(&self, sight: Sight, family: Family) -> Nftables {
+        self.carried_by(Carrier::Relays(sight), family)
+    }
+
+    /// Tries whether the kernel takes the rule by which answers to clients' addresses are delivered
+    /// here; nothing stays of it.
+    ///
+    /// # Errors
+    /// If it does not, or if nf_tables cannot be used.
+    pub fn try_sockets(&self, family: Family) -> Result<(), ApplyError> {
+        let table = TableName::new(family, TRIAL);
+        let rule = Rule::of("socket", [phrase::socket_is_transparent()]);
+        let chain = Chain::base("socket", ChainKind::Filter, Hook::Prerouting, 0);
+        let add = [Op::AddTable { comment: None }, Op::AddChain(chain), Op::AddRule(rule)];
+        let ops: Vec<Op> = add.into_iter().chain([Op::DeleteTable]).collect();
+        self.shared().nft.apply(&table, &ops)
     }
 
     /// What stands beside IPVS, for one family.

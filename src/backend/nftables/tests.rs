@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::Nftables;
-use super::layout::{Carrier, Place, SetId, frontend_key};
+use super::layout::{Carrier, Place, SetId, Sight, frontend_key};
 use super::strict_kernel::{Kernel, Model};
 use crate::backend::{Backend, Observation, Report, Scope};
 use crate::kernel::nft::{Counting, Element, Key, Op, Value};
@@ -371,8 +371,9 @@ fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
 #[test]
 fn no_set_has_a_name_that_keeps_the_go_kube_proxy_from_starting() {
     let varying = [SetId::Affinity, SetId::Remembered(10800)];
-    for id in
-        SetId::permanent(Carrier::Relays).chain(SetId::permanent(Carrier::Ipvs)).chain(varying)
+    for id in SetId::permanent(Carrier::Relays(Sight::Node))
+        .chain(SetId::permanent(Carrier::Ipvs))
+        .chain(varying)
     {
         assert!(!id.name().starts_with("affinity-"), "{}", id.name());
     }

@@ -7,32 +7,38 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::backend::nftables::is_relayed;
+use crate::backend::nftables::{Sight, is_relayed};
 use crate::model::ServiceName;
 use crate::net::Protocol;
 use crate::plan::{
     Frontend, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route, ServicePlan, Verdict,
 };
 
-/// What a relay is for: one pool of one port of a Service.
+/// What a relay is for: one pool of one port of a Service, and whom endpoints see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct RelayFor {
     pub(super) service: ServiceName,
     pub(super) port: Arc<str>,
     pub(super) protocol: Protocol,
     pub(super) pool: PoolKind,
+    pub(super) sight: Sight,
 }
 
 impl RelayFor {
-    pub(super) fn new(service: &ServiceName, port: &PortPlan, pool: PoolKind) -> RelayFor {
+    pub(super) fn new(
+        service: &ServiceName,
+        port: &PortPlan,
+        pool: PoolKind,
+        sight: Sight,
+    ) -> RelayFor {
         let (service, name) = (service.clone(), Arc::clone(&port.name));
-        RelayFor { service, port: name, protocol: port.protocol, pool }
+        RelayFor { service, port: name, protocol: port.protocol, pool, sight }
     }
 
     /// Not greater than any of a Service.
     pub(super) fn first_of(service: &ServiceName) -> RelayFor {
-        let (protocol, pool) = (Protocol::Tcp, PoolKind::Cluster);
-        RelayFor { service: service.clone(), port: "".into(), protocol, pool }
+        let (protocol, pool, sight) = (Protocol::Tcp, PoolKind::Cluster, Sight::Node);
+        RelayFor { service: service.clone(), port: "".into(), protocol, pool, sight }
     }
 }
 
@@ -50,11 +56,23 @@ pub(super) fn needed(plan: &ServicePlan) -> impl Iterator<Item = (&PortPlan, Poo
     })
 }
 
+/// The relays of a pool, in the order of the slots that the kernel's table has for them.
+pub(super) fn sights(sight: Sight) -> &'static [Sight] {
+    match sight {
+        Sight::Node => &[Sight::Node],
+        Sight::Client => &[Sight::Client, Sight::Node],
+    }
+}
+
 /// The plan with relays as endpoints; `at` says where they are. Where there is none, traffic is
 /// refused.
+///
+/// Where endpoints may see clients, the kernel decides by the routes who is masqueraded, and the relay
+/// does it; otherwise a route says nothing about that, because relays send from this node anyway.
 pub(super) fn carried(
     plan: &ServicePlan,
-    at: impl Fn(&PortPlan, PoolKind) -> Option<SocketAddr>,
+    sight: Sight,
+    at: impl Fn(&PortPlan, PoolKind, Sight) -> Option<SocketAddr>,
 ) -> ServicePlan {
     let port = |port: &PortPlan| {
         if !is_relayed(port.protocol) {
@@ -64,7 +82,8 @@ pub(super) fn carried(
             // Not local: that asks for the rule against hairpins, and a relay sends from this node.
             let endpoint =
                 |at: SocketAddr| PoolEndpoint { ip: at.ip(), port: at.port(), local: false };
-            at(port, kind).map(endpoint).into_iter().collect()
+            let relays = sights(sight).iter().map(|sight| at(port, kind, *sight).map(endpoint));
+            relays.collect::<Option<_>>().unwrap_or_default()
         };
         let (cluster, local) = (relays(PoolKind::Cluster), relays(PoolKind::Local));
         let route = |route: Route| {
@@ -74,7 +93,11 @@ pub(super) fn carried(
                 Verdict::Reject | Verdict::Drop => false,
             };
             let verdict = if missing { Verdict::Reject } else { route.verdict };
-            Route { verdict, masquerade: Masquerade::No, ..route }
+            let masquerade = match sight {
+                Sight::Node => Masquerade::No,
+                Sight::Client => route.masquerade,
+            };
+            Route { verdict, masquerade, ..route }
         };
         let frontend = |f: &Frontend| Frontend { routes: f.routes.map(route), ..f.clone() };
         let frontends = port.frontends.iter().map(frontend).collect();

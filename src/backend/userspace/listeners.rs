@@ -12,8 +12,9 @@ use tokio::task::AbortHandle;
 use super::carried::RelayFor;
 use super::clients::Clients;
 use super::descriptors::Taken;
-use super::relay::{Shared, Target};
+use super::relay::{Shared, SharedChoice, Target};
 use super::{tcp, udp};
+use crate::backend::nftables::Sight;
 use crate::kernel::sockets;
 use crate::net::Protocol;
 
@@ -71,6 +72,7 @@ impl Place {
     pub(super) fn open(
         &self,
         protocol: Protocol,
+        (sight, choice): (Sight, SharedChoice),
         taken_ports: &TakenPorts,
     ) -> Result<Listener, ListenError> {
         let taken = self.shared.descriptors.try_take(LISTENER).ok_or_else(|| {
@@ -82,7 +84,7 @@ impl Place {
         // Until there is a good one, the others are kept, so that each try gets another port.
         let mut rejected: Vec<Box<dyn Send>> = Vec::new();
         for _ in 0..ATTEMPTS {
-            let target = Arc::new(Target::new(self.mark));
+            let target = Arc::new(Target::new(self.mark, sight, Arc::clone(&choice)));
             let any = SocketAddr::new(self.ip, 0);
             if protocol == Protocol::Udp {
                 let listener = sockets::listen_udp(any).map_err(failed)?;

@@ -6,6 +6,8 @@
 //! each client ([`clients`]), [`choice`] picks endpoints. They run on threads of their own, so that
 //! no traffic waits while rules are written. `docs/modes/userspace.md` explains the shape.
 
+mod answers;
+mod around;
 mod carried;
 mod choice;
 mod clients;
@@ -27,14 +29,18 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
 
-use self::carried::{RelayFor, carried, needed};
+use self::answers::Answers;
+use self::around::Around;
+use self::carried::{RelayFor, carried, needed, sights};
 pub use self::counters::{Count, Counters};
 use self::listeners::{Listener, Listeners, Place, TakenPorts};
 pub use self::relay::Options;
 use self::relay::Shared;
-use super::nftables::is_relayed;
+use super::nftables::{Sight, is_relayed};
 use super::{Backend, RefusedService, Report, Scope, SyncError};
+use crate::kernel::delivery::{self, DeliveryError};
 use crate::kernel::sockets;
 use crate::model::ServiceName;
 use crate::net::{Family, Protocol};
@@ -53,6 +59,8 @@ struct Threads {
     runtime: Option<Runtime>,
     handle: Handle,
     shared: Arc<Shared>,
+    /// Changes when routing rules have gone, if endpoints may see clients.
+    gone: Option<watch::Receiver<()>>,
 }
 
 impl Drop for Threads {
@@ -65,10 +73,12 @@ impl Drop for Threads {
 }
 
 impl Relays {
-    /// Starts the threads, and prepares the process and the network namespace for many connections.
+    /// Starts the threads, and prepares the process and the network namespace for many connections. Must
+    /// be called within a Tokio runtime.
     ///
     /// # Errors
-    /// If threads cannot be had, or the limit not be read.
+    /// If threads cannot be had, or the limit not be read; if endpoints shall see clients, and the kernel
+    /// cannot be asked about routes and flows.
     pub fn start(options: Options) -> io::Result<Relays> {
         let limit = sockets::raise_descriptor_limit()?;
         if let Err(error) = sockets::reuse_ports() {
@@ -82,8 +92,16 @@ impl Relays {
             .thread_name("relay")
             .enable_all()
             .build()?;
-        let (handle, shared) = (runtime.handle().clone(), Arc::new(Shared::new(options, limit)));
-        Ok(Relays(Arc::new(Threads { runtime: Some(runtime), handle, shared })))
+        let (around, gone) = match options.sight {
+            Sight::Node => (None, None),
+            Sight::Client => {
+                let gone = delivery::follow().map_err(io::Error::other)?;
+                (Some(Around::open()?), Some(gone))
+            }
+        };
+        let shared = Arc::new(Shared::new(options, limit, around));
+        let handle = runtime.handle().clone();
+        Ok(Relays(Arc::new(Threads { runtime: Some(runtime), handle, shared, gone })))
     }
 
     /// What the relays have done and are doing.
@@ -91,10 +109,27 @@ impl Relays {
         Arc::clone(&self.0.shared.counters)
     }
 
+    /// Changes when somebody may have removed routing rules that relays need; `None` if they need none.
+    pub fn gone(&self) -> Option<watch::Receiver<()>> {
+        self.0.gone.clone()
+    }
+
     /// The mode for one family, with `redirect` for the kernel's part.
-    pub fn mode(&self, redirect: Box<dyn Backend>) -> Userspace {
-        Userspace {
+    ///
+    /// # Errors
+    /// If endpoints shall see clients, and this process may not pretend to be one, or the kernel cannot
+    /// deliver what they are answered.
+    pub fn mode(&self, family: Family, redirect: Box<dyn Backend>) -> Result<Userspace, OpenError> {
+        let answers = match self.gone() {
+            None => None,
+            Some(gone) => {
+                sockets::try_transparent(family).map_err(OpenError::Transparent)?;
+                Some(Answers::open(family, gone)?)
+            }
+        };
+        Ok(Userspace {
             redirect,
+            answers,
             relays: self.clone(),
             place: None,
             carried: None,
@@ -104,13 +139,26 @@ impl Relays {
             promised: BTreeMap::new(),
             taken: TakenPorts::default(),
             failed: BTreeMap::new(),
-        }
+        })
     }
+}
+
+/// Endpoints cannot see clients.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Sockets cannot have clients' addresses.
+    #[error("use clients' addresses (IP_TRANSPARENT, needs CAP_NET_ADMIN): {0}")]
+    Transparent(#[source] io::Error),
+    /// Answers to clients' addresses cannot be delivered here.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
 }
 
 /// The userspace mode for one IP family.
 pub struct Userspace {
     redirect: Box<dyn Backend>,
+    /// How answers to clients' addresses arrive here, if endpoints shall see these.
+    answers: Option<Answers>,
     relays: Relays,
     /// Where listeners are opened; `None` without an address of this family.
     place: Option<Place>,
@@ -199,28 +247,30 @@ impl Userspace {
     fn serve(&mut self, name: &ServiceName, plan: Option<&ServicePlan>) -> Option<ServicePlan> {
         self.failed.remove(name);
         let mut before = self.take_listeners(name);
-        for (port, pool) in plan.into_iter().flat_map(needed) {
-            let key = RelayFor::new(name, port, pool);
+        let sight = self.relays.0.shared.options.sight;
+        let needed = plan.into_iter().flat_map(needed);
+        let each = |(port, pool)| sights(sight).iter().map(move |sight| (port, pool, *sight));
+        for (port, pool, sight) in needed.flat_map(each) {
+            let key = RelayFor::new(name, port, pool, sight);
             let standing = before.remove(&key).filter(|listener| self.stands(listener, &key));
-            let listener = match standing.map_or_else(|| self.open(port.protocol), Ok) {
+            let listener = match standing.map_or_else(|| self.open(&key, &before), Ok) {
                 Ok(listener) => listener,
                 Err(why) => {
                     self.failed.insert(name.clone(), why);
                     continue;
                 }
             };
-            let endpoints = port.pool(pool).iter().map(|e| SocketAddr::new(e.ip, e.port));
             let timeout = port.affinity.map(|Affinity { timeout, .. }| timeout);
-            listener.target.update(endpoints.collect(), timeout);
+            listener.target.update(port.pool(pool), timeout);
             self.owners.insert((port.protocol, listener.at.port()), name.clone());
             self.listeners.insert(key, listener);
         }
         self.leaving.extend(before.into_values().map(|listener| (name.clone(), listener)));
         let listeners = &self.listeners;
-        let at = |port: &PortPlan, pool| {
-            listeners.get(&RelayFor::new(name, port, pool)).map(|listener| listener.at)
+        let at = |port: &PortPlan, pool, sight| {
+            listeners.get(&RelayFor::new(name, port, pool, sight)).map(|listener| listener.at)
         };
-        plan.map(|plan| carried(plan, at))
+        plan.map(|plan| carried(plan, sight, at))
     }
 
     fn take_listeners(&mut self, name: &ServiceName) -> Listeners {
@@ -248,9 +298,17 @@ impl Userspace {
         here && !self.taken.contains(key.protocol, listener.at.port())
     }
 
-    fn open(&self, protocol: Protocol) -> Result<Listener, String> {
+    fn open(&self, key: &RelayFor, before: &Listeners) -> Result<Listener, String> {
         let place = self.place.as_ref().ok_or("this node has no address to redirect to")?;
-        place.open(protocol, &self.taken).map_err(|error| error.to_string())
+        let twin = match key.sight {
+            Sight::Node => RelayFor { sight: Sight::Client, ..key.clone() },
+            Sight::Client => RelayFor { sight: Sight::Node, ..key.clone() },
+        };
+        let twin = self.listeners.get(&twin).or_else(|| before.get(&twin));
+        let choice = twin.map(|twin| twin.target.choice()).unwrap_or_default();
+        place
+            .open(key.protocol, (key.sight, choice), &self.taken)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -261,6 +319,15 @@ fn address(family: Family, host: &Host) -> Option<IpAddr> {
 
 impl Backend for Userspace {
     fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError> {
+        let answers = match &mut self.answers {
+            Some(answers) => answers.ensure(table.host.masquerade_mark, scope.full),
+            None => Ok(0),
+        };
+        let changes = answers.map_err(|error| SyncError {
+            backend: "userspace",
+            family: table.family,
+            reason: error.to_string(),
+        })?;
         let mut names = scope.services.clone();
         if self.settle(table) {
             names.extend(table.services.keys().cloned());
@@ -279,6 +346,7 @@ impl Backend for Userspace {
         let scope = Scope { services, full: scope.full };
         let Some(carried) = &self.carried else { return Ok(Report::default()) };
         let mut report = self.redirect.sync(carried, &scope)?;
+        report.operations += changes;
         // A Service that the kernel refuses keeps what it had.
         let refused: BTreeSet<&ServiceName> = report.refused.iter().map(|r| &r.service).collect();
         self.leaving.retain(|(service, _)| refused.contains(service));
@@ -300,8 +368,11 @@ impl Backend for Userspace {
             return endpoints;
         }
         let mut relays = BTreeSet::new();
-        for pool in [PoolKind::Cluster, PoolKind::Local] {
-            if let Some(listener) = self.listeners.get(&RelayFor::new(service, port, pool)) {
+        let pools = [PoolKind::Cluster, PoolKind::Local];
+        let each = |pool| [Sight::Node, Sight::Client].map(|sight| (pool, sight));
+        for (pool, sight) in pools.into_iter().flat_map(each) {
+            let key = RelayFor::new(service, port, pool, sight);
+            if let Some(listener) = self.listeners.get(&key) {
                 listener.target.only(&endpoints);
                 relays.insert(listener.at);
             }

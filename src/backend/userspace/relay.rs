@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::around::Around;
 use super::choice::Choice;
 use super::clients::Crowd;
 use super::counters::Counters;
 use super::descriptors::Descriptors;
 use super::pump::Pipes;
+use crate::backend::nftables::Sight;
 use crate::kernel::sockets::Unreachable;
-use crate::net::Family;
+use crate::net::{Family, Protocol};
+use crate::plan::PoolEndpoint;
 
 /// What holds for all relays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Options {
     pub udp_answered_timeout: Duration,
     /// How long connections may take to end after the daemon was told to.
     pub drain: Duration,
+    /// Whom endpoints see where the source is kept.
+    pub sight: Sight,
 }
 
 /// What all relays share.
@@ -39,12 +44,14 @@ pub(super) struct Shared {
     pub(super) closing: CancellationToken,
     /// When connections that have not ended are cut.
     pub(super) drain_until: OnceLock<Instant>,
+    /// How it is found out what endpoints may see of clients; `None` if they see nothing.
+    around: Option<Around>,
     unreachable: [OnceLock<Option<Unreachable>>; 2],
 }
 
 impl Shared {
-    /// For a process that may open `limit` files.
-    pub(super) fn new(options: Options, limit: u64) -> Shared {
+    /// For a process that may open `limit` files; with `around`, endpoints may see clients.
+    pub(super) fn new(options: Options, limit: u64, around: Option<Around>) -> Shared {
         let counters = Arc::new(Counters::default());
         let descriptors = Descriptors::of(limit, Arc::clone(&counters));
         let crowd = Crowd::new(descriptors.total());
@@ -56,8 +63,24 @@ impl Shared {
             crowd,
             closing: CancellationToken::new(),
             drain_until: OnceLock::new(),
+            around,
             unreachable: [OnceLock::new(), OnceLock::new()],
         }
+    }
+
+    /// Whether what an endpoint answers to a client's address comes through this node's routing.
+    fn is_between(&self, client: IpAddr, endpoint: IpAddr) -> bool {
+        self.around.as_ref().is_some_and(|around| around.is_between(client, endpoint))
+    }
+
+    /// Where a relay may stand before an endpoint in the name of a client, the best place first.
+    pub(super) fn sources(
+        &self,
+        protocol: Protocol,
+        client: SocketAddr,
+        endpoint: SocketAddr,
+    ) -> impl Iterator<Item = SocketAddr> {
+        self.around.iter().flat_map(move |around| around.sources(protocol, client, endpoint))
     }
 
     /// Tells a UDP client that nobody listens; as far as this process may.
@@ -78,24 +101,39 @@ impl Shared {
     }
 }
 
+/// The relays of a pool choose together: affinity does not depend on whom endpoints see.
+pub(super) type SharedChoice = Arc<Mutex<Choice>>;
+
 /// What a relay knows of its traffic; it changes while the relay runs.
 #[derive(Debug)]
 pub(super) struct Target {
-    choice: Mutex<Choice>,
+    choice: SharedChoice,
+    /// Endpoints on this node, if they may see clients.
+    here: Mutex<BTreeSet<SocketAddr>>,
     /// The endpoints whose connections may go on; `None` is any.
     staying: watch::Sender<Option<BTreeSet<SocketAddr>>>,
     /// Bits of the packet mark by which the kernel knows the relay's own connections.
     pub(super) mark: u32,
+    sight: Sight,
 }
 
 impl Target {
-    pub(super) fn new(mark: u32) -> Target {
-        let choice = Mutex::new(Choice::default());
-        Target { choice, staying: watch::Sender::new(None), mark }
+    pub(super) fn new(mark: u32, sight: Sight, choice: SharedChoice) -> Target {
+        Target { choice, here: Mutex::default(), staying: watch::Sender::new(None), mark, sight }
+    }
+
+    /// For another relay of the same pool.
+    pub(super) fn choice(&self) -> SharedChoice {
+        Arc::clone(&self.choice)
     }
 
     /// Another pool, and for how many seconds clients stay at an endpoint.
-    pub(super) fn update(&self, pool: Vec<SocketAddr>, affinity: Option<u32>) {
+    pub(super) fn update(&self, pool: &[PoolEndpoint], affinity: Option<u32>) {
+        if self.sight == Sight::Client {
+            let here = pool.iter().filter(|endpoint| endpoint.local).map(at).collect();
+            *self.here.lock().unwrap_or_else(PoisonError::into_inner) = here;
+        }
+        let pool: Vec<SocketAddr> = pool.iter().map(at).collect();
         // Before anybody is sent there.
         self.staying.send_if_modified(|staying| {
             staying.iter_mut().for_each(|staying| staying.extend(&pool));
@@ -108,6 +146,22 @@ impl Target {
     pub(super) fn pick(&self, client: IpAddr, tried: &[SocketAddr]) -> Option<SocketAddr> {
         let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
         choice.pick(client, Instant::now(), tried, |below| fastrand::usize(..below))
+    }
+
+    /// Whether an endpoint shall see the client's address.
+    pub(super) fn shows(&self, client: IpAddr, endpoint: SocketAddr, shared: &Shared) -> bool {
+        let single_link = match client {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        let here = || {
+            let here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
+            here.contains(&endpoint)
+        };
+        // Who asks for itself must not hear from itself.
+        let hairpin = client == endpoint.ip();
+        let usable = !hairpin && !single_link && !client.is_loopback();
+        self.sight == Sight::Client && usable && here() && shared.is_between(client, endpoint.ip())
     }
 
     /// Ends what is under way to endpoints that are not among these.
@@ -130,4 +184,8 @@ impl Target {
         // The sender lives as long as `self`.
         let _ = staying.wait_for(gone).await;
     }
+}
+
+fn at(endpoint: &PoolEndpoint) -> SocketAddr {
+    SocketAddr::new(endpoint.ip, endpoint.port)
 }

@@ -11,6 +11,7 @@ use super::counters::Count;
 use super::pump;
 use super::relay::{Shared, Target};
 use crate::kernel::sockets;
+use crate::net::Protocol;
 
 /// How long an endpoint may take to accept; another one has the next time (upstream:
 /// `pkg/proxy/userspace/proxysocket.go` of Kubernetes 1.25, EndpointDialTimeouts).
@@ -90,7 +91,7 @@ async fn dial(
     let mut tried = Vec::new();
     for patience in DIALS {
         let endpoint = target.pick(client.ip(), &tried)?;
-        match tokio::time::timeout(patience, connect(endpoint, target)).await {
+        match tokio::time::timeout(patience, connect(client, endpoint, target, shared)).await {
             Ok(Ok(stream)) => return Some((stream, endpoint)),
             Ok(Err(error)) if sockets::is_shortage(&error) => {
                 shared.descriptors.used_up();
@@ -106,6 +107,24 @@ async fn dial(
     None
 }
 
-async fn connect(endpoint: SocketAddr, target: &Target) -> io::Result<TcpStream> {
-    sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await
+async fn connect(
+    client: SocketAddr,
+    endpoint: SocketAddr,
+    target: &Target,
+    shared: &Shared,
+) -> io::Result<TcpStream> {
+    if !target.shows(client.ip(), endpoint, shared) {
+        return sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await;
+    }
+    for source in shared.sources(Protocol::Tcp, client, endpoint) {
+        let connected = match sockets::tcp_from(source, endpoint, target.mark) {
+            Ok(socket) => socket.connect(endpoint).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Err(error) if sockets::is_taken(&error) => {}
+            connected => return connected,
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
 }

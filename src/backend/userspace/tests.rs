@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::carried::{RelayFor, carried, needed};
+use super::carried::{RelayFor, carried, needed, sights};
+use crate::backend::nftables::{KEPT, MASQUERADED, Sight};
 use crate::model::{Condition, Service, Snapshot, TrafficPolicy};
 use crate::net::{Family, Protocol};
 use crate::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
@@ -19,21 +20,26 @@ fn table(snapshot: &Snapshot) -> ForwardingTable {
     build(Family::V4, "node", host(), snapshot).0
 }
 
-fn relays(table: &ForwardingTable) -> Vec<RelayFor> {
-    let of = |(name, plan)| needed(plan).map(move |(port, pool)| RelayFor::new(name, port, pool));
+const SIGHTS: [Sight; 2] = [Sight::Node, Sight::Client];
+
+fn relays(table: &ForwardingTable, sight: Sight) -> Vec<RelayFor> {
+    let of_pool = |name, port, pool| {
+        sights(sight).iter().map(move |sight| RelayFor::new(name, port, pool, *sight))
+    };
+    let of = |(name, plan)| needed(plan).flat_map(move |(port, pool)| of_pool(name, port, pool));
     table.services.iter().map(|(name, plan)| (name, &**plan)).flat_map(of).collect()
 }
 
 /// The table with each relay at a port of its own.
-fn redirected(table: &ForwardingTable, relays: &[RelayFor]) -> ForwardingTable {
+fn redirected(table: &ForwardingTable, relays: &[RelayFor], sight: Sight) -> ForwardingTable {
     let mut redirected = table.clone();
     for (name, plan) in &mut redirected.services {
-        let at = |port: &_, pool| {
-            let wanted = RelayFor::new(name, port, pool);
+        let at = |port: &_, pool, sight| {
+            let wanted = RelayFor::new(name, port, pool, sight);
             let number = relays.iter().position(|relay| *relay == wanted)?;
             Some(relay_at(number))
         };
-        *plan = Arc::new(carried(plan, at));
+        *plan = Arc::new(carried(plan, sight, at));
     }
     redirected
 }
@@ -71,20 +77,27 @@ fn packets(table: &ForwardingTable) -> Vec<Packet> {
     addresses.into_iter().flat_map(packet).collect()
 }
 
-fn check(table: &ForwardingTable) {
-    let relays = relays(table);
-    let redirected = redirected(table, &relays);
+fn check(table: &ForwardingTable, sight: Sight) {
+    let relays = relays(table, sight);
+    let redirected = redirected(table, &relays, sight);
     for packet in packets(table) {
         let (before, after) = (decide(table, &packet), decide(&redirected, &packet));
-        let Decision::Forward { service, pool: endpoints, .. } = before else {
+        let Decision::Forward { service, pool: endpoints, masquerade: asked } = before else {
             assert_eq!(before, after, "{packet:?}");
             continue;
         };
         let Decision::Forward { pool, masquerade, .. } = after else {
             panic!("{packet:?}: {after:?}");
         };
-        assert_eq!((pool.len(), masquerade), (1, Masquerade::No), "{packet:?}");
-        let at = SocketAddr::new(pool[0].ip, pool[0].port);
+        // The kernel picks the slot by whether it marked the packet for masquerading.
+        let slot = match (sight, asked) {
+            (Sight::Node, _) => 0,
+            (Sight::Client, Masquerade::No) => KEPT as usize,
+            (Sight::Client, Masquerade::Yes) => MASQUERADED as usize,
+        };
+        let expected = if sight == Sight::Node { Masquerade::No } else { asked };
+        assert_eq!((pool.len(), masquerade), (sights(sight).len(), expected), "{packet:?}");
+        let at = SocketAddr::new(pool[slot].ip, pool[slot].port);
         let relay = relays.iter().enumerate().find(|(number, _)| relay_at(*number) == at);
         let (_, relay) = relay.unwrap_or_else(|| panic!("{packet:?}: nobody is at {at}"));
         let plan = &table.services[&relay.service];
@@ -92,6 +105,8 @@ fn check(table: &ForwardingTable) {
             .ports
             .iter()
             .find(|port| port.name == relay.port && port.protocol == relay.protocol);
+        let seen = sight == Sight::Client && asked == Masquerade::No;
+        assert_eq!(relay.sight == Sight::Client, seen, "{packet:?}");
         assert_eq!(relay.service, service);
         assert_eq!(port.expect("the relay's port").pool(relay.pool), endpoints, "{packet:?}");
     }
@@ -104,7 +119,7 @@ proptest! {
     ) {
         let (mut snapshot, mut dirty) = (Snapshot::default(), BTreeSet::new());
         changes.into_iter().for_each(|change| snapshot.apply(change, &mut dirty));
-        check(&table(&snapshot));
+        SIGHTS.into_iter().for_each(|sight| check(&table(&snapshot), sight));
     }
 }
 
@@ -122,10 +137,11 @@ fn two_pools() -> ForwardingTable {
 #[test]
 fn a_port_has_a_relay_for_each_pool_that_is_used() {
     let table = two_pools();
-    let pools: Vec<PoolKind> = relays(&table).into_iter().map(|relay| relay.pool).collect();
+    let relays = relays(&table, Sight::Node);
+    let pools: Vec<PoolKind> = relays.iter().map(|relay| relay.pool).collect();
     assert_eq!(pools, [PoolKind::Cluster, PoolKind::Local]);
-    check(&table);
-    let redirected = redirected(&table, &relays(&table));
+    SIGHTS.into_iter().for_each(|sight| check(&table, sight));
+    let redirected = redirected(&table, &relays, Sight::Node);
     let mut ports = redirected.services.values().flat_map(|plan| &plan.ports);
     assert!(ports.all(|port| port.affinity.is_none()), "relays remember clients, not the kernel");
 }
@@ -133,7 +149,6 @@ fn a_port_has_a_relay_for_each_pool_that_is_used() {
 #[test]
 fn without_a_relay_traffic_is_refused() {
     let table = two_pools();
-    let redirected = redirected(&table, &[]);
     let packet = Packet {
         source: PacketSource::Interface { ip: ip("203.0.113.7"), name: "eth0".to_owned() },
         protocol: Protocol::Tcp,
@@ -141,7 +156,12 @@ fn without_a_relay_traffic_is_refused() {
         to_this_node: false,
         port: 80,
     };
-    assert_eq!(decide(&redirected, &packet), Decision::Reject);
+    // One of two relays is none: nobody shall be masqueraded, or not be, by accident.
+    let single = &relays(&table, Sight::Client)[..1];
+    for (relays, sight) in [(&[][..], Sight::Node), (&[], Sight::Client), (single, Sight::Client)] {
+        let redirected = redirected(&table, relays, sight);
+        assert_eq!(decide(&redirected, &packet), Decision::Reject);
+    }
 }
 
 #[test]
@@ -149,6 +169,8 @@ fn sctp_stays_as_it_is() {
     let mut table = two_pools();
     let ports = table.services.values_mut().flat_map(|plan| &mut Arc::make_mut(plan).ports);
     ports.for_each(|port| port.protocol = Protocol::Sctp);
-    assert_eq!(relays(&table), []);
-    assert_eq!(redirected(&table, &[]), table);
+    for sight in SIGHTS {
+        assert_eq!(relays(&table, sight), []);
+        assert_eq!(redirected(&table, &[], sight), table);
+    }
 }

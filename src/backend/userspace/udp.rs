@@ -13,6 +13,7 @@ use super::clients::{Client, Clients};
 use super::counters::Count;
 use super::relay::{Shared, Target};
 use crate::kernel::sockets;
+use crate::net::Protocol;
 
 /// The longest datagram, and more.
 const LONGEST: usize = 64 * 1024;
@@ -101,7 +102,7 @@ impl Relay {
             shared.crowd.shrink(&shared.counters);
             return None;
         };
-        let upstream = match sockets::udp_to(endpoint, self.target.mark) {
+        let upstream = match self.open(from, endpoint) {
             Ok(upstream) => upstream,
             Err(error) => {
                 if sockets::is_shortage(&error) {
@@ -116,6 +117,21 @@ impl Relay {
         shared.crowd.admit(&client, &shared.counters);
         tokio::spawn(answers(Arc::clone(self), Arc::clone(&client)));
         Some(client)
+    }
+
+    /// A socket that stands for a client before an endpoint.
+    fn open(&self, client: SocketAddr, endpoint: SocketAddr) -> io::Result<UdpSocket> {
+        let mark = self.target.mark;
+        if !self.target.shows(client.ip(), endpoint, &self.shared) {
+            return sockets::udp_to(endpoint, mark);
+        }
+        for source in self.shared.sources(Protocol::Udp, client, endpoint) {
+            match sockets::udp_from(source, endpoint, mark) {
+                Err(error) if sockets::is_taken(&error) => {}
+                opened => return opened,
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod error;
 mod flow;
+mod lookup;
 mod socket;
 mod wire;
 
@@ -18,6 +19,7 @@ use std::collections::BTreeSet;
 
 pub use error::ConntrackError;
 pub use flow::Flow;
+pub use lookup::Lookup;
 
 use self::socket::ConntrackSocket;
 use self::wire::Forget;

@@ -83,6 +83,30 @@ impl ConntrackSocket {
         }
     }
 
+    /// Whether there is a flow of which one direction has these ends.
+    pub(super) fn knows(
+        &mut self,
+        protocol: Protocol,
+        source: std::net::SocketAddr,
+        destination: std::net::SocketAddr,
+    ) -> Result<bool, ConntrackError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        self.send(&wire::look_request(protocol, source, destination, sequence))?;
+        loop {
+            let Some(datagram) = self.receive()? else {
+                return Err(ConntrackError::Receive(io::Error::from_raw_os_error(libc::ENOBUFS)));
+            };
+            let mut answers = messages(datagram).filter(|message| message.sequence == sequence);
+            match answers.find(|m| m.kind == NLMSG_ERROR).map(|answer| answer.errno()) {
+                None => {}
+                Some(None | Some(0)) => return Ok(true),
+                Some(Some(libc::ENOENT)) => return Ok(false),
+                Some(Some(errno)) => return Err(refused_list(Family::of(source.ip()), errno)),
+            }
+        }
+    }
+
     /// Makes the kernel forget flows, and says how many it knew.
     pub(super) fn forget(
         &mut self,

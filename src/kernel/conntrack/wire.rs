@@ -77,6 +77,39 @@ pub(super) fn list_request(family: Family, only: Option<Protocol>, sequence: u32
     bytes
 }
 
+/// Asks for the flow, of which one direction has these ends.
+pub(super) fn look_request(
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+    sequence: u32,
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let family = Family::of(source.ip());
+    let (from, to) = match family {
+        Family::V4 => (tuple::V4_SRC, tuple::V4_DST),
+        Family::V6 => (tuple::V6_SRC, tuple::V6_DST),
+    };
+    message(&mut bytes, GET, NLM_F_ACK, family, sequence, |bytes| {
+        nest(bytes, attribute::TUPLE_ORIG, |bytes| {
+            nest(bytes, tuple::IP, |bytes| {
+                put(bytes, from, &octets(source.ip()));
+                put(bytes, to, &octets(destination.ip()));
+            });
+            nest(bytes, tuple::PROTO, |bytes| {
+                put(bytes, tuple::NUM, &[protocol.number()]);
+                put(bytes, tuple::SRC_PORT, &source.port().to_be_bytes());
+                put(bytes, tuple::DST_PORT, &destination.port().to_be_bytes());
+            });
+        });
+    });
+    bytes
+}
+
 /// Asks to forget flows, one message each, numbered from `sequence` on; gives the last number. Only
 /// the last one is always answered.
 pub(super) fn forget_requests(family: Family, flows: &[Forget], sequence: u32) -> (Vec<u8>, u32) {

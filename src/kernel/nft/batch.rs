@@ -12,7 +12,7 @@ use super::encode::{begin, operation, put_element};
 use super::error::NftError;
 use super::object::{Element, TableName};
 use super::op::Op;
-use super::ops::Verb;
+use super::ops::{Operations, Verb};
 use super::uapi::elem::LIST_ELEMENTS;
 use super::uapi::{BATCH_BEGIN, BATCH_END, SUBSYS_NFTABLES};
 use super::wire::{Open, Writer};
@@ -26,6 +26,15 @@ pub(super) struct Batch {
     writer: Writer,
     first: u32,
     messages: Vec<Range<usize>>,
+}
+
+/// The messages of a transaction as [`super::Nft::apply`] sends them: to look at them, or at what it
+/// costs to write them, without a kernel.
+///
+/// # Errors
+/// If an object does not fit into its message.
+pub fn encoded<O: Operations + ?Sized>(table: &TableName, ops: &O) -> Result<Vec<u8>, NftError> {
+    Ok(Batch::new(table, ops.each(), &HashSet::new(), 1)?.writer.into_bytes())
 }
 
 impl Batch {

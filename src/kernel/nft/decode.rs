@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::counters::ElementCount;
+use super::element_counts::ElementCount;
 use super::expr_decode::{expressions, read_counter, verdict};
 use super::field::{Field, layout};
 use super::object::{

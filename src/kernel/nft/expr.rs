@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::kind::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, LimitMatch, LimitUnit,
-    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject,
+    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject, SocketKey,
 };
 use super::object::Verdict;
 use super::packed::Packed;
@@ -105,6 +105,13 @@ pub enum Expr {
         key: CtKey,
         /// The new value.
         sreg: Register,
+    },
+    /// Loads a property of the socket that the packet is for; goes on only if there is one.
+    Socket {
+        /// Which one.
+        key: SocketKey,
+        /// Where it goes.
+        dreg: Register,
     },
     /// Goes on only if the comparison holds.
     Cmp {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 use super::expr_wire::{
     bitwise, byteorder, cmp, counter, ct, dynset, fib, immediate, limit, log, lookup, masq, meta,
-    nat, numgen, payload, range, redir, reject,
+    nat, numgen, payload, range, redir, reject, socket,
 };
 use super::kind::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, LimitMatch, LimitUnit,
-    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject,
+    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject, SocketKey,
 };
 use super::object::Verdict;
 use super::observed::Counted;
@@ -76,6 +76,10 @@ fn expression(name: &str, data: &[u8]) -> Option<Expr> {
             }
         }
         "ct" => connection(data)?,
+        "socket" => Expr::Socket {
+            key: SocketKey::from_number(find_u32(data, socket::KEY)?)?,
+            dreg: register(data, socket::DREG)?,
+        },
         "cmp" => Expr::Cmp {
             sreg: register(data, cmp::SREG)?,
             op: CmpOp::from_number(find_u32(data, cmp::OP)?)?,

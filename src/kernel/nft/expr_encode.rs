@@ -3,7 +3,7 @@
 use super::expr::{Expr, LookupResult, Register, RegisterRange};
 use super::expr_wire::{
     bitwise, byteorder, cmp, counter, ct, dynset, fib, immediate, limit, log, lookup, masq, meta,
-    nat, numgen, payload, range, redir, reject,
+    nat, numgen, payload, range, redir, reject, socket,
 };
 use super::kind::{NatFlags, Reject};
 use super::object::Verdict;
@@ -67,6 +67,7 @@ impl Expr {
             Expr::Payload { .. } => "payload",
             Expr::Meta { .. } | Expr::MetaSet { .. } => "meta",
             Expr::Ct { .. } | Expr::CtSet { .. } => "ct",
+            Expr::Socket { .. } => "socket",
             Expr::Cmp { .. } => "cmp",
             Expr::Range { .. } => "range",
             Expr::Bitwise { .. } => "bitwise",
@@ -112,6 +113,10 @@ fn expression(writer: &mut Writer, expr: &Expr) {
             if let Some(direction) = direction {
                 writer.put(ct::DIRECTION, &direction.number().to_be_bytes()[3..]);
             }
+        }
+        &Expr::Socket { key, dreg } => {
+            writer.put_u32(socket::KEY, key.number());
+            put_register(writer, socket::DREG, dreg);
         }
         &Expr::Numgen { kind, modulus, offset, dreg } => {
             put_register(writer, numgen::DREG, dreg);

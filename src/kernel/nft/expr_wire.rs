@@ -23,6 +23,12 @@ pub(super) mod ct {
     pub(crate) const SREG: u16 = 4;
 }
 
+/// `enum nft_socket_attributes`
+pub(super) mod socket {
+    pub(crate) const KEY: u16 = 1;
+    pub(crate) const DREG: u16 = 2;
+}
+
 /// `enum nft_cmp_attributes`
 pub(super) mod cmp {
     pub(crate) const SREG: u16 = 1;

@@ -30,6 +30,11 @@ pub enum Field {
         /// N.
         modulus: u32,
     },
+    /// `numgen random mod 1 offset N`: always N; the slot of this number.
+    Slot {
+        /// N.
+        number: u32,
+    },
     /// `numgen inc mod N`: a number that each packet advances.
     Increment {
         /// N.
@@ -61,7 +66,11 @@ impl Field {
             }
             Field::L4Proto => 1,
             Field::Sport | Field::Dport | Field::OriginalDport => 2,
-            Field::Random { .. } | Field::Increment { .. } | Field::Mark | Field::Priority => 4,
+            Field::Random { .. }
+            | Field::Slot { .. }
+            | Field::Increment { .. }
+            | Field::Mark
+            | Field::Priority => 4,
             Field::InputName | Field::OutputName => 16,
             Field::Bare { length, .. } => usize::from(length),
         }
@@ -69,7 +78,7 @@ impl Field {
 
     /// The expression that loads it into a register; `None` for a [`Field::Bare`].
     pub fn load(self, dreg: Register) -> Option<Expr> {
-        let numgen = |kind, modulus| Expr::Numgen { kind, modulus, offset: 0, dreg };
+        let numgen = |kind, modulus, offset| Expr::Numgen { kind, modulus, offset, dreg };
         let original = |key| Expr::Ct { key, direction: Some(CtDirection::Original), dreg };
         Some(match self {
             Field::Saddr(family) => Expr::address(family, 12, 8, dreg),
@@ -79,8 +88,9 @@ impl Field {
             Field::L4Proto => Expr::Meta { key: MetaKey::L4Proto, dreg },
             Field::Sport => Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 2, dreg },
             Field::Dport => Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, dreg },
-            Field::Random { modulus } => numgen(NumgenKind::Random, modulus),
-            Field::Increment { modulus } => numgen(NumgenKind::Increment, modulus),
+            Field::Random { modulus } => numgen(NumgenKind::Random, modulus, 0),
+            Field::Slot { number } => numgen(NumgenKind::Random, 1, number),
+            Field::Increment { modulus } => numgen(NumgenKind::Increment, modulus, 0),
             Field::Mark => Expr::Meta { key: MetaKey::Mark, dreg },
             Field::Priority => Expr::Meta { key: MetaKey::Priority, dreg },
             Field::InputName => Expr::Meta { key: MetaKey::InputName, dreg },
@@ -108,7 +118,7 @@ impl Field {
             }
             Field::L4Proto => 12,
             Field::Sport | Field::Dport | Field::OriginalDport => 13,
-            Field::Random { .. } | Field::Increment { .. } => 4,
+            Field::Random { .. } | Field::Slot { .. } | Field::Increment { .. } => 4,
             Field::Mark => 19,
             Field::Priority => 23,
             Field::InputName | Field::OutputName => 41,

@@ -98,6 +98,14 @@ numbered! {
     }
 }
 
+numbered! {
+    /// A property of the socket that a packet is for (`enum nft_socket_keys`).
+    SocketKey {
+        /// Whether it may have addresses that are not this host's (`IP_TRANSPARENT`): 0 or 1.
+        Transparent = 0,
+    }
+}
+
 /// Bits of [`CtKey::State`] (`NF_CT_STATE_BIT` in `nf_conntrack_common.h`).
 pub mod ct_state {
     /// Not tracked correctly.

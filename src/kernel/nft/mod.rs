@@ -9,9 +9,10 @@
 //! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.
 
 mod batch;
-mod counters;
+mod count;
 mod decode;
 mod dump;
+mod element_counts;
 mod element_list;
 mod encode;
 mod error;
@@ -37,7 +38,9 @@ mod uapi;
 mod userdata;
 mod wire;
 
-pub use counters::ElementCount;
+pub use batch::encoded;
+pub use count::Count;
+pub use element_counts::ElementCount;
 pub use element_list::{ElementList, SortedElements};
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{Listening, NftEvent, NftEvents};
@@ -45,8 +48,8 @@ pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 pub use field::Field;
 pub use kind::{
     ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, LimitMatch, LimitUnit,
-    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject, address_type, ct_state,
-    ct_status,
+    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject, SocketKey, address_type,
+    ct_state, ct_status,
 };
 pub use object::{
     BaseChain, Chain, ChainKind, Counting, Element, ElementExtra, Hook, Last, Policy, Rule, Set,

@@ -13,7 +13,7 @@ use super::expr::{Constant, Expr, LookupResult, Register, RegisterRange};
 use super::field::{Field, layout};
 use super::kind::{
     CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, MetaKey, NatFlags, NatKind,
-    PayloadBase, Reject,
+    PayloadBase, Reject, SocketKey,
 };
 use super::object::Verdict;
 use crate::net::{Family, Protocol};
@@ -125,6 +125,11 @@ pub fn protocol(protocol: Protocol) -> Phrase {
     equals(Field::L4Proto, &[protocol.number()])
 }
 
+/// `meta l4proto != PROTOCOL`.
+pub fn not_protocol(protocol: Protocol) -> Phrase {
+    differs(Field::L4Proto, &[protocol.number()])
+}
+
 /// `th dport PORT`; say [`protocol`] first.
 pub fn destination_port(port: u16) -> Phrase {
     equals(Field::Dport, &port.to_be_bytes())
@@ -184,6 +189,13 @@ pub fn ct_direction(direction: CtDirection) -> Phrase {
     let load = Expr::Ct { key: CtKey::Direction, direction: None, dreg: FIRST };
     let number = if direction == CtDirection::Reply { 1 } else { 0 };
     vec![load, Expr::cmp(CmpOp::Eq, &[number])]
+}
+
+/// `socket transparent 1`: there is a socket for the packet, and it may have an address that is not this
+/// host's.
+pub fn socket_is_transparent() -> Phrase {
+    let load = Expr::Socket { key: SocketKey::Transparent, dreg: FIRST };
+    vec![load, Expr::cmp(CmpOp::Eq, &[1])]
 }
 
 /// `meta mark & BITS != 0`: one of the bits of the packet's mark is set.

@@ -176,6 +176,7 @@ fn one_of_each() -> Vec<Expr> {
     all.extend(phrase::is_not_in(&[Field::Sport], &"s".into()));
     all.extend(phrase::verdict_of(&[Field::Increment { modulus: 3 }], &"v".into()));
     all.extend(phrase::source_type(address_type::BROADCAST));
+    all.extend(phrase::socket_is_transparent());
     all.extend(phrase::redirect_to(80));
     all.extend(phrase::jump(&"c".into()));
     all.extend([

@@ -166,7 +166,13 @@ pub(super) fn read_set_comment(bytes: &[u8]) -> Option<Arc<str>> {
 /// `enum byteorder` of nftables' `include/datatype.h`: 0 for concatenations, 1 host, 2 network.
 fn byte_order(fields: &[Field]) -> u32 {
     match fields {
-        [Field::Random { .. } | Field::Increment { .. } | Field::Mark | Field::Priority] => 1,
+        [
+            Field::Random { .. }
+            | Field::Slot { .. }
+            | Field::Increment { .. }
+            | Field::Mark
+            | Field::Priority,
+        ] => 1,
         [Field::InputName | Field::OutputName] => 1,
         [Field::Bare { datatype, .. }] => super::field::bare_byte_order(*datatype),
         [_] => 2,
@@ -218,6 +224,7 @@ fn typeof_part(field: Field) -> Option<(u32, Vec<u32>)> {
         Field::InputName => meta(MetaKey::InputName),
         Field::OutputName => meta(MetaKey::OutputName),
         Field::Random { modulus } => (kind::NUMGEN, vec![1, modulus, 0]),
+        Field::Slot { number } => (kind::NUMGEN, vec![1, 1, number]),
         Field::Increment { modulus } => (kind::NUMGEN, vec![0, modulus, 0]),
         Field::Bare { .. } => return None,
     })
@@ -249,6 +256,7 @@ fn read_part(bytes: &[u8]) -> Option<Field> {
             _ => return None,
         },
         (kind::NUMGEN, &[1, modulus, 0]) => Field::Random { modulus },
+        (kind::NUMGEN, &[1, 1, number]) => Field::Slot { number },
         (kind::NUMGEN, &[0, modulus, 0]) => Field::Increment { modulus },
         (kind::META, &[key]) => match MetaKey::from_number(key)? {
             MetaKey::L4Proto => Field::L4Proto,
@@ -336,6 +344,7 @@ mod tests {
                 Field::InputName,
                 Field::OutputName,
                 Field::Random { modulus: 7 },
+                Field::Slot { number: 3 },
                 Field::Increment { modulus: 9 },
             ] {
                 for key in [vec![field], vec![Field::Dport, field], vec![field; 3]] {

@@ -2,6 +2,7 @@
 //! endpoints, the pipe between two of them, and the limit on their number.
 
 mod pipe;
+mod transparent;
 mod unreachable;
 
 use std::io;
@@ -14,6 +15,7 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 pub use pipe::Pipe;
+pub use transparent::{ephemeral_ports, tcp_from, try_transparent, udp_from};
 pub use unreachable::{Unreachable, UnreachableError};
 
 use crate::net::Family;
@@ -170,6 +172,11 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// that a peer is at fault.
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Whether an error means that a port is another socket's, or that connections from it are.
+pub fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 /// Ends one direction of a connection: its peer reads an end, and may go on sending.
