@@ -23,7 +23,7 @@ use kube::client::Body;
 use sluice::backend::nftables::{Carrier, Nftables, Tables};
 use sluice::backend::{Backend, Scope};
 use sluice::kernel::nft::{
-    ApplyError, Element, Listening, NftError, Observed, Operations, Ops, Set, TableName, encoded,
+    ApplyError, Element, Listening, NftError, Observed, Ops, Set, TableName, encoded,
 };
 use sluice::model::{Change, EndpointSlice, Service, ServiceName, Snapshot};
 use sluice::net::Family;
@@ -119,7 +119,7 @@ impl Tables for Sink {
         let mut void = self.void();
         void.generation += 1;
         match void.taking {
-            Taking::Forgotten => assert!(ops.len() > 0, "an empty transaction"),
+            Taking::Forgotten => assert!(!ops.is_empty(), "an empty transaction"),
             Taking::Kept => void.last = ops.clone(),
             Taking::Encoded => void.bytes = encoded(&table_name(), ops)?.len(),
         }

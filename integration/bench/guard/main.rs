@@ -57,14 +57,16 @@ fn guard(update: bool) -> Result<(), String> {
     }
     let of = |wanted: Path| counts.iter().find(|(path, _)| *path == wanted).map(|(_, n)| *n);
     let growth = grows(of(Path::ChangeAtThousand), of(Path::ChangeAtTenThousand));
+    if let Some(problem) = growth {
+        return Err(format!("\n{problem}"));
+    }
     if update {
         accepted.instructions =
             counts.iter().map(|(path, n)| (path.name().to_owned(), *n)).collect();
         accepted.write()?;
         println!("accepted: {}", accepted::FILE);
-        problems.clear();
+        return Ok(());
     }
-    problems.extend(growth);
     match problems.is_empty() {
         true => Ok(()),
         false => Err(format!("\n{}", problems.join("\n"))),

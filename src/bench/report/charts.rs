@@ -208,6 +208,8 @@ fn level(frame: &Frame, panel: &Panel<'_>, row: &Row<'_>) -> Markup {
         @if let Some(summary) = summary {
             g {
                 title { (hint(panel, row, None, summary)) }
+                @let (top, bottom) = (frame.y(summary.upper_quartile), frame.y(summary.lower_quartile));
+                rect.band x=(at(LEFT)) y=(at(top)) width=(at(WIDTH - RIGHT - LEFT)) height=(at((bottom - top).max(0.0))) {}
                 path.line d=(format!("M{} {}H{}", at(LEFT), at(frame.y(summary.median)), at(WIDTH - RIGHT))) {}
             }
         }
@@ -266,7 +268,7 @@ fn bars(panel: &Panel<'_>, scale: Option<Scale>, id: &str) -> Markup {
     let bottom = TOP + rows * BAR;
     let x = |value: f64| NAMES + (WIDTH - NAMES - VALUES) * axis.place(value);
     let content = html! {
-        @for value in thinned(&axis.ticks, |value| x(value)) {
+        @for value in thinned(&axis.ticks, x) {
             path.grid d=(format!("M{} {}V{}", at(x(value)), at(TOP), at(bottom))) {}
             text.tick x=(at(x(value))) y=(at(bottom + 18.0)) text-anchor="middle" { (tick(unit, value)) }
         }

@@ -260,7 +260,7 @@ fn method(results: &Results) -> Markup {
                 p {
                     "Figures are medians. Quartiles and percentiles are by nearest rank: values that were measured, never \
                      ones between them. A ratio is between two medians at the same number of Services and endpoints in \
-                     the same mode; medians less than 5 % apart are called equal."
+                     the same mode; medians less than 5 % apart are called equal. Where the quartiles of both overlap, no difference is claimed."
                 }
             }
         }

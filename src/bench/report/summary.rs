@@ -1,6 +1,6 @@
 //! What to take away, computed from the results.
 
-use super::units::{Ratio, figure, grouped, percent};
+use super::units::{Clear, Ratio, figure, grouped, percent};
 use super::view::{self, Panel, Row, Scale};
 use crate::bench::results::{Program, Quantity, Unit};
 
@@ -81,7 +81,8 @@ fn versus(panel: &Panel<'_>, row: &Row<'_>, scale: Scale) -> Option<KeyFigure> {
 
 fn share(panel: &Panel<'_>, row: &Row<'_>, scale: Scale) -> Option<KeyFigure> {
     let direct = panel.direct()?;
-    let (ours, theirs) = (row.at(scale)?.median, direct.at(scale)?.median);
+    let (own, without) = (row.at(scale)?, direct.at(scale)?);
+    let (ours, theirs) = (own.median, without.median);
     let title = panel.quantity.title();
     let unit = panel.quantity.unit();
     let (text, title) = match unit {
@@ -92,8 +93,12 @@ fn share(panel: &Panel<'_>, row: &Row<'_>, scale: Scale) -> Option<KeyFigure> {
         }
         _ => (percent(ours, theirs)?, format!("of direct access: {title}")),
     };
+    let clear = match Clear::of(own, without) {
+        Clear::Yes => "",
+        Clear::No => "; no clear difference",
+    };
     let sentence = format!(
-        "At {}: {} {}, straight to the pod {}.",
+        "At {}: {} {}, straight to the pod {}{clear}.",
         cluster(scale),
         view::name(row.subject),
         figure(unit, ours),
@@ -148,8 +153,12 @@ fn grows(panel: &Panel<'_>) -> Option<String> {
         return None;
     }
     let unit = panel.quantity.unit();
+    let growth = match Clear::of(before, after) {
+        Clear::Yes => format!("{factor:.2}×"),
+        Clear::No => "no clear difference".to_owned(),
+    };
     Some(format!(
-        "From {} to {} Services, the {} of {} goes from {} to {} ({factor:.2}×).",
+        "From {} to {} Services, the {} of {} goes from {} to {} ({growth}).",
         grouped(small.services.into()),
         grouped(large.services.into()),
         panel.quantity.title(),

@@ -190,7 +190,7 @@ fn samples_that_are_no_numbers_or_nothing_do_no_harm() {
     }
     let (text, page) = (table(&results), page_of(&results));
     assert!(!text.contains("NaN") && !page.contains("NaN"));
-    assert!(text.contains("0 s (0, 0)") && text.contains("10.0 ms"), "{text}");
+    assert!(text.contains("0 s (0 s, 0 s)") && text.contains("10.0 ms"), "{text}");
     assert!(!text.contains("100 × 1"), "nothing was measured there: {text}");
 }
 

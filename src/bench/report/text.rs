@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::summary;
-use super::units::{Measure, percent};
+use super::units::{Measure, figure, percent};
 use super::view::{self, Panel, Row, Scale, Spread};
 use crate::bench::results::{Better, LeftOut, Results, Summary};
 
@@ -113,16 +113,20 @@ fn line(panel: &Panel<'_>, row: &Row<'_>, scales: &[Scale]) -> Vec<String> {
 
 /// "310 ms (301, 322)".
 pub(super) fn cell(panel: &Panel<'_>, summary: &Summary) -> String {
-    let measure = Measure::of(panel.quantity.unit(), summary.median);
+    let unit = panel.quantity.unit();
+    let measure = Measure::of(unit, summary.median);
     let spread = Spread::of(panel.quantity);
     let (low, high) = spread.ends(summary);
-    let median = super::units::figure(panel.quantity.unit(), summary.median);
+    // Beside nothing, ends have units of their own.
+    let end = |value: f64| match summary.median == 0.0 {
+        true => figure(unit, value),
+        false => measure.number(value),
+    };
+    let median = figure(unit, summary.median);
     match spread {
         _ if summary.count == 1 => median,
-        Spread::Quartiles => {
-            format!("{median} ({}, {})", measure.number(low), measure.number(high))
-        }
-        Spread::Tail => format!("{median} ({})", measure.number(high)),
+        Spread::Quartiles => format!("{median} ({}, {})", end(low), end(high)),
+        Spread::Tail => format!("{median} ({})", end(high)),
     }
 }
 

@@ -87,7 +87,7 @@ fn ladder(unit: Unit, low: f64, high: f64) -> Vec<f64> {
         }
     };
     let fits = |ticks: &&Vec<f64>| (FEWEST_TICKS..=MOST_TICKS).contains(&ticks.len());
-    let chosen = candidates.iter().find(fits).or(candidates.last());
+    let chosen = candidates.iter().find(fits).or_else(|| candidates.last());
     chosen.cloned().unwrap_or_default()
 }
 
@@ -122,8 +122,8 @@ fn round_step(unit: Unit, high: f64) -> f64 {
         Unit::Bytes => &[0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0],
         _ => &[0.2, 0.5, 1.0, 2.0],
     };
-    let steps = multiples.iter().map(|multiple| base * multiple);
-    steps.clone().find(|step| high / step < 6.5).or(steps.last()).unwrap_or(high)
+    let mut steps = multiples.iter().map(|multiple| base * multiple);
+    steps.clone().find(|step| high / step < 6.5).or_else(|| steps.next_back()).unwrap_or(high)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Values in the units that people read: 310 ms, 44.2 MiB, 9.41 Gbit/s, 47× faster.
 
-use crate::bench::results::{Better, Quantity, Unit};
+use crate::bench::results::{Better, Quantity, Summary, Unit};
 
 /// From so many seconds on, a time is written in minutes.
 const MINUTES_FROM: f64 = 120.0;
@@ -96,26 +96,43 @@ pub(super) fn grouped(value: f64) -> String {
     text
 }
 
-/// How much better a value is than the one it is compared with.
+/// How much better a median is than the one it is compared with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Ratio {
-    /// Above 1 if the value is the better one.
+    /// Above 1 if it is the better one.
     factor: f64,
+    clear: Clear,
     words: (&'static str, &'static str),
+}
+
+/// Whether two medians differ by more than the samples of each do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clear {
+    /// The quartiles of one are beyond those of the other.
+    Yes,
+    /// They overlap: another run could say the opposite.
+    No,
+}
+
+impl Clear {
+    pub(super) fn of(one: &Summary, other: &Summary) -> Clear {
+        let below = |a: &Summary, b: &Summary| a.upper_quartile < b.lower_quartile;
+        if below(one, other) || below(other, one) { Clear::Yes } else { Clear::No }
+    }
 }
 
 impl Ratio {
     /// Two values that differ by less than this say nothing.
     const EQUAL: f64 = 1.05;
 
-    /// None if one of them is nothing: then there is no factor between them.
-    pub(super) fn of(quantity: Quantity, value: f64, other: f64) -> Option<Ratio> {
-        if !(value > 0.0 && other > 0.0) {
+    /// None if one of the medians is nothing: then there is no factor between them.
+    pub(super) fn of(quantity: Quantity, own: &Summary, other: &Summary) -> Option<Ratio> {
+        if !(own.median > 0.0 && other.median > 0.0) {
             return None;
         }
         let factor = match quantity.better() {
-            Better::Lower => other / value,
-            Better::Higher => value / other,
+            Better::Lower => other.median / own.median,
+            Better::Higher => own.median / other.median,
         };
         let words = match quantity {
             Quantity::ColdStart | Quantity::ResyncTime => ("faster", "slower"),
@@ -131,27 +148,34 @@ impl Ratio {
             | Quantity::SteadyMemory
             | Quantity::KernelMemory => ("less", "more"),
         };
-        factor.is_finite().then_some(Ratio { factor, words })
+        let clear = Clear::of(own, other);
+        factor.is_finite().then_some(Ratio { factor, clear, words })
     }
 
     /// The number alone, above 1 whichever is better: "47×".
     pub(super) fn times(self) -> String {
         let factor = if self.factor < 1.0 { 1.0 / self.factor } else { self.factor };
-        if factor < Ratio::EQUAL { "equal".to_owned() } else { format!("{}×", short(factor)) }
+        match self.clear {
+            _ if factor < Ratio::EQUAL => "equal".to_owned(),
+            Clear::No => "≈".to_owned(),
+            Clear::Yes => format!("{}×", short(factor)),
+        }
     }
 
     /// Which way: "faster"; empty if they are equal.
     pub(super) fn way(self) -> &'static str {
-        match self.factor {
-            factor if factor >= Ratio::EQUAL => self.words.0,
-            factor if factor <= 1.0 / Ratio::EQUAL => self.words.1,
-            _ => "",
+        match (self.factor, self.clear) {
+            (factor, _) if factor < Ratio::EQUAL && factor > 1.0 / Ratio::EQUAL => "",
+            (_, Clear::No) => "no clear difference:",
+            (factor, Clear::Yes) if factor > 1.0 => self.words.0,
+            (_, Clear::Yes) => self.words.1,
         }
     }
 
     /// "47× faster".
     pub(super) fn words(self) -> String {
-        format!("{} {}", self.times(), self.way()).trim_end().to_owned()
+        let text = format!("{} {}", self.times(), self.way());
+        text.trim_end_matches([' ', ':']).trim_start_matches("≈ ").to_owned()
     }
 }
 
@@ -288,7 +312,10 @@ mod tests {
 
     #[test]
     fn ratios_say_which_way_is_better() {
-        let words = |quantity, value, other| Ratio::of(quantity, value, other).map(Ratio::words);
+        let one = |value: f64| Summary::of(&[value]).expect("a sample");
+        let words = |quantity, value, other| {
+            Ratio::of(quantity, &one(value), &one(other)).map(Ratio::words)
+        };
         let said = |text: &str| Some(text.to_owned());
         assert_eq!(words(Quantity::ColdStart, 0.3, 14.1), said("47× faster"));
         assert_eq!(words(Quantity::ColdStart, 3.0, 2.0), said("1.5× slower"));
@@ -299,6 +326,17 @@ mod tests {
         assert_eq!(words(Quantity::RoundTrip, 1.0, 1.02), said("equal"));
         assert_eq!(words(Quantity::ChangeLatency, 0.001, 2.0), said("2,000× lower"));
         assert_eq!(words(Quantity::ChangeProcessorTime, 0.0, 2.0), None);
+    }
+
+    #[test]
+    fn no_difference_is_claimed_where_samples_overlap() {
+        let of = |samples: &[f64]| Summary::of(samples).expect("samples");
+        let ratio = |one: &[f64], other: &[f64]| {
+            Ratio::of(Quantity::BulkOneStream, &of(one), &of(other)).map(Ratio::words)
+        };
+        let (wide, narrow) = ([10.0, 20.0, 30.0, 40.0], [15.0, 16.0]);
+        assert_eq!(ratio(&wide, &narrow).as_deref(), Some("no clear difference"));
+        assert_eq!(ratio(&wide, &[1.0, 2.0, 3.0]).as_deref(), Some("10× more"));
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl<'a> Panel<'a> {
     /// How much better Sluice is than the Go kube-proxy of the same mode.
     pub(super) fn against_kube_proxy(&self, row: &Row<'_>, scale: Scale) -> Option<Ratio> {
         let theirs = self.counterpart(row)?.at(scale)?;
-        Ratio::of(self.quantity, row.at(scale)?.median, theirs.median)
+        Ratio::of(self.quantity, row.at(scale)?, theirs)
     }
 
     /// Panels of the same quantity with one number of endpoints each, for charts, whose only axis of
