@@ -2,11 +2,14 @@
 #   make demo    build, and show on a terminal what a Service does (root, or user namespaces)
 #   make test    all tests: tables, then packets in network namespaces
 #   make guest   run a command under another kernel: make guest CMD='ipvsadm -Ln' (docs/guest.md)
+#   make bench   measure all modes side by side (15 minutes): make bench BENCH='--services 10,1000,10000'
 #   make check   format, lints, documentation
+#   make bench-guard   instruction counts against accepted ones (docs/benchmarks-micro.md);
+#                UPDATE=1 accepts them
 #   make image   an image archive for `kind load image-archive` and `ctr images import`, without
 #                Docker; ARCH=arm64 cross-builds, see manifests/image/README.md
 #   make image-iptables   the same with iptables' programs, for the iptables mode
-# On Debian, `demo` and `test` install the packages that they need when run as root.
+# On Debian, `demo`, `test` and `bench` install the packages that they need when run as root.
 
 CARGO ?= cargo
 
@@ -16,7 +19,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 TRIPLE = $(if $(filter arm64,$(ARCH)),aarch64,x86_64)-unknown-linux-gnu
 CARGO_HOME ?= $(HOME)/.cargo
 
-.PHONY: demo test guest check build setup dist image image-iptables
+.PHONY: demo test guest bench bench-guard check build setup dist image image-iptables
 
 demo: setup
 	$(CARGO) build --release --locked
@@ -33,11 +36,22 @@ guest:
 	@integration/setup.sh guest
 	@integration/guest/run sh -c "$$CMD"
 
+BENCH ?=
+bench: setup build
+	@integration/setup.sh guest
+	@integration/bench/run $(BENCH)
+
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked --test layering
+
+UPDATE ?=
+export UPDATE
+bench-guard: setup
+	@integration/setup.sh guard
+	$(CARGO) bench --locked --bench guard
 
 build:
 	$(CARGO) build --release --locked

@@ -152,8 +152,10 @@ fn ten_thousand() -> Outcome {
 #[allow(clippy::print_stdout)] // for those who ask for it
 fn show(line: &str, daemon: &Daemon) {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap_or_default();
-    let memory: Vec<&str> =
-        status.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS")).collect();
+    let memory: Vec<&str> = status
+        .lines()
+        .filter(|l| l.starts_with("VmHWM") || l.starts_with("Rss") || l.starts_with("VmRSS"))
+        .collect();
     println!("{}; {memory:?}", line.split("sluice::sync:").last().unwrap_or_default());
 }
 

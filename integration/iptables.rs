@@ -237,7 +237,7 @@ fn refusal(family: Family, variant: Variant) -> Outcome {
     let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
     let mut port = victim.1.ports[0].clone();
     port.cluster[0].ip = world::ip(other, [10, 244, 1, 2]);
-    victim.1.ports = vec![port];
+    Arc::make_mut(victim.1).ports = vec![port];
     let mut mode = world::mode(family, variant, Layout::Compact);
     let report = mode.sync(&bad, &Scope::default()).expect("the others are applied");
     assert_eq!(report.refused.len(), 1, "{report:?}");

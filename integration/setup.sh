@@ -1,12 +1,15 @@
 #!/bin/sh
 # Installs the Debian packages that the demo and the tests need, or says which ones are missing.
 # With the word `guest`: those that tests under another kernel need besides; they are left out without them.
+# With the word `guard`: those that `make bench-guard` needs besides.
 set -eu
 
 # command -> package that has it
 needed="cc:gcc nft:nftables ip:iproute2 iptables:iptables"
 must=1
-if [ "${1:-}" = guest ]; then
+if [ "${1:-}" = guard ]; then
+    needed="valgrind:valgrind"
+elif [ "${1:-}" = guest ]; then
     needed="qemu-system-x86_64:qemu-system-x86 ipvsadm:ipvsadm"
     must=0
 fi

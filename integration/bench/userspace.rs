@@ -1,6 +1,6 @@
-//! What the userspace mode costs, beside a connection straight to the pod and one through the
-//! nftables mode, in the same run: throughput of one stream and of many, connections per second, the
-//! time of one exchange, and memory with idle connections.
+//! What the userspace mode costs beyond what `sluice bench` measures in every mode: the daemon's
+//! processor time for a GiB, connections of many clients at a time (beside a connection straight to the
+//! pod and one through the nftables mode, in the same run), and memory with idle connections.
 //!
 //! `cargo bench --bench userspace` prints the figures that docs/modes/userspace.md quotes. Everything
 //! happens in network namespaces of its own.
@@ -63,15 +63,11 @@ fn main() {
         }
         ways.push(way(mode, vip));
     }
-    compare("1 stream, Gbit/s", &ways, |way| throughput(way, 1));
-    compare("64 streams, Gbit/s", &ways, |way| throughput(way, 64));
     for streams in [1, 64] {
         let seconds = processor_time(&cluster, &ways[1], streams);
         println!("daemon's processor time, {streams} streams: {seconds:.2} s for a GiB");
     }
-    compare("connections/s, 1 client", &ways, |way| connections(way, 1));
     compare("connections/s, 32 clients", &ways, |way| connections(way, 32));
-    compare("exchange of 64 bytes, us", &ways, exchange);
     memory(&cluster, &ways[1]);
 }
 
@@ -145,7 +141,8 @@ fn connect(way: &Way, port: u16) -> TcpStream {
     way.client.namespace().run(move || TcpStream::connect(to).unwrap()).unwrap()
 }
 
-fn throughput(way: &Way, streams: usize) -> f64 {
+/// Sends for the length of a window.
+fn send(way: &Way, streams: usize) {
     let stop = AtomicBool::new(false);
     let connections: Vec<TcpStream> = (0..streams).map(|_| connect(way, SINK)).collect();
     std::thread::scope(|scope| {
@@ -156,14 +153,9 @@ fn throughput(way: &Way, streams: usize) -> f64 {
                 while !stop.load(Relaxed) && connection.write_all(&chunk).is_ok() {}
             });
         }
-        std::thread::sleep(WINDOW / 4);
-        let (before, started) = (way.received.load(Relaxed), Instant::now());
         std::thread::sleep(WINDOW);
-        let bytes = way.received.load(Relaxed) - before;
-        let rate = 8.0 * bytes as f64 / started.elapsed().as_secs_f64() / 1e9;
         stop.store(true, Relaxed);
-        rate
-    })
+    });
 }
 
 /// Seconds of processor time that the daemon spends on a GiB, in the middle of some rounds. Unlike
@@ -180,7 +172,7 @@ fn processor_time(cluster: &Cluster, way: &Way, streams: usize) -> f64 {
     let mut figures: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let (before, bytes) = (spent(), way.received.load(Relaxed));
-            throughput(way, streams);
+            send(way, streams);
             let bytes = way.received.load(Relaxed) - bytes;
             (spent() - before) / (bytes as f64 / f64::from(1 << 30))
         })
@@ -211,22 +203,6 @@ fn connections(way: &Way, clients: usize) -> f64 {
     };
     way.client.namespace().run(run).unwrap();
     count.load(Relaxed) as f64 / started.elapsed().as_secs_f64()
-}
-
-/// The median time from a question to its answer.
-fn exchange(way: &Way) -> f64 {
-    let mut connection = connect(way, ECHO);
-    connection.set_nodelay(true).unwrap();
-    let mut times: Vec<f64> = (0..5000)
-        .map(|_| {
-            let (started, mut answer) = (Instant::now(), [0; 64]);
-            connection.write_all(&[1; 64]).unwrap();
-            connection.read_exact(&mut answer).unwrap();
-            started.elapsed().as_secs_f64() * 1e6
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 fn memory(cluster: &Cluster, way: &Way) {

@@ -73,7 +73,7 @@ pub(crate) fn many_elements() {
     let mut expected: Vec<Element> =
         (0..MANY).map(|number| Element::data(key(number), endpoint(number))).collect();
     expected.sort_unstable_by_key(|element| element.key);
-    assert!(*elements == expected, "they are those that were written");
+    assert!(elements.iter().eq(expected), "they are those that were written");
 
     let ops: Vec<Op> = (0..MANY).map(delete).collect();
     nft.apply(&table(), &ops).expect("they can be deleted at once");

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use sluice::lab::{Answer, Host, Probe};
 use sluice::net::Family;
@@ -48,7 +49,7 @@ pub(crate) fn leaks() -> Outcome {
         })
     };
     world.client.namespace().run(all)?;
-    eventually("descriptors are as before", || (settled(&world) <= before).then_some(()));
+    nothing_is_left(&world, before);
 
     let open = || -> Vec<TcpStream> {
         (0..PARALLEL).map(|_| TcpStream::connect(vip(Family::V4)).expect("it accepts")).collect()
@@ -59,8 +60,20 @@ pub(crate) fn leaks() -> Outcome {
     }
     assert!(world.open_files() >= before + 2 * PARALLEL, "all are joined");
     drop(streams);
-    eventually("descriptors are as before", || (settled(&world) <= before).then_some(()));
+    nothing_is_left(&world, before);
     Ok(())
+}
+
+/// Waits until there are as many open files as before; if there are more, says which sockets there are.
+fn nothing_is_left(world: &World, before: usize) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while settled(world) > before {
+        if Instant::now() > deadline {
+            let sockets = world.node.namespace().run(|| run("ss", &["-aneo"]));
+            panic!("{} open files were {before}:\n{}", settled(world), sockets.unwrap_or_default());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Open files, but for spare pipes, of which a few are kept.

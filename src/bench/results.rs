@@ -1,5 +1,7 @@
 //! What a run of the benchmark found: samples by subject, quantity and scale.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// All that one run found. Its JSON form is what `--json` writes and `--report-from` reads.
@@ -18,6 +20,36 @@ pub struct Results {
     pub measurements: Vec<Measurement>,
     /// What was not, and why.
     pub left_out: Vec<LeftOut>,
+}
+
+impl Results {
+    /// Both runs in one: of the first are the date and the machine.
+    pub fn and(mut self, other: Results) -> Results {
+        self.command = format!("{}; {}", self.command, other.command);
+        self.seconds += other.seconds;
+        for found in other.measurements {
+            let same = self.measurements.iter_mut().find(|known| {
+                (&known.subject, known.quantity, known.services, known.endpoints)
+                    == (&found.subject, found.quantity, found.services, found.endpoints)
+            });
+            match same {
+                Some(known) => known.samples.extend(found.samples),
+                None => self.measurements.push(found),
+            }
+        }
+        // What one run lacked and another has is not left out.
+        let measured = |left: &LeftOut, of: &[Measurement]| {
+            left.services.is_none()
+                && of.iter().any(|found| {
+                    (&found.subject.program, &found.subject.mode)
+                        == (&left.subject.program, &left.subject.mode)
+                })
+        };
+        self.left_out.extend(other.left_out);
+        let measurements = &self.measurements;
+        self.left_out.retain(|left| !measured(left, measurements));
+        self
+    }
 }
 
 /// The [`Results::schema`] that this program writes.
@@ -64,6 +96,20 @@ pub enum Program {
     Sluice,
     /// The Go kube-proxy, with the version that it says it has.
     KubeProxy(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.program {
+            Program::Direct => f.write_str("direct")?,
+            Program::Sluice => write!(f, "Sluice {}", self.mode)?,
+            Program::KubeProxy(version) => write!(f, "kube-proxy {version} {}", self.mode)?,
+        }
+        match &self.guest {
+            Some(kernel) => write!(f, " (guest, Linux {kernel})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What can be measured.

@@ -1,5 +1,6 @@
 //! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
 
+mod bench;
 mod cleanup;
 mod demo;
 mod flag_table;
@@ -40,6 +41,8 @@ struct Arguments {
 enum Command {
     /// Shows what a Service does, in a lab of network namespaces.
     Demo,
+    /// Measures the proxy modes side by side, in a lab of network namespaces. See docs/benchmarks.md.
+    Bench(Box<bench::BenchFlags>),
 }
 
 /// Flags of the daemon, named as the Go kube-proxy names them.
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         None => run::run(arguments.run),
         Some(Command::Demo) => demo::run(),
+        Some(Command::Bench(flags)) => bench::run(&flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

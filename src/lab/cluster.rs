@@ -203,7 +203,8 @@ fn addresses(ips: impl Iterator<Item = std::net::IpAddr>) -> Vec<Value> {
     ips.map(|ip| json!({"type": "InternalIP", "address": ip})).collect()
 }
 
-fn node_object(node: &Node) -> Value {
+/// The Node object of a node, with its addresses and pod prefixes.
+pub fn node_object(node: &Node) -> Value {
     let ips = Family::BOTH.map(|family| node.ip(family));
     let cidrs = Family::BOTH.map(|family| node.pod_cidr(family).to_string());
     json!({

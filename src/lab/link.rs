@@ -139,6 +139,8 @@ pub(super) enum Hop {
     Link(u32),
     /// To a router behind the link with this index.
     Router(IpAddr, u32),
+    /// To this host itself, whose link with this index it is.
+    Itself(u32),
     /// Nowhere: the sender is told that the destination is unreachable.
     Unreachable,
     /// Nowhere, and nobody is told.
@@ -152,6 +154,7 @@ impl fmt::Display for Route {
             Hop::Router(router, index) => {
                 write!(f, "{} via {router} dev #{index}", self.destination)
             }
+            Hop::Itself(index) => write!(f, "local {} dev #{index}", self.destination),
             Hop::Unreachable => write!(f, "unreachable {}", self.destination),
             Hop::Nowhere => write!(f, "blackhole {}", self.destination),
         }
@@ -325,6 +328,11 @@ fn message_of(route: Route) -> RouteMessage {
             // The router is always a neighbour, though not always within a prefix of the link.
             message.header.flags |= RouteFlags::Onlink;
             message.attributes.push(RouteAttribute::Gateway(router.into()));
+            message.attributes.push(RouteAttribute::Oif(index));
+        }
+        Hop::Itself(index) => {
+            message.header.kind = RouteType::Local;
+            message.header.scope = RouteScope::Host;
             message.attributes.push(RouteAttribute::Oif(index));
         }
         Hop::Unreachable => message.header.kind = RouteType::Unreachable,

@@ -107,6 +107,18 @@ impl Proxy {
         Ok(Proxy::listen_to(child))
     }
 
+    /// Starts a daemon on a host of the lab, with a command line of the caller's own. The kernel kills it
+    /// when the host ends.
+    ///
+    /// # Errors
+    /// If the host is gone, or the program cannot be started.
+    pub fn start_on(host: &Host, mut command: Command) -> Result<Proxy, Error> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let program = command.get_program().to_string_lossy().into_owned();
+        let child = start_on(host, command)?.map_err(|source| Error::Start { program, source })?;
+        Ok(Proxy::listen_to(child))
+    }
+
     fn listen_to(mut child: Child) -> Proxy {
         let log = Arc::new(Log::default());
         let (pipe, sink) = (child.stderr.take(), Arc::clone(&log));

@@ -10,7 +10,7 @@ use super::address::{self, CLIENT, FIRST_POD, GATEWAY, LAST_POD, MAX_NODES};
 use super::claim::{self, Claim, LabId};
 use super::host::{Host, Node, Pod, interface_name};
 use super::wiring::{
-    attach_pod, connect, create_host, default_routes, in_host, lay_fabric, port_name,
+    attach_pod, connect, create_host, default_routes, give_block, in_host, lay_fabric, port_name,
     reject_unknown_pods, remove_routes, set_routes,
 };
 use super::{link, netns, pod, sysctl};
@@ -238,6 +238,14 @@ impl Lab {
         hosts.last_pod.insert(node.number(), number);
         hosts.pods.insert(name.to_owned(), pod.clone());
         Ok(pod)
+    }
+
+    /// Gives a pod a whole block of addresses beside its own, as far as its node is concerned: whoever
+    /// listens on every address of the pod answers at each of them. Several nodes may have a pod
+    /// with the same block.
+    pub fn give_block(&self, pod: &Pod, block: IpNet) -> Result<(), Error> {
+        let node = self.hosts().node(pod.node())?.clone();
+        give_block(&node, pod, block)
     }
 
     /// Removes a pod; its connections break.

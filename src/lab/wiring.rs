@@ -9,7 +9,7 @@ use super::address::{
     self, DualStack, POD_GATEWAY_V4, POD_GATEWAY_V6, fabric_prefix_len, full_prefix_len,
 };
 use super::claim::Claim;
-use super::host::{Host, Node};
+use super::host::{Host, Node, Pod};
 use super::link::{self, Hop, Reach, Route, VethPair, Wire};
 use super::netns::Namespace;
 use super::sysctl;
@@ -154,6 +154,20 @@ pub(super) fn remove_routes(host: &Host, routes: [(IpNet, IpAddr); 2]) -> Result
             wire.remove_route(Route { destination, hop, source: None }).await?;
         }
         Ok(())
+    })
+}
+
+/// Gives a pod all addresses of a block: it is reached at each of them, by one next hop, so that
+/// thousands of addresses are one neighbour for the node.
+pub(super) fn give_block(node: &Node, pod: &Pod, block: IpNet) -> Result<(), Error> {
+    in_host(pod, move |wire| async move {
+        let hop = Hop::Itself(wire.index("lo").await?);
+        wire.set_route(Route { destination: block, hop, source: None }).await
+    })?;
+    let (interface, router) = (pod.node_interface(), pod.ip(Family::of_net(&block)));
+    in_host(node, move |wire| async move {
+        let hop = Hop::Router(router, wire.index(&interface).await?);
+        wire.set_route(Route { destination: block, hop, source: None }).await
     })
 }
 

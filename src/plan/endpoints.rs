@@ -46,7 +46,10 @@ pub fn categorize<'a>(
     let topology = topology(found.values().copied(), here);
     let pool = |wanted: Condition, keep: &dyn Fn(&Endpoint) -> bool| -> Vec<PoolEndpoint> {
         let chosen = found.iter().filter(|(_, e)| e.condition == wanted && keep(e));
-        chosen.map(|(&(ip, port), e)| PoolEndpoint { ip, port, local: e.local }).collect()
+        let mut pool: Vec<_> =
+            chosen.map(|(&(ip, port), e)| PoolEndpoint { ip, port, local: e.local }).collect();
+        pool.shrink_to_fit(); // There are as many pools as Services.
+        pool
     };
 
     let mut cluster = pool(Condition::Ready, &|e| prefers(e, topology, here));

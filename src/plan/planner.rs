@@ -135,11 +135,11 @@ impl Planner {
             };
             let mut plan = service.and_then(|s| self.plan(s, snapshot, &mut effect.warnings));
             self.remember_clients(service, plan.as_mut(), &name);
-            if self.table.services.get(&name) == plan.as_ref() {
+            if self.table.plan(&name) == plan.as_ref() {
                 continue;
             }
             match plan {
-                Some(plan) => self.table.services.insert(name.clone(), plan),
+                Some(plan) => self.table.services.insert(name.clone(), Arc::new(plan)),
                 None => self.table.services.remove(&name),
             };
             effect.services.insert(name);
@@ -247,6 +247,7 @@ impl Planner {
             let routes = policy::routes(kind, service, endpoints, &self.table.host);
             frontends.push(Frontend { at, kind, admit, routes });
         }
+        frontends.shrink_to_fit();
         frontends
     }
 

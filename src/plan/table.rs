@@ -22,10 +22,17 @@ pub struct ForwardingTable {
     pub host: Host,
     /// Prefixes that cluster IPs are allocated from: traffic to an unallocated one is dropped.
     pub service_cidrs: BTreeSet<IpNet>,
-    /// What to do for each Service.
-    pub services: BTreeMap<ServiceName, ServicePlan>,
+    /// What to do for each Service. Shared with a backend that keeps what it wrote.
+    pub services: BTreeMap<ServiceName, Arc<ServicePlan>>,
     /// Which Services load balancers can ask this node about. No two of them have the same port.
     pub health_checks: BTreeMap<ServiceName, HealthCheck>,
+}
+
+impl ForwardingTable {
+    /// What to do for one Service.
+    pub fn plan(&self, name: &ServiceName) -> Option<&ServicePlan> {
+        self.services.get(name).map(|plan| &**plan)
+    }
 }
 
 /// What load balancers are told about a Service: whether to send its traffic to this node.

@@ -82,7 +82,7 @@ mod tests {
         let (table, _) = build(Family::V4, "n1", host(), &snapshot);
         let mut gaps = Gaps::default();
         for _ in 0..2 {
-            gaps.update(&name, table.services.get(&name));
+            gaps.update(&name, table.plan(&name));
         }
         let total = gaps.total();
         gaps.update(&name, None);

@@ -426,7 +426,7 @@ impl Plane {
     fn report(&mut self, scope: &Scope, report: Report, around: &Around<'_>) {
         let elapsed = around.started.elapsed();
         for service in &scope.services {
-            self.gaps.update(service, self.planner.table().services.get(service));
+            self.gaps.update(service, self.planner.table().plan(service));
         }
         self.measure(&report, around.metrics);
         let family = self.planner.table().family;

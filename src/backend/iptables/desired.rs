@@ -76,7 +76,7 @@ impl Desired {
         let mut moved = false;
         for name in scope {
             let old = self.remove(name);
-            self.put(table, name, table.services.get(name));
+            self.put(table, name, table.plan(name));
             let new = self.services.get(name);
             let (old, new) = (old.unwrap_or_default(), new.cloned().unwrap_or_default());
             moved |= old.entries != new.entries;

@@ -139,7 +139,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
     /// Takes in what the table says of some Services now.
     fn note(&mut self, table: &ForwardingTable, services: &BTreeSet<ServiceName>) {
         for name in services {
-            let plan = table.services.get(name);
+            let plan = table.plan(name);
             let touched = self.plans.replace(name, plan, &self.scheduler);
             self.due.addresses.extend(touched.addresses);
             for key in touched.keys {

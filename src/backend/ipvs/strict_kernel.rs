@@ -14,7 +14,7 @@ use crate::backend::nftables::strict_kernel::{Kernel as Table, Sent};
 use crate::kernel::Refusal;
 use crate::kernel::dummy::DummyOp;
 use crate::kernel::ipvs::{Destination, IpvsError, Key, ObservedDestination, Op, Service};
-use crate::kernel::nft::{ApplyError, Element, Listening, NftError, Observed, Op as NftOp, Set};
+use crate::kernel::nft::{ApplyError, Element, Listening, NftError, Observed, Ops as NftOps, Set};
 use crate::net::{Family, Protocol};
 use crate::plan::{Address, SourceClass};
 
@@ -245,7 +245,7 @@ impl Kernel for Handle {
 }
 
 impl Tables for Handle {
-    fn apply(&mut self, ops: &[NftOp]) -> Result<(), ApplyError> {
+    fn apply(&mut self, ops: &NftOps) -> Result<(), ApplyError> {
         let mut machine = self.machine();
         if !machine.spend() {
             return Err(NftError::NotPermitted.into());

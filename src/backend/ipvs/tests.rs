@@ -2,6 +2,7 @@
 //! order of changes ends in the same objects, and that a sync that stops half-way harms nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -117,7 +118,7 @@ fn actual(machine: &Machine, plan: &ServicePlan) -> BTreeMap<(String, usize), An
 fn untouched<'t>(
     before: &'t ForwardingTable,
     after: &'t ForwardingTable,
-) -> impl Iterator<Item = (&'t ServiceName, &'t ServicePlan)> {
+) -> impl Iterator<Item = (&'t ServiceName, &'t Arc<ServicePlan>)> {
     let sharers = |plan: &ServicePlan, own: &ServiceName| {
         let others = before.services.iter().chain(&after.services);
         { others }.any(|(name, other)| name != own && other.cluster_ip == plan.cluster_ip)

@@ -1,11 +1,12 @@
 //! The nftables mode: a constant number of rules, and sets and maps for all that varies.
 //!
 //! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`elements`] says a Service's
-//! plan in set elements, [`slots`] keeps endpoints where they are, [`programmed`] finds what a change
-//! costs, [`observed`] reads the kernel back, [`tables`] is the kernel.
+//! plan in set elements, [`slots`] keeps endpoints where they are, [`draft`] finds what a change
+//! costs, [`programmed`] remembers it, [`observed`] reads the kernel back, [`tables`] is the kernel.
 //! [`virtuals`] is what the IPVS mode has instead of endpoints. `docs/modes/nftables.md` explains the shape.
 
 mod affinity;
+mod draft;
 mod elements;
 mod layout;
 mod observed;
@@ -20,21 +21,23 @@ mod tests;
 pub(super) mod virtuals;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
+use self::draft::{Wanted, from_observed, from_programmed};
 use self::layout::SetId;
 pub(super) use self::layout::TABLE;
 pub use self::layout::{Carrier, Sight, is_relayed};
 #[cfg(test)]
 pub(super) use self::layout::{KEPT, MASQUERADED};
 use self::observed::{Repair, Seen};
-use self::programmed::{Programmed, Step, Wanted};
+use self::programmed::{Programmed, Step};
 pub(super) use self::rules::delivery_mark;
 pub use self::tables::{Connection, Live, Tables};
 use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
-use crate::kernel::nft::{ApplyError, Listening, NftError, Op, Refused};
+use crate::kernel::nft::{ApplyError, Listening, NftError, Operations, Ops, Refused};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{Address, ForwardingTable, ServicePlan};
@@ -56,7 +59,8 @@ pub struct Nftables<T = Live> {
 }
 
 impl<T: Tables> Nftables<T> {
-    pub(super) fn new(tables: T, carrier: Carrier) -> Nftables<T> {
+    /// The mode on these tables, of which it knows nothing yet.
+    pub fn new(tables: T, carrier: Carrier) -> Nftables<T> {
         Nftables { tables, carrier, programmed: None }
     }
 
@@ -87,7 +91,7 @@ impl<T: Tables> Nftables<T> {
         loop {
             attempt += 1;
             let elements = self.tables.elements(&SetId::Affinity.definition(family))?;
-            let ops = sticky.purge(family, elements);
+            let ops = Ops::from(sticky.purge(family, elements));
             if ops.is_empty() {
                 return Ok(0);
             }
@@ -132,8 +136,8 @@ impl<T: Tables> Nftables<T> {
         let instead = self.instead(table, scope, work);
         let wanted = Wanted { table, carrier: self.carrier, instead };
         match (&work.seen, &self.programmed) {
-            (Some(seen), _) => Step::from_observed(seen, &wanted),
-            (None, Some(programmed)) => Step::from_programmed(programmed, &wanted, &scope.services),
+            (Some(seen), _) => from_observed(seen, &wanted),
+            (None, Some(programmed)) => from_programmed(programmed, &wanted, &scope.services),
             (None, None) => Step::default(),
         }
     }
@@ -145,14 +149,14 @@ impl<T: Tables> Nftables<T> {
         table: &ForwardingTable,
         scope: &Scope,
         work: &Work,
-    ) -> BTreeMap<ServiceName, Option<ServicePlan>> {
+    ) -> BTreeMap<ServiceName, Option<Arc<ServicePlan>>> {
         let refused = |name: &&ServiceName| work.refused.contains_key(*name);
         let changed = scope.services.iter().filter(|name| !refused(name));
         let changed = changed.filter_map(|name| table.services.get(name));
-        let taken: FxHashSet<Address> = changed.flat_map(frontends).collect();
+        let taken: FxHashSet<Address> = changed.flat_map(|plan| frontends(plan)).collect();
         let before = |name: &ServiceName| {
             let plan = self.programmed.as_ref()?.plan(name)?;
-            (!frontends(plan).any(|at| taken.contains(&at))).then(|| plan.clone())
+            (!frontends(plan).any(|at| taken.contains(&at))).then(|| Arc::clone(plan))
         };
         work.refused.keys().map(|name| (name.clone(), before(name))).collect()
     }
@@ -172,7 +176,7 @@ impl<T: Tables> Nftables<T> {
             let refused = match self.tables.apply(&ops) {
                 Ok(()) => {
                     work.report.operations = ops.len();
-                    work.report.elements = ops.iter().filter(|op| is_element(op)).count();
+                    work.report.elements = ops.count_elements();
                     break;
                 }
                 Err(ApplyError::Refused(refused)) => refused,
@@ -251,10 +255,6 @@ fn owned(known: &Programmed, report: &Report) -> [Count; 2] {
         Count { kind: "element", count: known.elements(), written: report.elements },
         Count { kind: "object", count: known.objects(), written: objects },
     ]
-}
-
-fn is_element(op: &Op) -> bool {
-    matches!(op, Op::AddElement { .. } | Op::DeleteElement { .. })
 }
 
 /// The Services that asked for the refused operations; none if the table as a whole is at fault.

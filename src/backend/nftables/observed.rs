@@ -1,6 +1,5 @@
 //! The kernel's table, read back in the terms of [`super::layout`].
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use super::elements::pools_of;
 use super::layout::{Place, SetId, frontend_key};
 use super::rules::Schema;
 use super::slots::Slots;
-use crate::kernel::nft::{Data, Element, Key, Observed, ObservedSet, SetFlags, Value};
+use crate::kernel::nft::{Data, Key, Observed, ObservedSet, SetFlags, SortedElements, Value};
 use crate::net::Family;
 use crate::plan::{PoolKind, PortPlan};
 
@@ -74,13 +73,11 @@ impl Seen {
         (!differs).then_some(existing)
     }
 
-    /// Every element of our sets, but for those that rules write, sorted by set and key.
-    pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, &Element)> {
+    /// The elements of each of our sets, but for those that rules write.
+    pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, &SortedElements)> {
         let sets = self.table.iter().flat_map(|table| &table.sets);
         let ours = |name: &str| SetId::from_name(name).filter(|id| !id.written_by_rules());
-        let ours: BTreeMap<SetId, &ObservedSet> =
-            sets.filter_map(|(name, set)| Some((ours(name)?, set))).collect();
-        ours.into_iter().flat_map(|(id, set)| set.elements.iter().map(move |element| (id, element)))
+        sets.filter_map(move |(name, set)| Some((ours(name)?, &set.elements)))
     }
 
     /// What is in the slots of a pool: of the first of its frontends that has any.
@@ -96,7 +93,7 @@ impl Seen {
         let Some(table) = &self.table else { return };
         for place in Place::ALL {
             let Some(set) = table.sets.get(&SetId::Endpoints(place).name()) else { continue };
-            for element in &set.elements {
+            for element in set.elements.iter() {
                 let Some((key, slot)) = split_slot(&element.key) else { continue };
                 let Some(endpoint) = endpoint(self.family, &element.value) else { continue };
                 let slots = self.slots.entry((place, key)).or_default();

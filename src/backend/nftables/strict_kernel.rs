@@ -1,5 +1,6 @@
 //! The kernel of the tests: one table, with what it refuses and what others do to it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use super::layout::{Place, SetId, frontend_key};
 use super::observed::endpoint;
 use crate::kernel::nft::{
     ApplyError, Chain, Element, Expr, Key, Listening, NftError, Observed, ObservedChain,
-    ObservedRule, ObservedSet, Op, Refused, Rule, Set, Verdict,
+    ObservedRule, ObservedSet, Op, Operations, Ops, Refused, Rule, Set, SortedElements, Verdict,
 };
 use crate::net::Family;
 use crate::plan::{Address, SourceClass};
@@ -126,7 +127,7 @@ impl Model {
     /// What a process that starts now would read.
     fn observed(&self) -> Option<Observed> {
         let sets = self.sets.iter().map(|(name, (set, elements))| {
-            let elements = elements.values().cloned().collect();
+            let elements = SortedElements::new(elements.values().cloned());
             (Arc::clone(name), ObservedSet { set: set.clone(), elements })
         });
         let chains = self.chains.iter().map(|(name, (chain, rules))| {
@@ -168,7 +169,8 @@ impl Kernel {
 }
 
 impl Tables for Kernel {
-    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+    fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError> {
+        let ops: Vec<Op> = ops.each().map(Cow::into_owned).collect();
         let refusal = |(op, errno)| Refused {
             op: if self.vague { 0 } else { op },
             count: if self.vague { ops.len() } else { 1 },
@@ -195,7 +197,7 @@ impl Tables for Kernel {
         next.check_references();
         self.model = next;
         self.generation += 1;
-        self.last = ops.to_vec();
+        self.last = ops;
         Ok(())
     }
 
@@ -209,7 +211,7 @@ impl Tables for Kernel {
     fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError> {
         let observed = self.model.observed().unwrap_or_default();
         let found = observed.sets.get(&set.name);
-        Ok(found.map(|set| set.elements.clone()).unwrap_or_default())
+        Ok(found.map(|set| set.elements.iter().collect()).unwrap_or_default())
     }
 
     fn generation(&mut self) -> Result<u32, NftError> {

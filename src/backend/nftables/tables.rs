@@ -9,7 +9,7 @@ use super::Nftables;
 use super::layout::{Carrier, Sight, TABLE};
 use crate::kernel::nft::{
     ApplyError, Chain, ChainKind, Element, Hook, Listening, Nft, NftError, NftEvent, NftEvents,
-    Observed, Op, Rule, Set, TableName, phrase,
+    Observed, Op, Ops, Rule, Set, TableName, phrase,
 };
 use crate::net::Family;
 
@@ -19,7 +19,7 @@ const TRIAL: &str = "kube-proxy-trial";
 /// What this mode needs of nf_tables: the kernel's, or in tests a model of it that fails on demand.
 pub trait Tables: Send {
     /// Applies all operations in one transaction, or none.
-    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError>;
+    fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError>;
     /// Reads our table.
     fn dump(&mut self) -> Result<Option<Observed>, NftError>;
     /// Reads the elements of one set; none if it is not there.
@@ -119,7 +119,7 @@ pub struct Live {
 }
 
 impl Tables for Live {
-    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+    fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError> {
         let Shared { nft, events, .. } = &mut *self.connection.shared();
         events.apply_unheard(nft, &self.table, ops)
     }

@@ -209,10 +209,10 @@ impl Userspace {
         // Listeners on ports that are somebody's from now on move.
         concerned.extend(displaced);
         for name in &concerned {
-            let plan = self.serve(name, table.services.get(name));
+            let plan = self.serve(name, table.plan(name));
             let Some(carried) = &mut self.carried else { continue };
             match plan {
-                Some(plan) => carried.services.insert(name.clone(), plan),
+                Some(plan) => carried.services.insert(name.clone(), Arc::new(plan)),
                 None => carried.services.remove(name),
             };
         }

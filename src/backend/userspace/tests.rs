@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -26,7 +27,7 @@ fn relays(table: &ForwardingTable, sight: Sight) -> Vec<RelayFor> {
         sights(sight).iter().map(move |sight| RelayFor::new(name, port, pool, *sight))
     };
     let of = |(name, plan)| needed(plan).flat_map(move |(port, pool)| of_pool(name, port, pool));
-    table.services.iter().flat_map(of).collect()
+    table.services.iter().map(|(name, plan)| (name, &**plan)).flat_map(of).collect()
 }
 
 /// The table with each relay at a port of its own.
@@ -38,7 +39,7 @@ fn redirected(table: &ForwardingTable, relays: &[RelayFor], sight: Sight) -> For
             let number = relays.iter().position(|relay| *relay == wanted)?;
             Some(relay_at(number))
         };
-        *plan = carried(plan, sight, at);
+        *plan = Arc::new(carried(plan, sight, at));
     }
     redirected
 }
@@ -166,7 +167,7 @@ fn without_a_relay_traffic_is_refused() {
 #[test]
 fn sctp_stays_as_it_is() {
     let mut table = two_pools();
-    let ports = table.services.values_mut().flat_map(|plan| &mut plan.ports);
+    let ports = table.services.values_mut().flat_map(|plan| &mut Arc::make_mut(plan).ports);
     ports.for_each(|port| port.protocol = Protocol::Sctp);
     for sight in SIGHTS {
         assert_eq!(relays(&table, sight), []);

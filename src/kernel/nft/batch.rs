@@ -1,18 +1,21 @@
 //! Puts operations into one transaction.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
 
 use netlink_packet_core::NLM_F_ACK;
 
-use super::encode::{Verb, begin, operation, put_element};
+use super::encode::{begin, operation, put_element};
 use super::error::NftError;
 use super::object::{Element, TableName};
 use super::op::Op;
+use super::ops::{Operations, Verb};
 use super::uapi::elem::LIST_ELEMENTS;
 use super::uapi::{BATCH_BEGIN, BATCH_END, SUBSYS_NFTABLES};
-use super::wire::Writer;
+use super::wire::{Open, Writer};
 
 /// A transaction as bytes, and which operations each of its messages stands for.
 ///
@@ -25,12 +28,21 @@ pub(super) struct Batch {
     messages: Vec<Range<usize>>,
 }
 
+/// The messages of a transaction as [`super::Nft::apply`] sends them: to look at them, or at what it
+/// costs to write them, without a kernel.
+///
+/// # Errors
+/// If an object does not fit into its message.
+pub fn encoded<O: Operations + ?Sized>(table: &TableName, ops: &O) -> Result<Vec<u8>, NftError> {
+    Ok(Batch::new(table, ops.each(), &HashSet::new(), 1)?.writer.into_bytes())
+}
+
 impl Batch {
     /// Writes all operations. Elements that follow each other and go the same way are packed into
     /// one message as far as its length allows, except those in `single`.
-    pub(super) fn new(
+    pub(super) fn new<'a>(
         table: &TableName,
-        ops: &[Op],
+        ops: impl Iterator<Item = Cow<'a, Op>>,
         single: &HashSet<usize>,
         first: u32,
     ) -> Result<Batch, NftError> {
@@ -38,9 +50,10 @@ impl Batch {
         batch.bracket(BATCH_BEGIN, first);
         let mut last_start = batch.writer.len();
         let mut next = 0;
-        while next < ops.len() {
+        let mut ops = ops.peekable();
+        while let Some(op) = ops.next() {
             last_start = batch.writer.len();
-            let end = next + batch.pack(table, &ops[next..], next, single)?;
+            let end = next + batch.pack(table, &op, &mut ops, next, single)?;
             batch.messages.push(next..end);
             next = end;
         }
@@ -87,54 +100,60 @@ impl Batch {
         self.writer.end_message(open);
     }
 
-    /// Writes one message with the first of these operations, and those after it that fit. Gives
-    /// how many there were.
-    fn pack(
+    /// Writes one message with an operation, the one at index `first`, and those after it that fit.
+    /// Gives how many there were.
+    fn pack<'a>(
         &mut self,
         table: &TableName,
-        ops: &[Op],
+        op: &Op,
+        rest: &mut Peekable<impl Iterator<Item = Cow<'a, Op>>>,
         first: usize,
         single: &HashSet<usize>,
     ) -> Result<usize, NftError> {
         let sequence = self.sequence(self.messages.len());
-        let message = begin(&mut self.writer, table, &ops[0], sequence);
-        operation(&mut self.writer, &ops[0], sequence);
-        let count = match element(&ops[0]) {
-            None => 1,
-            Some(_) => self.pack_elements(table, ops, first, single)?,
-        };
+        let message = begin(&mut self.writer, table, op, sequence);
+        operation(&mut self.writer, op, sequence);
+        let mut count = 1;
+        if let Some((verb, set, element)) = element(op) {
+            let list = self.writer.nest(LIST_ELEMENTS);
+            put_element(&mut self.writer, element, verb);
+            self.check(table, op)?;
+            if !single.contains(&first) {
+                let joins = |index: usize| !single.contains(&(first + index));
+                count += self.pack_elements(table, (verb, set), list, rest, joins)?;
+            }
+            self.writer.end(list);
+        }
         self.writer.end_message(message);
-        self.check(table, &ops[0])?;
+        self.check(table, op)?;
         Ok(count)
     }
 
-    /// Writes the list of elements of a message.
-    fn pack_elements(
+    /// Writes more elements into the list of a message. Gives how many there were.
+    fn pack_elements<'a>(
         &mut self,
         table: &TableName,
-        ops: &[Op],
-        first: usize,
-        single: &HashSet<usize>,
+        way: (Verb, &Arc<str>),
+        list: Open,
+        rest: &mut Peekable<impl Iterator<Item = Cow<'a, Op>>>,
+        joins: impl Fn(usize) -> bool,
     ) -> Result<usize, NftError> {
-        let list = self.writer.nest(LIST_ELEMENTS);
-        let way = element(&ops[0]).map(|(verb, set, _)| (verb, set));
         let mut count = 0;
-        for op in ops {
-            let alone = single.contains(&(first + count)) || single.contains(&first);
+        while let Some(op) = rest.peek() {
             let Some((verb, set, element)) = element(op) else { break };
-            if count > 0 && (alone || Some((verb, set)) != way) {
+            if (verb, set) != way || !joins(count + 1) {
                 break;
             }
             let before = self.writer.len();
             put_element(&mut self.writer, element, verb);
-            if count > 0 && !self.writer.fits(list) {
+            if !self.writer.fits(list) {
                 self.writer.truncate(before);
                 break;
             }
             self.check(table, op)?;
+            rest.next();
             count += 1;
         }
-        self.writer.end(list);
         Ok(count)
     }
 

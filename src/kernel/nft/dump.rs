@@ -7,6 +7,7 @@ use std::sync::Arc;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 
 use super::decode::{self, Elements};
+use super::element_list::SortedElements;
 use super::error::NftError;
 use super::object::{Element, Set, TableName};
 use super::observed::{Observed, ObservedChain, ObservedSet};
@@ -21,7 +22,7 @@ use crate::kernel::datagram::{Message, messages};
 const ATTEMPTS: u32 = 20;
 
 /// What kind of request it is.
-enum Request {
+pub(super) enum Request {
     /// For one object.
     One,
     /// For all objects of a kind.
@@ -137,6 +138,7 @@ impl Nft {
             if foreign > 0 {
                 into.foreign.push(format!("{foreign} elements of set {name}"));
             }
+            let elements = SortedElements::new(elements);
             into.sets.insert(name, ObservedSet { set, elements });
         }
         Ok(())
@@ -220,7 +222,7 @@ impl Nft {
     }
 
     /// Sends a request and gives each message of the answer to `each`.
-    fn request(
+    pub(super) fn request(
         &mut self,
         request: Request,
         kind: u8,

@@ -10,6 +10,7 @@ use super::object::{
     Chain, Element, ElementExtra, Last, Policy, Rule, Set, SetFlags, SetKind, TableName, Value,
 };
 use super::op::Op;
+use super::ops::Verb;
 use super::packed::Key;
 use super::uapi::{DATA_TYPE_VERDICT, LIST_ELEM, chain, elem, msg, rule, set, table};
 use super::userdata;
@@ -63,15 +64,6 @@ pub(super) fn operation(writer: &mut Writer, op: &Op, sequence: u32) {
         | Op::AddElement { set: name, .. }
         | Op::DeleteElement { set: name, .. } => writer.put_name(elem::LIST_SET, name),
     }
-}
-
-/// What is done to elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
-    /// They are added.
-    Add,
-    /// They are deleted.
-    Delete,
 }
 
 /// Writes one element. A range of a one-part key becomes two elements, its first key and the key

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::error::{ApplyError, NftError};
 use super::object::TableName;
-use super::op::Op;
+use super::ops::Operations;
 use super::socket::{NetfilterSocket, Wait};
 use super::transaction::Nft;
 use super::uapi::{GROUP_NFTABLES, msg};
@@ -77,11 +77,11 @@ impl NftEvents {
     /// and keeps them all until it commits: 100,000 elements take 600 MB for half a second, and twice
     /// the time. If the generation of the rule set does not prove that nobody else used the gap, the
     /// next event is an overflow.
-    pub fn apply_unheard(
+    pub fn apply_unheard<O: Operations + ?Sized>(
         &mut self,
         nft: &mut Nft,
         table: &TableName,
-        ops: &[Op],
+        ops: &O,
     ) -> Result<(), ApplyError> {
         if !self.listening || ops.len() < LARGE {
             return nft.apply(table, ops);

@@ -9,8 +9,10 @@
 //! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.
 
 mod batch;
+mod count;
 mod decode;
 mod dump;
+mod element_list;
 mod encode;
 mod error;
 mod events;
@@ -23,6 +25,7 @@ mod kind;
 mod object;
 mod observed;
 mod op;
+mod ops;
 mod outline;
 mod packed;
 pub mod phrase;
@@ -34,6 +37,9 @@ mod uapi;
 mod userdata;
 mod wire;
 
+pub use batch::encoded;
+pub use count::Count;
+pub use element_list::{ElementList, SortedElements};
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{Listening, NftEvent, NftEvents};
 pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
@@ -49,6 +55,7 @@ pub use object::{
 };
 pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
 pub use op::{Op, OpLine};
+pub use ops::{ElementOps, Operations, Ops, Verb};
 pub use outline::{Jump, Outline};
 pub use packed::{Data, Key, Packed};
 pub use transaction::Nft;

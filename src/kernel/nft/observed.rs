@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::object::{Chain, Element, Rule, Set};
+use super::element_list::SortedElements;
+use super::object::{Chain, Rule, Set};
 
 /// A table as the kernel has it, read without any change in between.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,6 +56,6 @@ pub struct Counted {
 pub struct ObservedSet {
     /// The set.
     pub set: Set,
-    /// Its elements, sorted by key.
-    pub elements: Vec<Element>,
+    /// Its elements.
+    pub elements: SortedElements,
 }

@@ -11,6 +11,7 @@ use super::batch::Batch;
 use super::error::{ApplyError, NftError, Refused};
 use super::object::{Set, TableName};
 use super::op::Op;
+use super::ops::Operations;
 use super::socket::{Answer, NetfilterSocket, Wait};
 use crate::kernel::datagram::messages;
 
@@ -61,8 +62,12 @@ impl Nft {
     /// messages as their lengths allow. If one is refused, those that were refused are named
     /// exactly, which may take sending the batch again in smaller pieces; should it succeed then,
     /// it is applied. Of thousands that are refused, only the first are named one by one.
-    pub fn apply(&mut self, table: &TableName, ops: &[Op]) -> Result<(), ApplyError> {
-        if ops.is_empty() {
+    pub fn apply<O: Operations + ?Sized>(
+        &mut self,
+        table: &TableName,
+        ops: &O,
+    ) -> Result<(), ApplyError> {
+        if ops.len() == 0 {
             return Ok(());
         }
         let mut single = HashSet::new();
@@ -101,15 +106,15 @@ impl Nft {
         first
     }
 
-    fn attempt(
+    fn attempt<O: Operations + ?Sized>(
         &mut self,
         table: &TableName,
-        ops: &[Op],
+        ops: &O,
         single: &HashSet<usize>,
     ) -> Result<Outcome, ApplyError> {
         let most = u32::try_from(ops.len()).unwrap_or(u32::MAX).saturating_add(2);
         let first = self.take_sequence(most);
-        let batch = Batch::new(table, ops, single, first)?;
+        let batch = Batch::new(table, ops.each(), single, first)?;
         self.sequence = first + batch.sequence_numbers();
         self.socket.send(batch.bytes())?;
         Ok(self.outcome(&batch)?)
@@ -154,15 +159,15 @@ impl Nft {
     }
 
     /// Says which operations were refused, in words.
-    fn name(
+    fn name<O: Operations + ?Sized>(
         &mut self,
         table: &TableName,
-        ops: &[Op],
+        ops: &O,
         refused: Vec<(Range<usize>, Answer)>,
     ) -> Vec<Refused> {
         // The definitions only make the words better, so that a failure to read them is no matter.
         let mut sets = self.set_definitions(table).unwrap_or_default();
-        sets.extend(ops.iter().filter_map(|op| match op {
+        sets.extend(ops.each().filter_map(|op| match &*op {
             Op::AddSet(set) => Some((Arc::clone(&set.name), set.clone())),
             _ => None,
         }));
@@ -174,7 +179,10 @@ impl Nft {
                 1 => answer.words(),
                 many => format!("{} (it or others of {many} elements)", answer.words()),
             },
-            object: ops[range.start].line(table, set_of(&ops[range.start], &sets)).to_string(),
+            object: ops
+                .each()
+                .nth(range.start)
+                .map_or_else(String::new, |op| op.line(table, set_of(&op, &sets)).to_string()),
         };
         refused.into_iter().map(describe).collect()
     }

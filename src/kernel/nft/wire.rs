@@ -43,6 +43,11 @@ impl Writer {
         &self.buffer
     }
 
+    /// What was written, to keep.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.buffer
+    }
+
     /// How much was written.
     pub(super) fn len(&self) -> usize {
         self.buffer.len()

@@ -1,0 +1,135 @@
+//! The paths whose instructions are counted.
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+
+use sluice::kernel::nft::encoded;
+
+use crate::pipeline::{self, Api, Form, Listed, Sink, Taking, Watching};
+
+/// What valgrind knows [`counted_region`] by, whatever the compiler makes of its name.
+pub(crate) const REGION: &str = "*counted_region*";
+
+/// Instructions in here count. Nothing in it may have a name like its own, which would end the count.
+#[inline(never)]
+fn counted_region(work: &mut dyn FnMut()) {
+    work();
+    black_box(());
+}
+
+/// A path from the API server to the kernel, or a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    DecodeSlices,
+    DecodeServices,
+    Plan,
+    FirstSync,
+    EncodeFirst,
+    ChangeAtThousand,
+    ChangeAtTenThousand,
+}
+
+impl Path {
+    pub(crate) const ALL: [Path; 7] = [
+        Path::DecodeSlices,
+        Path::DecodeServices,
+        Path::Plan,
+        Path::FirstSync,
+        Path::EncodeFirst,
+        Path::ChangeAtThousand,
+        Path::ChangeAtTenThousand,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Path::DecodeSlices => "decode-slices-1000",
+            Path::DecodeServices => "decode-services-1000",
+            Path::Plan => "plan-1000",
+            Path::FirstSync => "first-sync-1000",
+            Path::EncodeFirst => "encode-first-sync-1000",
+            Path::ChangeAtThousand => "one-change-at-1000",
+            Path::ChangeAtTenThousand => "one-change-at-10000",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Path> {
+        Path::ALL.into_iter().find(|path| path.name() == name)
+    }
+
+    /// What it is, in words.
+    pub(crate) fn says(self) -> &'static str {
+        match self {
+            Path::DecodeSlices => "from the bytes of a streamed list to 1,000 EndpointSlices",
+            Path::DecodeServices => "from the bytes of a streamed list to 1,000 Services",
+            Path::Plan => "the forwarding table of 1,000 Services",
+            Path::FirstSync => "the operations that write a table of 1,000 Services",
+            Path::EncodeFirst => "the netlink messages of those operations",
+            Path::ChangeAtThousand | Path::ChangeAtTenThousand => {
+                "from the line of a watch to the netlink messages of one endpoint more"
+            }
+        }
+    }
+
+    /// Runs it once, with everything it needs made before the count begins.
+    pub(crate) fn run(self) {
+        match self {
+            Path::DecodeSlices => decode(Listed::Slices),
+            Path::DecodeServices => decode(Listed::Services),
+            Path::Plan => {
+                let snapshot = pipeline::snapshot(1_000);
+                counted_region(&mut || {
+                    black_box(pipeline::planner(&snapshot));
+                });
+            }
+            Path::FirstSync => {
+                let table = pipeline::table(&pipeline::snapshot(1_000));
+                let mut mode = Sink::new(Taking::Forgotten).mode();
+                counted_region(&mut || {
+                    black_box(pipeline::first_sync(&mut mode, &table));
+                });
+            }
+            Path::EncodeFirst => {
+                let [first, _] = pipeline::transactions(1_000);
+                let table = pipeline::table_name();
+                counted_region(&mut || {
+                    black_box(encoded(&table, &first).expect("it fits"));
+                });
+            }
+            Path::ChangeAtThousand => change(1_000),
+            Path::ChangeAtTenThousand => change(10_000),
+        }
+    }
+}
+
+fn decode(listed: Listed) {
+    let (api, _say) = Api::new(&pipeline::snapshot(1_000), listed, Form::Streamed);
+    // What happens only once in a process.
+    drop(Watching::start(&Api::new(&pipeline::snapshot(10), listed, Form::Streamed).0));
+    counted_region(&mut || {
+        black_box(Watching::start(&api));
+    });
+}
+
+/// An endpoint more, from the line of a watch to the transaction. Two changes before it, that are not
+/// counted, leave everything as it is in a daemon that has been running.
+fn change(services: u16) {
+    let mut snapshot = pipeline::snapshot(services);
+    let mut planner = pipeline::planner(&snapshot);
+    let sink = Sink::new(Taking::Encoded);
+    let mut mode = sink.mode();
+    pipeline::first_sync(&mut mode, planner.table());
+    let (api, say) = Api::new(&pipeline::snapshot(10), Listed::Slices, Form::Streamed);
+    let mut watching = Watching::start(&api);
+    let [fewer, more] = pipeline::versions(&snapshot).map(|slice| pipeline::modified(&slice));
+    let mut step = |line: &bytes::Bytes| {
+        say.send(line.clone()).expect("the watch listens");
+        let mut dirty = BTreeSet::new();
+        snapshot.apply(watching.change(), &mut dirty);
+        let effect = planner.update(&snapshot, &dirty);
+        black_box(pipeline::sync(&mut mode, planner.table(), effect.services));
+    };
+    step(&more);
+    step(&fewer);
+    counted_region(&mut || step(&more));
+    assert!(sink.void().bytes > 0, "a transaction was written");
+}
