@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
 use serde_json::json;
+use sluice::kernel::ipvs::Ipvs;
 use sluice::lab::api::{ApiServer, Options};
 use sluice::lab::{Isolation, prepare};
 use tempfile::TempDir;
 
 use support::daemon::{Daemon, config, program};
-use support::{Outcome, eventually, run, trial};
+use support::{Outcome, eventually, in_own_network, run, trial};
 
 /// The flags that `kube-proxy --help` of release 1.36 shows, and two hidden ones; `--cleanup` is apart.
 const FLAGS: &str = "bind-address bind-address-hard-fail boot-id-file cluster-cidr config config-sync-period \
@@ -34,6 +35,7 @@ const FLAGS: &str = "bind-address bind-address-hard-fail boot-id-file cluster-ci
 fn main() -> ExitCode {
     // Before any thread exists: without root, everything happens in a user namespace.
     prepare(Isolation::Private).expect("namespaces of our own");
+    let ipvs = in_own_network(|| Ipvs::open().is_ok());
     let arguments = libtest_mimic::Arguments::from_args();
     let trials = vec![
         trial("every_flag_of_kube_proxy_is_known", every_flag),
@@ -43,6 +45,10 @@ fn main() -> ExitCode {
         trial("all_problems_are_reported_at_once_and_the_exit_code_is_one", problems),
         trial("a_changed_file_is_taken_over_live", live),
         trial("in_iptables_mode_a_changed_file_is_taken_over_live", live_iptables),
+        trial("in_userspace_mode_a_changed_file_is_taken_over_live", || live_in("userspace")),
+        trial("in_ipvs_mode_a_changed_file_is_taken_over_live", || live_in("ipvs"))
+            .with_ignored_flag(!ipvs),
+        trial("init_only_sets_ipvs_up", init_ipvs).with_ignored_flag(!ipvs),
         trial("a_swapped_config_map_is_noticed", config_map),
         trial("an_invalid_file_is_refused_and_the_old_one_stays", refused),
         trial("what_cannot_change_live_ends_the_daemon_and_the_rules_stay", restart),
@@ -331,6 +337,44 @@ fn live_iptables() -> Outcome {
     eventually("NodePorts answer on all addresses", || {
         (!nat().contains("192.168.0.2")).then_some(())
     });
+    Ok(())
+}
+
+/// Modes that have an nftables table beside what they are named for.
+fn live_in(mode: &str) -> Outcome {
+    let text = |more: &str| config(more).replace("mode: nftables", &format!("mode: {mode}"));
+    let folder = TempDir::new()?;
+    fs::write(folder.path().join(FILE), text("nodePortAddresses: [primary]"))?;
+    let one = Configured::start_in(folder);
+    wait_for_table("NodePorts answer on the Node's address", |table| {
+        table.contains("0x00004000") && table.contains("192.168.0.2")
+    });
+    one.write(&text("iptables: {masqueradeBit: 20}\nnodePortAddresses: [0.0.0.0/0]"));
+    let line = one.daemon.wait_for("its new values count");
+    assert!(line.contains("masqueradeBit") && line.contains("nodePortAddresses"), "{line}");
+    wait_for_table("the other bit is used, and all addresses", |table| {
+        table.contains("0x00100000")
+            && !table.contains("0x00004000")
+            && !table.contains("192.168.0.2")
+    });
+    Ok(())
+}
+
+fn init_ipvs() -> Outcome {
+    let folder = TempDir::new()?;
+    let file = folder.path().join(FILE);
+    fs::write(
+        &file,
+        config("conntrack: {maxPerCore: 0}\nipvs: {strictARP: true}")
+            .replace("mode: nftables", "mode: ipvs"),
+    )?;
+    let output = sluice(&["--config", file.to_str().expect("a path"), "--init-only"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for (name, value) in [("vs/conntrack", "1"), ("conf/all/arp_ignore", "1"), ("ip_forward", "1")]
+    {
+        let found = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"))?;
+        assert_eq!(found.trim(), value, "{name}");
+    }
     Ok(())
 }
 

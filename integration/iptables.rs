@@ -1,6 +1,8 @@
 //! The iptables mode against the kernel, in both variants of iptables and both families: what it
 //! writes, that it recognizes it, what it leaves alone, and what the real daemon makes of it.
 
+#[path = "iptables_return.rs"]
+mod back;
 #[path = "iptables_world.rs"]
 mod world;
 
@@ -45,11 +47,12 @@ fn main() -> ExitCode {
             trials.push(Trial::test(name, move || in_own_network(|| golden(family, layout))));
         }
         for variant in world::VARIANTS {
-            let tests: [(&str, Test); 5] = [
+            let tests: [(&str, Test); 6] = [
                 ("a_restart_finds_nothing_to_do", restart),
                 ("a_foreign_change_is_undone_and_rules_of_others_stay", foreign),
                 ("an_endpoint_more_writes_one_chain", one_chain),
                 ("a_refusal_at_commit_is_traced_to_its_service", refusal_at_commit),
+                ("the_go_kube_proxy_can_delete_all_of_it", back::cleaned),
                 ("a_refused_line_is_traced_to_its_number", refusal),
             ];
             for (name, test) in tests {

@@ -14,7 +14,7 @@ use libtest_mimic::Trial;
 use serde_json::json;
 use sluice::kernel::dummy::{Dummy, DummyOp};
 use sluice::kernel::ipvs::{Destination, Ipvs, IpvsError, Key, Op, Persistence, Service, Timeouts};
-use sluice::lab::{Cluster, ClusterSpec, Host, Isolation, Pod, Proxy, prepare};
+use sluice::lab::{Cluster, ClusterSpec, Host, Isolation, Pod, Probe, Proxy, prepare};
 use sluice::net::{Family, Protocol};
 
 use support::daemon::program;
@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         with(trial("addresses_come_and_go", addresses)),
         with(trial("ten_thousand_services_are_written_fast", ten_thousand)),
         with(Trial::test("a_restart_changes_nothing_and_foreign_changes_are_undone", daemon)),
+        with(Trial::test("what_is_excluded_stays_and_settings_are_made", settings)),
+        with(Trial::test("the_scheduler_of_the_configuration_chooses", scheduler)),
         with(Trial::test("a_connection_outlives_the_removal_of_its_pod", graceful)),
         trial("without_ip_vs_the_daemon_says_so_in_one_sentence", without).with_ignored_flag(there),
     ];
@@ -209,10 +211,17 @@ const CLUSTER_IP: &str = "10.96.0.80";
 
 /// The Service `web` of `sluice demo`, with three pods.
 fn cluster() -> Result<(Cluster, Vec<Pod>), libtest_mimic::Failed> {
+    let (cluster, pods) = unserved(CONFIG)?;
+    cluster.start_proxy("node-a")?;
+    Ok((cluster, pods))
+}
+
+/// The same before the daemon is started.
+fn unserved(configuration: &str) -> Result<(Cluster, Vec<Pod>), libtest_mimic::Failed> {
     let cluster = Cluster::new(ClusterSpec {
         nodes: 2,
         program: program().to_owned(),
-        configuration: CONFIG.to_owned(),
+        configuration: configuration.to_owned(),
     })?;
     let ports = [("tcp", "TCP", 80), ("udp", "UDP", 53), ("sctp", "SCTP", 132)];
     let ports = ports.map(|(name, protocol, port)| {
@@ -229,7 +238,6 @@ fn cluster() -> Result<(Cluster, Vec<Pod>), libtest_mimic::Failed> {
     for (name, node) in [("web-1", "node-a"), ("web-2", "node-b"), ("web-3", "node-b")] {
         pods.push(cluster.add_pod(name, "web", node, &PORTS)?.0);
     }
-    cluster.start_proxy("node-a")?;
     Ok((cluster, pods))
 }
 
@@ -264,6 +272,51 @@ fn daemon() -> Outcome {
             let whole = ips.contains(CLUSTER_IP) && ips.contains("fd00:10:96::80");
             (services == right && whole).then_some(())
         });
+    }
+    Ok(())
+}
+
+/// Virtual services and addresses of others in excluded prefixes stay, those elsewhere are taken for
+/// leftovers; and this node answers ARP strictly.
+fn settings() -> Outcome {
+    let text = CONFIG.replace("{", "{excludeCIDRs: [10.99.0.0/16], strictARP: true, ");
+    let (cluster, _pods) = unserved(&text)?;
+    let node = cluster.lab().node("node-a")?;
+    on(&node, "ip", &["link", "add", "kube-ipvs0", "type", "dummy"])?;
+    for ip in ["10.99.0.1", "10.96.9.9"] {
+        on(&node, "ip", &["address", "add", &format!("{ip}/32"), "dev", "kube-ipvs0"])?;
+        on(&node, "ipvsadm", &["-A", "-t", &format!("{ip}:80"), "-s", "rr"])?;
+    }
+    let arp = |name: &str| {
+        let file = format!("/proc/sys/net/ipv4/conf/all/{name}");
+        on(&node, "cat", &[&file]).map(|text| text.trim().to_owned())
+    };
+    assert_eq!([arp("arp_ignore")?, arp("arp_announce")?], ["0", "0"]);
+    cluster.start_proxy("node-a")?;
+    assert_eq!([arp("arp_ignore")?, arp("arp_announce")?], ["1", "2"]);
+    let services = on(&node, "ipvsadm", &["-Ln"])?;
+    let addresses = on(&node, "ip", &["address", "show", "kube-ipvs0"])?;
+    for list in [services, addresses] {
+        assert!(list.contains("10.99.0.1") && !list.contains("10.96.9.9"), "{list}");
+        assert!(list.contains(CLUSTER_IP), "{list}");
+    }
+    let probe = Probe::tcp(SocketAddr::new(CLUSTER_IP.parse()?, 80));
+    assert_eq!(cluster.lab().client().spread(&probe, 6)?.failures(), 0);
+    Ok(())
+}
+
+/// By the hash of the source, one client always finds the same pod; in turns it would find all.
+fn scheduler() -> Outcome {
+    let text = CONFIG.replace("{", "{scheduler: sh, ");
+    for (text, found) in [(text.as_str(), 1), (CONFIG, 3)] {
+        let (cluster, _pods) = unserved(text)?;
+        cluster.start_proxy("node-a")?;
+        let client = cluster.lab().client();
+        for ip in [CLUSTER_IP, "fd00:10:96::80"] {
+            let probe = Probe::tcp(SocketAddr::new(ip.parse()?, 80));
+            let tally = client.spread(&probe, 9)?;
+            assert_eq!((tally.failures(), tally.answered.len()), (0, found), "{ip}: {tally:?}");
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Real connections through the daemon in the lab: who answered, whom the pod saw, what was refused,
 //! and what a restart does to traffic.
 
+mod counted;
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,8 @@ const NODE_PORT: u16 = 30080;
 
 fn main() -> ExitCode {
     prepare(Isolation::Private).expect("namespaces of our own");
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    counted::write_daemon(folder.path());
     let arguments = libtest_mimic::Arguments::from_args();
     let trial = |name, run: fn() -> Outcome| libtest_mimic::Trial::test(name, run);
     let trials = vec![
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         trial("pods_come_and_go_and_the_last_one_leaves_a_refusal", come_and_go),
         trial("masquerade_all_hides_pods_too", masquerade_all),
         trial("a_client_keeps_its_endpoint_until_that_leaves", affinity),
+        trial("connections_are_counted_by_service_port_if_asked_for", counted::exactly),
         trial("only_listed_sources_reach_a_load_balancer", source_ranges),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

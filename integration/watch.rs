@@ -2,6 +2,8 @@
 
 #[path = "watch/fake.rs"]
 mod fake;
+#[path = "watch/proxy.rs"]
+mod proxy;
 #[path = "watch/restarts.rs"]
 mod restarts;
 #[path = "watch/tcp.rs"]

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 0 | [`net`] | small network values |
 //! | 1 | [`model`] | what Kubernetes says, cleaned |
+//! | 1 | [`trace`] | how long a change takes, and where (only with the feature `otel`) |
 //! | 1 | [`kernel`] | the only system calls: nf_tables, links and addresses |
 //! | 2 | [`metrics`], [`server`], [`events`] | what operators measure, ask for and are told |
 //! | 2 | [`plan`] | what this node must do with a packet (pure) |
@@ -29,4 +30,5 @@ pub mod net;
 pub mod plan;
 pub mod server;
 pub mod sync;
+pub mod trace;
 pub mod watch;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use sluice::kernel::nft::{
-    Chain, ChainKind, Data, Element, Field, Hook, Key, Nft, Op, Rule, Set, TableName, Verdict,
-    phrase,
+    Chain, ChainKind, Counting, Data, Element, Field, Hook, Key, Nft, Op, Rule, Set, TableName,
+    Verdict, phrase,
 };
 use sluice::net::{Family, Protocol};
 
@@ -29,7 +29,13 @@ fn main() {
         micros(nothing)
     );
     for services in [1_000, 10_000, 30_000, 50_000] {
-        for layout in [Layout::VerdictMap, Layout::Sets { used: 1 }, Layout::Sets { used: 6 }] {
+        let sets = |used, counting| Layout::Sets { used, counting };
+        for layout in [
+            Layout::VerdictMap,
+            sets(1, Counting::Off),
+            sets(6, Counting::Off),
+            sets(6, Counting::On),
+        ] {
             let (load, change, packet) = in_new_network(|| measure(&layout, services));
             println!(
                 "{services:>8}  {:<24} {:>6.0} ms  {:>8.3} ms   {:>6.2} us",
@@ -65,16 +71,18 @@ fn micros(duration: Duration) -> f64 {
 enum Layout {
     /// By a verdict map.
     VerdictMap,
-    /// By being in one of several sets; so many of them are in use, the right one comes last.
-    Sets { used: u32 },
+    /// By being in one of several sets; so many of them are in use, the right one comes last. It may be
+    /// counted first, by being in a set that counts.
+    Sets { used: u32, counting: Counting },
 }
 
 impl Layout {
     fn name(&self) -> String {
         match self {
             Layout::VerdictMap => "verdict map".to_owned(),
-            Layout::Sets { used: 1 } => "sets, 1 size in use".to_owned(),
-            Layout::Sets { used } => format!("sets, {used} sizes in use"),
+            Layout::Sets { used, counting: Counting::On } => format!("sets, {used} sizes, counted"),
+            Layout::Sets { used: 1, .. } => "sets, 1 size in use".to_owned(),
+            Layout::Sets { used, .. } => format!("sets, {used} sizes in use"),
         }
     }
 }
@@ -100,6 +108,19 @@ fn name(text: &str) -> Arc<str> {
 
 fn slots(n: u32) -> Arc<str> {
     format!("slots-{n}").into()
+}
+
+/// A set in which every frontend is counted, and the rule that finds it there.
+fn counters(services: u32) -> Vec<Op> {
+    let mut set = Set::set("counters", fields());
+    set.counting = Counting::On;
+    let found = phrase::is_in(&fields(), &name("counters"));
+    let mut ops = vec![Op::AddSet(set), Op::AddRule(Rule::new("output", found))];
+    ops.extend((0..services).map(|n| Op::AddElement {
+        set: name("counters"),
+        element: Element::new(frontend(n)).with_comment(format!("default/web-{n}:http")),
+    }));
+    ops
 }
 
 /// Load, median of a change that gives a frontend another size, first packet.
@@ -134,7 +155,10 @@ fn measure(layout: &Layout, services: u32) -> (Duration, Duration, Duration) {
             ops.push(Op::AddRule(Rule::new("output", goto)));
             (name("services"), name("services"))
         }
-        Layout::Sets { used } => {
+        Layout::Sets { used, counting } => {
+            if *counting == Counting::On {
+                ops.extend(counters(services));
+            }
             for n in 1..=used + 1 {
                 ops.insert(1, Op::AddSet(Set::set(slots(n), fields())));
             }

@@ -10,8 +10,8 @@ use nftables::expr::Expression;
 use nftables::schema::{Chain as JsonChain, Element as JsonElement, NfListObject, Table};
 use nftables::types::{NfChainPolicy, NfChainType, NfHook};
 use sluice::kernel::nft::{
-    Chain, ChainKind, Data, Element, Expr, Field, Hook, Key, Nft, Op, Policy, Set, SetFlags,
-    SetKind, TableName, Verdict,
+    Chain, ChainKind, Counting, Data, Element, Expr, Field, Hook, Key, Nft, Op, Policy, Set,
+    SetFlags, SetKind, TableName, Verdict,
 };
 use sluice::net::{Family, Protocol};
 
@@ -46,6 +46,8 @@ fn declarations(table: &TableName) -> String {
             set interfaces {{ typeof iifname; elements = {{ \"eth0\", \"cni0\" }} }}
             set outputs {{ typeof oifname . meta mark; }}
             set services {{ typeof {ip} daddr . meta l4proto . th dport; }}
+            set counted {{ typeof {ip} daddr . meta l4proto . th dport; counter;
+                elements = {{ {host} . tcp . 80 }} }}
             set commented {{ typeof {ip} saddr; elements = {{ {host} comment \"a host\" }} }}
             set aging {{ typeof {ip} saddr; flags timeout; timeout 2h; }}
             set ranges {{ typeof {ip} saddr; flags interval;
@@ -75,6 +77,8 @@ fn our_sets(family: Family) -> Vec<Op> {
     plain.comment = Some("plain addresses".into());
     let mut bounded = Set::set("bounded", vec![dport]);
     bounded.size = Some(16);
+    let mut counted = Set::set("counted", vec![daddr, proto, dport]);
+    counted.counting = Counting::On;
     let mut aging = Set::set("aging", vec![saddr]);
     aging.flags = SetFlags::TIMEOUT;
     aging.timeout = Some(Duration::from_secs(7200));
@@ -92,6 +96,7 @@ fn our_sets(family: Family) -> Vec<Op> {
         Set::set("interfaces", vec![Field::InputName]),
         Set::set("outputs", vec![Field::OutputName, Field::Mark]),
         Set::set("services", vec![daddr, proto, dport]),
+        counted,
         Set::set("commented", vec![saddr]),
         aging,
         ranges,
@@ -134,6 +139,7 @@ fn our_elements(family: Family) -> Vec<Op> {
         ("interfaces", Element::new(Key::new().part(&name(b"cni0")))),
         ("outputs", Element::new(Key::new().part(&name(b"eth1")).number(16))),
         ("services", Element::new(key(host).protocol(Protocol::Sctp).port(5060))),
+        ("counted", Element::new(key(host).protocol(Protocol::Tcp).port(80))),
         ("commented", Element::new(key(host)).with_comment("a host")),
         ("ranges", Element::prefix(net)),
         ("ranges", Element::new(key(host)).through(key(host))),

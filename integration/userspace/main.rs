@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         trial("bytes_and_ends_are_right_with_clients_addresses", transparent::streams),
         trial("the_clients_port_is_kept_where_it_can_be", transparent::ports),
         trial("a_clients_own_connections_to_the_pod_are_left_alone", transparent::beside),
+        trial("more_connections_than_ports_come_about", transparent::many),
         trial("routing_rules_come_back_and_go_when_asked", transparent::rules),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

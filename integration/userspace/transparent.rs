@@ -303,6 +303,24 @@ pub(crate) fn beside() -> Outcome {
     Ok(())
 }
 
+pub(crate) fn many() -> Outcome {
+    const MANY: usize = 600;
+    let world = World::new(&Programs::get().transparent)?;
+    let pod = world.pod("web-1")?;
+    serve(&pod, |mut stream| drop(stream.write_all(b"x")));
+    // Far fewer ports than connections that the kernel remembers for two minutes.
+    world.cluster.stop_proxy("node-a")?;
+    sh(&world.node, "echo 45000 45255 > /proc/sys/net/ipv4/ip_local_port_range");
+    world.cluster.start_proxy("node-a")?;
+    for n in 0..MANY {
+        let mut stream = world.connect(Family::V4);
+        let mut all = Vec::new();
+        let ended = stream.read_to_end(&mut all);
+        assert!(ended.is_ok() && all == b"x", "connection {n}: {ended:?}");
+    }
+    Ok(())
+}
+
 /// A connection of a host from a port that other connections may have, too.
 fn from_port(host: &Host, here: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     let connect = move || -> std::io::Result<TcpStream> {

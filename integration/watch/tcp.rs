@@ -18,7 +18,7 @@ use sluice::watch::{ApiServer, ClientError, ClientOptions, ConnectionState, Reso
 use super::{Watching, service, slice, watch_server};
 
 /// Runs the future on a thread that has a network namespace with a loopback interface.
-fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("network namespaces can be made (run as root)");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -36,7 +36,7 @@ fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// A server that gives the bearer of `secret` the rights of kube-proxy and no more.
-fn lab_server() -> LabServer {
+pub(super) fn lab_server() -> LabServer {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
     let token = Token { secret: "secret".to_owned(), identity: Identity::NodeProxier };
     let options = Options { access: Access::Tokens(vec![token]), ..Options::default() };
@@ -52,7 +52,7 @@ fn lab_object(kind: &str, mut object: Value) -> Value {
     object
 }
 
-fn put(lab: &LabServer, kind: &str, object: Value) {
+pub(super) fn put(lab: &LabServer, kind: &str, object: Value) {
     lab.write_unchecked(&lab_object(kind, object)).expect("it is an object");
 }
 
@@ -160,6 +160,10 @@ async fn errors_name_the_file_the_field_and_the_way_out() {
         (good.replace("cluster: k,", "cluster: y,"), "names cluster \"y\""),
         (good.replace(server, "{}"), "has no server"),
         (good.replace(server, missing_ca), "certificate-authority of the cluster"),
+        (
+            good.replace(server, "{server: 'http://h', proxy-url: 'ftp://u:secret@p'}"),
+            "the proxy that proxy-url of cluster \"k\" in the kubeconfig",
+        ),
         (
             good.replace(server, "{server: 'https://h', certificate-authority-data: '!'}"),
             "certificate-authority of the cluster",

@@ -69,7 +69,8 @@ pub struct Report {
 /// Things of one kind in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
-    /// `element`, `object`, or in the iptables mode the table that rules are in.
+    /// `element`, `object`, in the iptables mode the table that rules are in, and in the IPVS mode also
+    /// `virtual-service`, `destination` and `address`.
     pub kind: &'static str,
     /// How many there are.
     pub count: usize,

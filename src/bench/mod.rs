@@ -27,8 +27,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub use self::contestant::Error as ContestantError;
-use self::objects::Scale;
-pub use self::objects::{MOST_ENDPOINTS, MOST_SERVICES};
+pub use self::objects::{MOST_ENDPOINTS, MOST_SERVICES, Scale};
 pub use self::plan::{Direct, Plan, PlanError};
 use self::record::Record;
 use self::results::{Results, SCHEMA};

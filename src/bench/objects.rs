@@ -46,11 +46,11 @@ pub(super) fn block() -> IpNet {
 
 /// How many of what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Scale {
+pub struct Scale {
     /// Services.
-    pub(super) services: u32,
+    pub services: u32,
     /// Endpoints of each.
-    pub(super) endpoints: u32,
+    pub endpoints: u32,
 }
 
 impl Scale {
@@ -97,20 +97,29 @@ impl Scale {
     }
 
     /// All objects.
-    pub(super) fn objects(self) -> Vec<Value> {
+    pub fn objects(self) -> Vec<Value> {
         let mut objects = Vec::new();
         for number in 0..self.services {
             let (name, protocol) = (Scale::name(number), Scale::protocol(number));
             objects.push(service(&name, *Scale::address(number).ip(), protocol));
-            let all: Vec<Ipv4Addr> =
-                (0..self.endpoints).map(|n| self.endpoint(number, n)).collect();
-            for (index, addresses) in all.chunks(PER_SLICE as usize).enumerate() {
-                objects.push(slice(&name, index, addresses, protocol));
-            }
+            objects.extend(self.slices(number, 0));
         }
         objects.push(service(CHANGED.0, CHANGED.1, Protocol::Tcp));
         objects.push(changed(0));
         objects
+    }
+
+    /// The EndpointSlices of a Service, of whose endpoints the first `replaced` have given way to
+    /// others.
+    pub fn slices(self, service: u32, replaced: u32) -> Vec<Value> {
+        let address = |n| match self.endpoint(service, n) {
+            ip if n < replaced => Ipv4Addr::from_bits(ip.to_bits() + MOST_ENDPOINTS / 2),
+            ip => ip,
+        };
+        let all: Vec<Ipv4Addr> = (0..self.endpoints).map(address).collect();
+        let (name, protocol) = (Scale::name(service), Scale::protocol(service));
+        let chunks = all.chunks(PER_SLICE as usize).enumerate();
+        chunks.map(|(index, addresses)| slice(&name, index, addresses, protocol)).collect()
     }
 }
 

@@ -78,6 +78,10 @@ struct RunFlags {
     /// through prefixes; `classic` is as in the Go kube-proxy, for study and comparison.
     #[arg(long, value_name = "LAYOUT", default_value = "compact")]
     iptables_layout: IptablesLayout,
+    /// In nftables mode: count new connections to each address of each Service port, and show them as
+    /// `sluice_service_connections_total` among the metrics.
+    #[arg(long)]
+    service_counters: bool,
     /// End TCP connections to endpoints that are no longer part of their Service: the client's next
     /// segment is answered by a reset. Otherwise they live for as long as the endpoint answers.
     #[arg(long)]

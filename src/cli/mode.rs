@@ -11,10 +11,11 @@ use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
 use crate::backend::ipvs::{self, Ipvs};
 use crate::backend::leftovers::InUse;
-use crate::backend::nftables::{Connection, Sight};
+use crate::backend::nftables::{Connection, ServiceCounters, Sight};
 use crate::backend::userspace::{self, Counters, Relays};
 use crate::config::{Config, Mode};
 use crate::kernel;
+use crate::kernel::nft::Counting;
 use crate::kernel::xtables::{self, Xtables};
 use crate::net::Family;
 
@@ -40,17 +41,24 @@ pub(super) struct Opened {
     pub(super) foreign: watch::Receiver<()>,
     /// What the userspace mode counts.
     pub(super) relays: Option<Arc<Counters>>,
+    /// What the nftables mode counts by Service, if it was asked to.
+    pub(super) by_service: Option<ServiceCounters>,
     /// What it works with; the rest of what kube-proxy has in the kernel is left over.
     pub(super) in_use: InUse,
 }
 
 /// Opens the mode that the configuration asks for.
 pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    if flags.service_counters
+        && matches!(config.mode, Mode::Iptables | Mode::Ipvs | Mode::Userspace)
+    {
+        tracing::warn!(mode = %config.mode, "--service-counters has no effect: only mode nftables counts by Service");
+    }
     match config.mode {
         Mode::Iptables => iptables(config, flags),
         Mode::Ipvs => ipvs(config, flags),
         Mode::Userspace => userspace(config, flags),
-        _ => nftables(),
+        _ => nftables(flags),
     }
 }
 
@@ -88,17 +96,24 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
         None => (changes, InUse::Nftables),
         Some(gone) => (any_of(changes, gone), InUse::Transparent),
     };
-    Ok(Opened { backends, foreign, relays: Some(relays.counters()), in_use })
+    let relays = Some(relays.counters());
+    Ok(Opened { backends, foreign, relays, by_service: None, in_use })
 }
 
 /// What to do where the kernel lacks something.
 const NOT_TRANSPARENT: &str =
     "--userspace-transparent cannot work here; leave it out, or use mode nftables";
 
-fn nftables() -> Result<Opened> {
+fn nftables(flags: &RunFlags) -> Result<Opened> {
     let connection = Connection::open()?;
-    let backends = backends(|family| Ok(Box::new(connection.mode(family))))?;
-    Ok(Opened { backends, foreign: connection.follow()?, relays: None, in_use: InUse::Nftables })
+    let (counting, by_service) = if flags.service_counters {
+        (Counting::On, Some(ServiceCounters::open()?))
+    } else {
+        (Counting::Off, None)
+    };
+    let backends = backends(|family| Ok(Box::new(connection.mode(family).counting(counting))))?;
+    let foreign = connection.follow()?;
+    Ok(Opened { backends, foreign, relays: None, by_service, in_use: InUse::Nftables })
 }
 
 /// IPVS, beside an nftables table.
@@ -125,7 +140,7 @@ fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
         Ok(Box::new(Ipvs::new(table, kernel, Arc::clone(&options.scheduler), leaving)))
     })?;
     let foreign = any_of(connection.follow()?, calls(LOOK_PERIOD));
-    Ok(Opened { backends, foreign, relays: None, in_use: InUse::Ipvs })
+    Ok(Opened { backends, foreign, relays: None, by_service: None, in_use: InUse::Ipvs })
 }
 
 /// Changes whenever one of two does.
@@ -181,7 +196,7 @@ fn iptables(config: &Config, flags: &RunFlags) -> Result<Opened> {
         Ok(Box::new(Iptables::new(Xtables::new(family, variant), options)))
     })?;
     let in_use = InUse::Iptables(variant);
-    Ok(Opened { backends, foreign: calls(CANARY_PERIOD), relays: None, in_use })
+    Ok(Opened { backends, foreign: calls(CANARY_PERIOD), relays: None, by_service: None, in_use })
 }
 
 /// Changes once in a period: not every kernel interface tells of foreign changes.

@@ -6,9 +6,11 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
+use crate::backend::ipvs;
 use crate::config::{Config, Conntrack, Mode, NodePortAddresses};
+use crate::kernel::ipvs::Ipvs;
 use crate::kernel::sysctl::{self, Outcome, Setting, SysctlError, Wanted};
 
 /// The most connections that are asked for on machines with many CPUs.
@@ -34,6 +36,12 @@ pub(super) fn set_up(config: &Config) {
 pub(super) fn initialize(config: &Config) -> Result<()> {
     let mut steps = conntrack(&config.conntrack, sysctl::cpus().into());
     steps.extend(localhost(config).map(|setting| vec![setting]));
+    if config.mode == Mode::Ipvs {
+        // Asking for it makes the kernel load it, and its settings with it.
+        Ipvs::open().context("set this node up for mode ipvs")?;
+        let settings = ipvs::settings(config.ipvs.strict_arp);
+        steps.extend(settings.into_iter().map(|setting| vec![setting]));
+    }
     let failures = attempt(&steps, Path::new("/"));
     if !failures.is_empty() {
         bail!("{}; {WAY_OUT}", list(&failures));

@@ -16,6 +16,7 @@ use crate::kernel;
 use crate::metrics::Metrics;
 use crate::net::Family;
 use crate::sync::{self, RemovedTcp, Setup, Sources};
+use crate::trace::Traces;
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
 /// Updates that may wait for the loop; beyond that the connections are slowed down.
@@ -66,7 +67,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     };
     let node_name = node_name.trim().to_lowercase();
     node::set_up(&config);
-    let Opened { backends, foreign, relays, in_use } = mode::open(&config, &flags)?;
+    let Opened { backends, foreign, relays, by_service, in_use } = mode::open(&config, &flags)?;
     let served: Vec<Family> = backends.iter().map(|(family, _)| *family).collect();
     options::check_families(&config, &served)?;
     let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
@@ -74,6 +75,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
         ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
     let metrics = Metrics::new(config.mode);
     servers::show_relays(&metrics, relays);
+    servers::show_services(&metrics, by_service);
     servers::show_packets(&metrics, in_use);
     let server = ApiServer::new(&options).await?.measured(&metrics);
     tracing::info!(
@@ -84,6 +86,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
         families = families.join(" "),
         "starting"
     );
+    let traces = Traces::start()?;
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
     let (show, shown) = tokio::sync::watch::channel(settled.shown());
@@ -118,6 +121,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     stop.cancel();
     while watches.join_next().await.is_some() {}
     servers.ended().await;
+    traces.end();
     tracing::info!("stopped; the rules stay in force");
     Ok(())
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::log;
 use crate::backend::leftovers::InUse;
+use crate::backend::nftables::ServiceCounters;
 use crate::backend::userspace::{Count, Counters};
 use crate::config::Config;
 use crate::events::{Event, Recorder, Regarding, Severity};
@@ -116,6 +117,31 @@ pub(super) fn show_relays(metrics: &Metrics, relays: Option<Arc<Counters>>) {
         let counters = Arc::clone(&counters);
         metrics.add(kind, name, help, move || Some(which(&counters).get()));
     }
+}
+
+/// Adds what the nftables mode counts by Service; it is read whenever metrics are.
+pub(super) fn show_services(metrics: &Metrics, counters: Option<ServiceCounters>) {
+    let Some(counters) = counters else { return };
+    let name = "sluice_service_connections_total";
+    let help =
+        "New connections to an address of a Service port, whether or not there was an endpoint";
+    let labels = &["address", "ip_family", "namespace", "port", "protocol", "service"];
+    metrics.add_labelled(name, help, labels, move || {
+        let mut all = Vec::new();
+        for family in Family::BOTH {
+            let counts = counters.read(family).unwrap_or_else(|error| {
+                tracing::warn!(%family, %error, "cannot read the counters of Services; they are left out");
+                Vec::new()
+            });
+            all.extend(counts.into_iter().map(|it| {
+                let protocol = it.protocol.to_string().to_uppercase();
+                let family = family.to_string();
+                let labels = vec![it.address, family, it.namespace, it.port, protocol, it.service];
+                (labels, it.connections)
+            }));
+        }
+        all
+    });
 }
 
 /// Rules whose packets are counted, by upstream's names.

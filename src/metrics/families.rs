@@ -93,6 +93,48 @@ impl Families<'_> {
 /// Reads a number that somebody else keeps.
 pub(super) type Read = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
+/// Reads counters that somebody else keeps: the values of their labels, and the number.
+pub(super) type ReadLabelled = Box<dyn Fn() -> Vec<(Vec<String>, u64)> + Send + Sync>;
+
+/// A family of counters that somebody else keeps, of which there may be many.
+pub(super) struct Labelled {
+    described: Option<Desc>,
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+    read: ReadLabelled,
+}
+
+impl Labelled {
+    pub(super) fn new(
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+        read: ReadLabelled,
+    ) -> Labelled {
+        let variable = labels.iter().map(|label| (*label).to_owned()).collect();
+        let constant = std::collections::HashMap::new();
+        let described = Desc::new(name.to_owned(), help.to_owned(), variable, constant).ok();
+        Labelled { described, name, help, labels, read }
+    }
+}
+
+impl Collector for Labelled {
+    fn desc(&self) -> Vec<&Desc> {
+        self.described.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Ok(family) = IntCounterVec::new(Opts::new(self.name, self.help), self.labels) else {
+            return Vec::new();
+        };
+        for (values, number) in (self.read)() {
+            family.with_label_values(&values).inc_by(number);
+        }
+        family.collect()
+    }
+}
+
 /// A family of one number that somebody else keeps.
 pub(super) struct External {
     described: Option<Desc>,

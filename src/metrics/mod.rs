@@ -136,6 +136,20 @@ impl Metrics {
         }
     }
 
+    /// Adds counters that somebody else keeps, told apart by labels; they are read when metrics are.
+    pub fn add_labelled(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+        read: impl Fn() -> Vec<(Vec<String>, u64)> + Send + Sync + 'static,
+    ) {
+        let family = families::Labelled::new(name, help, labels, Box::new(read));
+        if self.0.registry.register(Box::new(family)).is_err() {
+            tracing::error!(name, "this metric is there already");
+        }
+    }
+
     /// The text of `/metrics`.
     pub fn text(&self) -> String {
         exposition::text(&self.0.registry.gather())

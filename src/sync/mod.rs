@@ -28,6 +28,7 @@ use crate::metrics::{Arriving, Extent, Metrics, Outcome};
 use crate::model::{Change, ServiceName, Snapshot};
 use crate::net::Family;
 use crate::plan::{Effect, Planner};
+use crate::trace::{self, Origin};
 use crate::watch::{ConnectionState, Resource, Update};
 
 pub use self::conntrack::RemovedTcp;
@@ -117,7 +118,12 @@ struct Loop {
     triggers: Triggers,
     /// Taken when the rules of all families are in force.
     in_force: Option<oneshot::Sender<()>>,
+    /// Where the traces of changes began that no sync has carried out.
+    origins: Vec<Origin>,
 }
+
+/// The most changes whose traces a sync is told by; one of more has no links to the others.
+const MOST_ORIGINS: usize = 100;
 
 /// Runs until `stop` is cancelled or every source of changes is gone. The kernel keeps what it has.
 pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
@@ -201,6 +207,7 @@ impl Loop {
             metrics,
             triggers: Triggers::new(now()),
             in_force: Some(in_force),
+            origins: Vec::new(),
         }
     }
 
@@ -263,6 +270,13 @@ impl Loop {
                 self.connection(resource, state);
                 false
             }
+            Update::Traced(origin, update) => {
+                let _span = origin.step("apply to snapshot");
+                if self.origins.len() < MOST_ORIGINS {
+                    self.origins.push(origin);
+                }
+                self.take(*update)
+            }
         }
     }
 
@@ -301,20 +315,22 @@ impl Loop {
 
     /// Brings every family up to date; whether all of it worked.
     fn sync(&mut self, reason: Reason) -> bool {
+        let origins = std::mem::take(&mut self.origins);
+        let _span = trace::sync(&origins);
         let dirty = std::mem::take(&mut self.dirty);
         let host_changed = std::mem::take(&mut self.host_changed);
         let mut ends = Vec::new();
         for plane in &mut self.planes {
             let started = Instant::now();
             let family = plane.planner.table().family;
+            let _span = trace::step("sync family");
+            trace::note("ip_family", || family.to_string());
             if host_changed {
                 let node = self.snapshot.node.as_ref();
                 let host = host::host(family, &self.config, node, &self.addresses);
-                let effect = plane.planner.set_host(&self.snapshot, host);
-                plane.note(effect);
+                plane.plan(|planner| planner.set_host(&self.snapshot, host));
             }
-            let effect = plane.planner.update(&self.snapshot, &dirty);
-            plane.note(effect);
+            plane.plan(|planner| planner.update(&self.snapshot, &dirty));
             plane.conntrack.touch(&dirty);
             let around = Around {
                 snapshot: &self.snapshot,
@@ -335,6 +351,8 @@ impl Loop {
             self.metrics.caught_up();
             // Nobody need listen.
             let _ = self.in_force.take().map(|in_force| in_force.send(()));
+        } else {
+            self.origins = origins;
         }
         ends.iter().all(|end| *end == End::Done)
     }
@@ -358,7 +376,12 @@ fn now() -> i64 {
 }
 
 impl Plane {
-    fn note(&mut self, effect: Effect) {
+    /// Changes the forwarding table, and notes what that means.
+    fn plan(&mut self, change: impl FnOnce(&mut Planner) -> Effect) {
+        let effect = {
+            let _span = trace::step("plan");
+            change(&mut self.planner)
+        };
         effect.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         self.conntrack.touch(&effect.services);
         self.checks_changed |= effect.health_checks || effect.host;

@@ -3,7 +3,7 @@
 //! kube does the hard parts (kubeconfig, TLS, login programs, certificates that rotate). The connector
 //! is ours, because a connection that died without a word must be noticed within a minute: kube's
 //! own sets no TCP keepalive. Its request log is left out as well: it writes an error for every
-//! failed try. Tokens in files are read in [`super::token`]: kube does not take a line's end off them.
+//! failed try. Which proxy is asked is decided in [`super::proxy`]: kube's own choice differs from client-go's. Tokens in files are read in [`super::token`]: kube does not take a line's end off them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, USER_AGENT};
+use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connection, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
-use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use tower::ServiceBuilder;
+use kube::config::{Cluster, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::util::MapRequestLayer;
+use tower::{Service, ServiceBuilder};
 
+use super::proxy::{Kind, Proxy, Wrong};
 use super::token::TokenFile;
 
 /// Where the API server is.
@@ -87,6 +89,16 @@ pub enum ClientError {
         /// What is wrong.
         reason: std::io::Error,
     },
+    /// What names a proxy is not a proxy's URL.
+    #[error(
+        "cannot use the proxy that {field} names: {reason}; write it like http://host:3128, or take it away"
+    )]
+    Proxy {
+        /// The kubeconfig's field or the environment's variable.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The credentials or certificates cannot be used.
     #[error("cannot set up the connection to the API server at {url}: {reason}")]
     Setup {
@@ -101,10 +113,10 @@ impl ApiServer {
     /// Reads the credentials and prepares a client. Nothing is sent yet, so this succeeds while the
     /// server is down. Must be called within a Tokio runtime.
     pub async fn new(options: &ClientOptions) -> Result<ApiServer, ClientError> {
-        let mut config = match (&options.kubeconfig, &options.master) {
+        let (mut config, own_proxy) = match (&options.kubeconfig, &options.master) {
             (Some(path), _) => from_kubeconfig(path).await?,
-            (None, Some(url)) => kube::Config::new(parse_url(url)?),
-            (None, None) => kube::Config::incluster().map_err(ClientError::InCluster)?,
+            (None, Some(url)) => (kube::Config::new(parse_url(url)?), None),
+            (None, None) => (kube::Config::incluster().map_err(ClientError::InCluster)?, None),
         };
         if let Some(url) = &options.master {
             config.cluster_url = parse_url(url)?;
@@ -116,11 +128,15 @@ impl ApiServer {
             server = url,
             "the API server is asked for JSON; contentType settings and rate limits have no effect"
         );
-        if let Some(proxy) = &config.proxy_url {
-            tracing::warn!(%proxy, "the server is asked directly: HTTP proxies have no effect");
+        let proxy = match own_proxy {
+            Some(proxy) => Some(proxy),
+            None => Proxy::of_environment(&config.cluster_url, |name| std::env::var(name).ok())?,
+        };
+        if let Some(Proxy { url, named_by, .. }) = &proxy {
+            tracing::info!(%url, named_by, "the API server is asked through a proxy");
         }
         let token = token_file(&mut config)?;
-        match build(&config, token) {
+        match build(&config, token, proxy.as_ref()) {
             Ok(client) => Ok(ApiServer { client, url }),
             Err(error) => Err(ClientError::Setup { url, reason: error.to_string() }),
         }
@@ -149,7 +165,14 @@ fn token_file(config: &mut kube::Config) -> Result<Option<TokenFile>, ClientErro
     path.map(open).transpose()
 }
 
-async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
+impl From<Wrong> for ClientError {
+    fn from(Wrong { field, reason }: Wrong) -> ClientError {
+        ClientError::Proxy { field, reason }
+    }
+}
+
+/// What a kubeconfig says, and the proxy that it names.
+async fn from_kubeconfig(path: &Path) -> Result<(kube::Config, Option<Proxy>), ClientError> {
     let kubeconfig = Kubeconfig::read_from(path).map_err(|error| ClientError::ReadKubeconfig {
         path: path.to_owned(),
         reason: match error {
@@ -159,7 +182,14 @@ async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
         },
     })?;
     let current = kubeconfig.current_context.clone().unwrap_or_default();
-    let ca_file = ca_file(&kubeconfig, &current);
+    let (ca_file, proxy) = match cluster(&kubeconfig, &current) {
+        Some((name, cluster)) => {
+            let proxy = cluster.proxy_url.as_deref().filter(|url| !url.is_empty());
+            let proxy = proxy.map(|url| Proxy::of_kubeconfig(path, name, url)).transpose()?;
+            (ca_file(cluster), proxy)
+        }
+        None => (None, None),
+    };
     let loaded =
         kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     let mut config = loaded.map_err(|error| ClientError::UseKubeconfig {
@@ -168,14 +198,19 @@ async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
     })?;
     // Read again when it changes, as the token is: the Pod's CA rotates while the proxy runs.
     config.root_cert_file = ca_file;
-    Ok(config)
+    Ok((config, proxy))
 }
 
-/// The current context's `certificate-authority`, unless its data is given inline.
-fn ca_file(kubeconfig: &Kubeconfig, context: &str) -> Option<PathBuf> {
+/// The cluster of a context, with its name.
+fn cluster<'a>(kubeconfig: &'a Kubeconfig, context: &str) -> Option<(&'a str, &'a Cluster)> {
     let context = kubeconfig.contexts.iter().find(|entry| entry.name == context)?;
     let name = &context.context.as_ref()?.cluster;
     let cluster = kubeconfig.clusters.iter().find(|entry| &entry.name == name)?.cluster.as_ref()?;
+    Some((name, cluster))
+}
+
+/// A cluster's `certificate-authority`, unless its data is given inline.
+fn ca_file(cluster: &Cluster) -> Option<PathBuf> {
     match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
         (None, Some(path)) if !path.is_empty() => Some(path.into()),
         _ => None,
@@ -211,11 +246,17 @@ fn explain(error: &KubeconfigError, context: &str) -> String {
         KubeconfigError::ParseCertificates(_) => format!(
             "certificate-authority of the cluster of context {context:?} is no PEM text: {cause}"
         ),
+        // Without a proxy-url of its own, kube looks at the environment, too.
+        KubeconfigError::ParseProxyUrl(_) => {
+            "the variable HTTPS_PROXY or https_proxy names no URL; write it like http://host:3128"
+                .to_owned()
+        }
         other => other.to_string(),
     }
 }
 
-fn build(config: &kube::Config, token: Option<TokenFile>) -> kube::Result<kube::Client> {
+/// Connects by TCP: to the server, or to the proxy on the way to it.
+fn tcp() -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(Duration::from_secs(10)));
@@ -225,7 +266,41 @@ fn build(config: &kube::Config, token: Option<TokenFile>) -> kube::Result<kube::
     tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
     tcp.set_keepalive_retries(Some(3));
     tcp.set_tcp_user_timeout(Some(Duration::from_secs(30)));
-    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    tcp
+}
+
+fn build(
+    config: &kube::Config,
+    token: Option<TokenFile>,
+    proxy: Option<&Proxy>,
+) -> kube::Result<kube::Client> {
+    let Some(proxy) = proxy else { return client_over(config, token, tcp()) };
+    match proxy.kind {
+        Kind::Http => client_over(config, token, proxy.tunnel(tcp())),
+        Kind::Https => {
+            // The name that the server's certificate has is not the proxy's.
+            let mut of_proxy = config.clone();
+            of_proxy.tls_server_name = None;
+            let tls = of_proxy.rustls_https_connector_with_connector(tcp())?;
+            client_over(config, token, proxy.tunnel(tls))
+        }
+        Kind::Socks => client_over(config, token, proxy.socks(tcp())),
+    }
+}
+
+/// A client whose connections are made by `connector`, with TLS over them if the server's URL says so.
+fn client_over<C>(
+    config: &kube::Config,
+    token: Option<TokenFile>,
+    connector: C,
+) -> kube::Result<kube::Client>
+where
+    C: Service<http::Uri> + Clone + Send + Sync + 'static,
+    C::Response: Connection + Read + Write + Send + Unpin + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<tower::BoxError>,
+{
+    let tls = config.rustls_https_connector_with_connector(connector)?;
     let token = token.map(Arc::new).map(|token| {
         MapRequestLayer::new(move |mut request: http::Request<Body>| {
             request.headers_mut().insert(AUTHORIZATION, token.authorization());

@@ -19,6 +19,7 @@ mod feed;
 mod link;
 mod loose;
 mod measured;
+mod proxy;
 mod source;
 mod token;
 mod transport;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use client::{ApiServer, ClientError, ClientOptions};
 
 use crate::model::{Change, Warning};
+use crate::trace::Origin;
 
 /// What is watched. The selectors are kube-proxy's (`cmd/kube-proxy/app/server.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +90,18 @@ pub enum Update {
         /// What became of it.
         state: ConnectionState,
     },
+    /// One of these, and where the trace of it began.
+    Traced(Origin, Box<Update>),
+}
+
+impl Update {
+    /// The same with where its trace began, if it has one.
+    fn traced(self, origin: Option<Origin>) -> Update {
+        match origin {
+            Some(origin) => Update::Traced(origin, Box::new(self)),
+            None => self,
+        }
+    }
 }
 
 /// What [`start`] needs to know.

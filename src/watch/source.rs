@@ -17,6 +17,7 @@ use super::loose::{Loose, Text};
 use super::transport::{self, Failure, Line, Lines};
 use super::{ApiServer, ConnectionState, Resource, Update, WatchOptions, wire};
 use crate::model::{Change, Warning};
+use crate::trace::Arrival;
 
 /// Objects per page of a list.
 const PAGE: u32 = 500;
@@ -326,6 +327,7 @@ impl<K: Kind> Source<K> {
     }
 
     async fn event(&mut self, line: &str) -> Result<(), Failure> {
+        let arrival = Arrival::now();
         let event = decode::<wire::Event<'_>>(line)?;
         let object = event.object.get();
         let version = mark(object)?.0;
@@ -341,7 +343,10 @@ impl<K: Kind> Source<K> {
             other => return Err(Failure::Malformed(format!("an event {other:?}"))),
         };
         self.warn(warnings).await?;
-        self.send(change).await?;
+        if let Some(change) = change {
+            let origin = arrival.watch_event(&K::RESOURCE);
+            self.update(Update::Change(change).traced(origin)).await?;
+        }
         // Last, so that a change that was not sent is asked for again.
         if version.is_some() {
             self.version = version;

@@ -26,9 +26,10 @@ enum Of {
     All,
 }
 
-/// Jumps from built-in chains, in the order in which they must stand there (upstream:
-/// `pkg/proxy/iptables/proxier.go`, iptablesJumpChains). Traffic of this node to external addresses
-/// is refused as well, so KUBE-EXTERNAL-SERVICES hangs in OUTPUT too.
+/// Jumps from built-in chains, in the order in which they must stand there. All of them are upstream's,
+/// letter by letter (`pkg/proxy/iptables/proxier.go`, iptablesJumpChains): before the Go kube-proxy
+/// deletes the chains it unlinks them by these very rules, and a jump that it does not know would make
+/// its deletion fail as a whole (`pkg/proxy/iptables/cleanup.go`).
 pub(super) fn hooks(family: Family, options: Options) -> Vec<Hook> {
     use Of::{All, New};
     use Table::{Filter, Nat};
@@ -44,17 +45,17 @@ pub(super) fn hooks(family: Family, options: Options) -> Vec<Hook> {
         list.push(Hook { at: ChainId::new(table, builtin), to: to.into(), line });
     };
     let (firewall, portals) = ("kubernetes load balancer firewall", "kubernetes service portals");
-    let external = "kubernetes externally-visible service portals";
     for builtin in ["INPUT", "FORWARD", "OUTPUT"] {
         if builtin == "INPUT" {
             let checks = "kubernetes health check service ports";
             hook(Filter, builtin, names::NODE_PORTS, checks, All);
         }
         hook(Filter, builtin, names::FIREWALL, firewall, New);
-        hook(Filter, builtin, names::EXTERNAL, external, New);
-        if builtin != "INPUT" {
-            hook(Filter, builtin, names::SERVICES, portals, New);
-        }
+        let (to, comment) = match builtin {
+            "INPUT" => (names::EXTERNAL, "kubernetes externally-visible service portals"),
+            _ => (names::SERVICES, portals),
+        };
+        hook(Filter, builtin, to, comment, New);
         if builtin == "FORWARD" {
             hook(Filter, builtin, names::FORWARD, "kubernetes forwarding rules", All);
         } else if protects_localnet(family, options) {
@@ -71,9 +72,12 @@ fn protects_localnet(family: Family, options: Options) -> bool {
     family == Family::V4 && options.localhost_node_ports == LocalhostNodePorts::Open
 }
 
-/// What a canary holds: gone after a flush of the table, whether or not chains are deleted too.
-pub(super) fn canary() -> Line {
-    Line::of(&Rule::new().comment("the rules of kube-proxy are in place as long as this one is"))
+/// What a canary holds: gone after a flush of the table, whether or not chains are deleted too. That of
+/// the table mangle, where we have no other rule, is empty: the Go kube-proxy deletes it without
+/// emptying it (upstream: `pkg/proxy/iptables/cleanup.go`).
+pub(super) fn canary(table: Table) -> Option<Line> {
+    let rule = Rule::new().comment("the rules of kube-proxy are in place as long as this one is");
+    (table != Table::Mangle).then(|| Line::of(&rule))
 }
 
 /// All chains that do not belong to a Service, but for those of dispatches; of these, only what comes
@@ -107,9 +111,16 @@ pub(super) fn chains(table: &ForwardingTable, options: Options) -> Chains {
         put(root.table, &root.name, after_services(dispatch, table, options));
     }
     for table in Table::ALL {
-        chains.insert(ChainId::new(table, names::CANARY), vec![canary()]);
+        chains.insert(ChainId::new(table, names::CANARY), canary(table).into_iter().collect());
     }
     chains
+}
+
+/// What comes before the rules of Services. Traffic of this node to external addresses is refused as
+/// well, which upstream has no jump for: KUBE-SERVICES leads there, from OUTPUT and from FORWARD.
+pub(super) fn before_services(dispatch: Dispatch) -> Option<Line> {
+    let external = || Line::of(&Rule::new().jump(names::EXTERNAL));
+    (dispatch == Dispatch::ClusterIps).then(external)
 }
 
 fn after_services(dispatch: Dispatch, table: &ForwardingTable, options: Options) -> Vec<Rule> {

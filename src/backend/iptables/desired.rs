@@ -126,9 +126,11 @@ impl Desired {
         let none = BTreeSet::new();
         for dispatch in Dispatch::ALL {
             let entries = self.entries.get(&dispatch).unwrap_or(&none);
-            for (id, mut lines) in dispatch::chains(dispatch, shape, entries) {
+            let root = dispatch.root();
+            for (id, lines) in dispatch::chains(dispatch, shape, entries) {
+                let first = base::before_services(dispatch).filter(|_| id == root);
                 let last = chains.remove(&id).unwrap_or_default();
-                lines.extend(last);
+                let lines = first.into_iter().chain(lines).chain(last).collect();
                 chains.insert(id, lines);
             }
         }

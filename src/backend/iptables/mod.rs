@@ -32,6 +32,7 @@ use crate::kernel::xtables::{self, Table, Xtables, XtablesError};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{ForwardingTable, NodePortAddresses};
+use crate::trace;
 
 /// How many scripts are tried, each without the Service whose line was refused in the one before.
 const ROUNDS: usize = 16;
@@ -134,10 +135,11 @@ impl<T: Tables> Iptables<T> {
 
     /// Whether all tables still have what a flush would have taken along.
     fn canaries_live(&mut self) -> Result<bool, XtablesError> {
-        let wanted = format!("-A {} {}", names::CANARY, base::canary().text);
         for table in Table::ALL {
-            let found = self.tables.chain(table, names::CANARY)?;
-            if !found.is_some_and(|chain| chain.lines().any(|line| line == wanted)) {
+            let Some(found) = self.tables.chain(table, names::CANARY)? else { return Ok(false) };
+            let wanted = base::canary(table);
+            let wanted = wanted.map(|line| format!("-A {} {}", names::CANARY, line.text));
+            if wanted.is_some_and(|wanted| !found.lines().any(|line| line == wanted)) {
                 return Ok(false);
             }
         }
@@ -154,6 +156,18 @@ impl<T: Tables> Iptables<T> {
         let delta = observed.difference(&desired.chains());
         let hooks = observed.hook_changes(&base::hooks(table.family, self.options));
         Ok((desired, Script::new(&delta, &hooks)))
+    }
+
+    /// One run of iptables-restore, until it has ended.
+    fn restore(&mut self, script: &Script) -> Result<(), XtablesError> {
+        let _span = trace::step("kernel transaction");
+        trace::note("operations", || script.written.operations.to_string());
+        let result = self.tables.restore(&script.text);
+        trace::note("answer", || match &result {
+            Ok(()) => "acknowledged".to_owned(),
+            Err(error) => error.to_string(),
+        });
+        result
     }
 
     fn observation(&mut self, scope: &Scope) -> Result<Observation, XtablesError> {
@@ -189,14 +203,17 @@ impl<T: Tables> Iptables<T> {
         loop {
             rounds += 1;
             let changed = believed.is_some().then_some(&scope.services);
-            let (desired, script) = match believed.take() {
-                Some(mut desired) => {
-                    let delta = desired.update(table, &scope.services);
-                    (desired, Script::new(&delta, &[]))
+            let (desired, script) = {
+                let _span = trace::step("diff");
+                match believed.take() {
+                    Some(mut desired) => {
+                        let delta = desired.update(table, &scope.services);
+                        (desired, Script::new(&delta, &[]))
+                    }
+                    None => self.compare(&without(table, refused.keys()))?,
                 }
-                None => self.compare(&without(table, refused.keys()))?,
             };
-            let result = if script.is_empty() { Ok(()) } else { self.tables.restore(&script.text) };
+            let result = if script.is_empty() { Ok(()) } else { self.restore(&script) };
             let Err(error) = result else {
                 self.programmed = Some(desired);
                 return Ok(self.report(script.written, observed, refused));

@@ -37,10 +37,12 @@ pub(super) const FIREWALL: &str = "KUBE-PROXY-FIREWALL";
 pub(super) const LOCALNET: &str = "KUBE-FIREWALL";
 pub(super) const CANARY: &str = "KUBE-PROXY-CANARY";
 
-/// Chains that upstream does not have.
+/// Chains that upstream does not have. Of those in the table filter none may lead to one that it has:
+/// it does not delete them there, and could not delete the other then.
 ///
-/// Marks what no pod sent, where that takes more than one prefix to tell.
-pub(super) const MARK_NOT_POD: &str = "KUBE-MARK-NOT-POD";
+/// Marks what no pod sent, where that takes more than one prefix to tell. It leads to a chain that the
+/// Go kube-proxy deletes, and so must have a name that it takes for a Service's.
+pub(super) const MARK_NOT_POD: &str = "KUBE-SVC-MARK-NOT-POD";
 /// Refuses, by a reset for TCP.
 pub(super) const REJECT: &str = "KUBE-REJECT";
 /// Node ports without endpoints.
@@ -55,7 +57,7 @@ const PREFIXES: [&str; 6] =
 
 /// Whether a chain that is not needed is to be deleted.
 pub(super) fn is_perishable(chain: &str) -> bool {
-    let ours = [MARK_NOT_POD, REJECT, EXTERNAL_NODE_PORTS];
+    let ours = [REJECT, EXTERNAL_NODE_PORTS];
     PREFIXES.iter().any(|prefix| chain.starts_with(prefix)) || ours.contains(&chain)
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::base::Hook;
 use super::desired::Delta;
 use super::line::Chains;
-use super::names::{ChainId, is_perishable};
+use super::names::{ChainId, is_of_proxy, is_perishable};
 use super::script::HookChange;
 use crate::kernel::xtables::Table;
 
@@ -63,7 +63,8 @@ impl Observed {
         targets.collect()
     }
 
-    /// What must change for the built-in chains to have these jumps, and each once.
+    /// What must change for the built-in chains to have these jumps, each once, and no other to
+    /// kube-proxy's chains.
     pub(super) fn hook_changes(&self, wanted: &[Hook]) -> Vec<HookChange> {
         let mut places: BTreeMap<&ChainId, Vec<&Hook>> = BTreeMap::new();
         for hook in wanted {
@@ -73,7 +74,9 @@ impl Observed {
         for (at, hooks) in places {
             let ours = |rule: &&String| {
                 let target = target(rule);
-                target.is_some_and(|target| hooks.iter().any(|hook| *hook.to == *target))
+                target.is_some_and(|target| {
+                    is_of_proxy(target) || hooks.iter().any(|hook| *hook.to == *target)
+                })
             };
             let found: Vec<&String> =
                 self.chains.get(at).into_iter().flatten().filter(ours).collect();

@@ -19,6 +19,8 @@ pub(super) struct Seen {
     pub(super) addresses: BTreeSet<IpAddr>,
     /// Whether the device of the addresses exists.
     pub(super) device: bool,
+    /// How many destinations there are, so that nobody has to count them.
+    destinations: usize,
 }
 
 /// A virtual service in the kernel.
@@ -38,7 +40,17 @@ impl Seen {
         }
         let addresses = kernel.addresses()?;
         let device = addresses.is_some();
-        Ok(Seen { services, addresses: addresses.unwrap_or_default(), device })
+        let destinations = services.values().map(|found: &Found| found.destinations.len()).sum();
+        Ok(Seen { services, addresses: addresses.unwrap_or_default(), device, destinations })
+    }
+
+    /// How many virtual services, destinations and addresses there are.
+    pub(super) fn counts(&self) -> [(&'static str, usize); 3] {
+        [
+            ("virtual-service", self.services.len()),
+            ("destination", self.destinations),
+            ("address", self.addresses.len()),
+        ]
     }
 
     /// Whether the kernel still has these addresses and no others.
@@ -93,16 +105,20 @@ impl Seen {
                 }
             }
             Op::DeleteService(key) => {
-                self.services.remove(key);
+                let gone = self.services.remove(key).map_or(0, |found| found.destinations.len());
+                self.destinations = self.destinations.saturating_sub(gone);
             }
             Op::AddDestination(key, to) | Op::SetDestination(key, to) => {
                 if let Some(found) = self.services.get_mut(key) {
-                    found.destinations.insert(place(to), *to);
+                    let before = found.destinations.insert(place(to), *to);
+                    self.destinations += usize::from(before.is_none());
                 }
             }
             Op::DeleteDestination(key, ip, port) => {
                 if let Some(found) = self.services.get_mut(key) {
-                    found.destinations.remove(&(*ip, *port));
+                    let gone = found.destinations.remove(&(*ip, *port));
+                    self.destinations =
+                        self.destinations.saturating_sub(usize::from(gone.is_some()));
                 }
             }
         }

@@ -99,8 +99,9 @@ impl Live {
     }
 }
 
-/// Settings that this mode rests on (upstream: `pkg/proxy/ipvs/proxier.go`, `NewProxier`).
-fn settings(strict_arp: bool) -> Vec<Setting> {
+/// Settings that this mode rests on (upstream: `pkg/proxy/ipvs/proxier.go`, `NewProxier`). Those of IPVS
+/// are there only once it is.
+pub fn settings(strict_arp: bool) -> Vec<Setting> {
     let setting = |(file, value)| Setting { file, wanted: Wanted::Exactly(value), enough: None };
     let always = [
         // Connections are tracked, so that they can be masqueraded.

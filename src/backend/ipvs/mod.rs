@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 use self::change::{Change, Seen};
 use self::drain::Drains;
 pub use self::drain::Leaving;
-pub use self::kernel::{Kernel, KernelError, Live, Options};
+pub use self::kernel::{Kernel, KernelError, Live, Options, settings};
 use self::wanted::Plans;
-use super::{Backend, Observation, RefusedService, Report, Scope, SyncError};
+use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::Refusal;
 use crate::kernel::dummy::DummyOp;
 use crate::kernel::ipvs::{Key, Op};
@@ -81,6 +81,8 @@ struct Due {
 #[derive(Default)]
 struct Work {
     report: Report,
+    /// How many things of a kind were changed.
+    written: BTreeMap<&'static str, usize>,
     refused: BTreeMap<ServiceName, String>,
     /// The kernel's state is not what was believed.
     contradicted: bool,
@@ -132,6 +134,10 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
             let refused = work.refused.into_iter();
             let refused = refused.map(|(service, reason)| RefusedService { service, reason });
             work.report.refused.extend(refused);
+            let counts = self.seen.iter().flat_map(Seen::counts);
+            let written = |kind| work.written.get(kind).copied().unwrap_or_default();
+            let count = |(kind, count)| Count { kind, count, written: written(kind) };
+            work.report.owned.extend(counts.map(count));
             return Ok(work.report);
         }
     }
@@ -208,6 +214,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         work.report.operations += beside.operations;
         work.report.elements = beside.elements;
         work.report.observed = beside.observed;
+        work.report.owned = beside.owned;
         work.report.refused.extend(beside.refused);
         self.due.keys.retain(|key, askers| {
             unsettled.contains(key) || askers.iter().any(|name| work.refused.contains_key(name))
@@ -245,6 +252,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
             match answer {
                 Ok(()) => {
                     work.report.operations += 1;
+                    *work.written.entry(kind(op)).or_default() += 1;
                     self.seen.get_or_insert_default().note(op);
                     self.drains.note(op);
                 }
@@ -273,6 +281,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
             match answer {
                 Ok(()) => {
                     work.report.operations += 1;
+                    *work.written.entry("address").or_default() += 1;
                     self.seen.get_or_insert_default().note_address(op);
                 }
                 Err(refusal) if refusal.contradicts_state() && !work.last => {
@@ -314,6 +323,16 @@ enum Failed {
     Table(SyncError),
     #[error("create the device {name}: {refusal}; the module dummy may be missing", name = kernel::DEVICE)]
     Device { refusal: Refusal },
+}
+
+/// What an operation is about, in the words of [`Seen::counts`].
+fn kind(op: &Op) -> &'static str {
+    match op {
+        Op::AddService(_) | Op::SetService(_) | Op::DeleteService(_) => "virtual-service",
+        Op::AddDestination(..) | Op::SetDestination(..) | Op::DeleteDestination(..) => {
+            "destination"
+        }
+    }
 }
 
 fn strongest(a: Observation, b: Observation) -> Observation {

@@ -55,7 +55,24 @@ impl World {
         let before = self.kernel.machine().done;
         let report = self.report(table, scope);
         assert_eq!(report.refused, []);
+        self.assert_counted(&report);
         self.kernel.machine().done - before
+    }
+
+    /// What is said to be there is there.
+    fn assert_counted(&self, report: &Report) {
+        let machine = self.machine();
+        let destinations = machine.services.values().map(|(_, destinations)| destinations.len());
+        let addresses = machine.addresses.iter().flatten().count();
+        let counts = [
+            ("virtual-service", machine.services.len()),
+            ("destination", destinations.sum()),
+            ("address", addresses),
+        ];
+        for (kind, there) in counts {
+            let said = report.owned.iter().find(|count| count.kind == kind);
+            assert_eq!(said.map(|count| count.count), Some(there), "{kind}");
+        }
     }
 
     fn report(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> Report {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::elements::{own_elements, shared_elements};
+use super::elements::{counter_elements, own_elements, shared_elements};
 use super::layout::{Carrier, SetId};
 use super::observed::Seen;
 use super::programmed::{Delta, NOBODY, Programmed, Step, add_counts};
 use super::rules::{Schema, schema};
 use super::slots::{Slots, arrange};
-use crate::kernel::nft::{Element, Key, Op, SortedElements};
+use crate::kernel::nft::{Counting, Element, Key, Op, SortedElements};
 use crate::model::ServiceName;
 use crate::plan::{
     ForwardingTable, NodePortAddresses, PoolEndpoint, PoolKind, PortPlan, ServicePlan,
@@ -21,6 +21,8 @@ pub(super) struct Wanted<'a> {
     pub(super) table: &'a ForwardingTable,
     /// Who its endpoints are.
     pub(super) carrier: Carrier,
+    /// Whether new connections are counted.
+    pub(super) counting: Counting,
     /// What is to be there for some Services instead of their plans.
     pub(super) instead: BTreeMap<ServiceName, Option<Arc<ServicePlan>>>,
 }
@@ -43,6 +45,7 @@ impl Wanted<'_> {
 /// A step that is being made.
 struct Draft<'s> {
     carrier: Carrier,
+    counting: Counting,
     step: Step,
     /// What is there already, if it was read and can be kept.
     present: Option<Present<'s>>,
@@ -122,7 +125,8 @@ pub(super) fn from_observed(seen: &Seen, wanted: &Wanted<'_>) -> Step {
 
 impl<'s> Draft<'s> {
     fn new(wanted: &Wanted<'_>, present: Option<Present<'s>>) -> Draft<'s> {
-        Draft { carrier: wanted.carrier, step: Step::default(), present }
+        let (carrier, counting) = (wanted.carrier, wanted.counting);
+        Draft { carrier, counting, step: Step::default(), present }
     }
 
     /// The operations that build the whole table, but for the elements that are there already.
@@ -170,9 +174,12 @@ impl<'s> Draft<'s> {
     ) {
         let owner = u32::try_from(self.step.owners.len()).unwrap_or(u32::MAX);
         self.step.owners.push(name.clone());
-        let carrier = self.carrier;
+        let (carrier, counting) = (self.carrier, self.counting);
         let sorted = |plan: Option<&Arc<ServicePlan>>| {
             let mut elements = plan.map(|plan| own_elements(plan, carrier)).unwrap_or_default();
+            if counting == Counting::On {
+                elements.extend(plan.into_iter().flat_map(|plan| counter_elements(name, plan)));
+            }
             elements.sort_unstable();
             elements
         };

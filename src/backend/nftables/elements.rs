@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
+use super::counters;
 use super::layout::{Carrier, Place, SetId, frontend_key, slots_for};
 use super::virtuals::{Reach, Virtual, virtuals};
 use crate::kernel::nft::{Data, Element, Key};
+use crate::model::ServiceName;
 use crate::plan::{
     Admit, Affinity, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route,
     ServicePlan, SourceClass, Verdict,
@@ -47,6 +49,18 @@ pub(super) fn own_elements(plan: &ServicePlan, carrier: Carrier) -> Vec<(SetId, 
         }
     }
     elements
+}
+
+/// The counters of a Service: one element per frontend, whose comment says whose it is.
+pub(super) fn counter_elements(name: &ServiceName, plan: &ServicePlan) -> Vec<(SetId, Element)> {
+    let counters = plan.ports.iter().flat_map(|port| {
+        let owner = counters::owner(name, port);
+        port.frontends.iter().filter_map(move |frontend| {
+            let element = Element::new(frontend_key(&frontend.at)).with_comment(owner.as_deref()?);
+            Some((SetId::Counters(Place::of(&frontend.at)), element))
+        })
+    });
+    counters.collect()
 }
 
 /// Elements that several Services may need at once: they exist while anybody needs them.

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::kernel::nft::{Field, Key, Set, SetFlags};
+use crate::kernel::nft::{Counting, Field, Key, Set, SetFlags};
 use crate::net::{Family, Protocol};
 use crate::plan::Address;
 
@@ -180,6 +180,8 @@ pub(super) enum SetId {
     VirtualServices,
     /// Virtual services that only translated traffic may address.
     VirtualTranslated,
+    /// Frontends, each with the number of new connections to it.
+    Counters(Place),
     /// Ports of this process that only redirected traffic may use.
     RelayPorts,
 }
@@ -244,6 +246,7 @@ impl SetId {
             SetId::Virtual(place) => format!("{place}-virtual").into(),
             SetId::VirtualServices => "virtual-services".into(),
             SetId::VirtualTranslated => "virtual-translated".into(),
+            SetId::Counters(place) => format!("{place}-counters").into(),
             SetId::RelayPorts => "relay-ports".into(),
         }
     }
@@ -263,7 +266,8 @@ impl SetId {
 
     /// Whether it is there only while frontends are in it; the other sets always are.
     pub(super) fn varies(self) -> bool {
-        matches!(self, SetId::Slots(..) | SetId::Sticky(_) | SetId::Remembered(_))
+        use SetId::{Counters, Remembered, Slots, Sticky};
+        matches!(self, Slots(..) | Sticky(_) | Remembered(_) | Counters(_))
     }
 
     /// The set of ours that has this name.
@@ -273,6 +277,8 @@ impl SetId {
             SetId::Slots(place(prefix)?, size.parse().ok()?)
         } else if let Some(prefix) = name.strip_suffix("-sticky") {
             SetId::Sticky(place(prefix)?)
+        } else if let Some(prefix) = name.strip_suffix("-counters") {
+            SetId::Counters(place(prefix)?)
         } else if let Some(timeout) = name.strip_prefix("remember-") {
             SetId::Remembered(timeout.parse().ok()?)
         } else if name == "affinity" {
@@ -357,6 +363,11 @@ impl SetId {
                 Set::set(name, Place::Service.key(family)),
                 "virtual services that only translated traffic may address",
             ),
+            SetId::Counters(place) => {
+                let mut set = Set::set(name, place.key(family));
+                set.counting = Counting::On;
+                (set, "new connections to each frontend")
+            }
             SetId::RelayPorts => (
                 Set::set(name, vec![protocol, port]),
                 "ports of sluice that only redirected traffic may use",

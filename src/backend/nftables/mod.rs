@@ -3,9 +3,11 @@
 //! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`elements`] says a Service's
 //! plan in set elements, [`slots`] keeps endpoints where they are, [`draft`] finds what a change
 //! costs, [`programmed`] remembers it, [`observed`] reads the kernel back, [`tables`] is the kernel.
-//! [`virtuals`] is what the IPVS mode has instead of endpoints. `docs/modes/nftables.md` explains the shape.
+//! [`counters`] reads what frontends count. [`virtuals`] is what the IPVS mode has instead of endpoints.
+//! `docs/modes/nftables.md` explains the shape.
 
 mod affinity;
+mod counters;
 mod draft;
 mod elements;
 mod layout;
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 
 use self::affinity::Sticky;
+pub use self::counters::{ServiceCount, ServiceCounters};
 use self::draft::{Wanted, from_observed, from_programmed};
 use self::layout::SetId;
 pub(super) use self::layout::TABLE;
@@ -37,10 +40,11 @@ use self::programmed::{Programmed, Step};
 pub(super) use self::rules::delivery_mark;
 pub use self::tables::{Connection, Live, Tables};
 use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
-use crate::kernel::nft::{ApplyError, Listening, NftError, Operations, Ops, Refused};
+use crate::kernel::nft::{ApplyError, Counting, Listening, NftError, Operations, Ops, Refused};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{Address, ForwardingTable, ServicePlan};
+use crate::trace;
 
 /// How often a batch is sent again without the Services whose objects were refused.
 const ROUNDS: usize = 8;
@@ -54,6 +58,7 @@ const ATTEMPTS: usize = 4;
 pub struct Nftables<T = Live> {
     tables: T,
     carrier: Carrier,
+    counting: Counting,
     /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
     programmed: Option<Programmed>,
 }
@@ -61,7 +66,13 @@ pub struct Nftables<T = Live> {
 impl<T: Tables> Nftables<T> {
     /// The mode on these tables, of which it knows nothing yet.
     pub fn new(tables: T, carrier: Carrier) -> Nftables<T> {
-        Nftables { tables, carrier, programmed: None }
+        Nftables { tables, carrier, counting: Counting::Off, programmed: None }
+    }
+
+    /// Counts new connections to each frontend, or does not; without this, it does not.
+    #[must_use]
+    pub fn counting(self, counting: Counting) -> Nftables<T> {
+        Nftables { counting, ..self }
     }
 
     /// Listens for foreign changes from now on, and tells whether one may have slipped in since the
@@ -112,6 +123,7 @@ impl<T: Tables> Nftables<T> {
         scope: &Scope,
         (observation, repair): (Observation, Repair),
     ) -> Result<Work, NftError> {
+        let _span = trace::step("diff");
         let observe = observation != Observation::None || self.programmed.is_none();
         let (generation, seen) = if observe {
             let generation = self.tables.generation()?;
@@ -134,7 +146,8 @@ impl<T: Tables> Nftables<T> {
     /// Services that were refused.
     fn step(&self, table: &ForwardingTable, scope: &Scope, work: &Work) -> Step {
         let instead = self.instead(table, scope, work);
-        let wanted = Wanted { table, carrier: self.carrier, instead };
+        let (carrier, counting) = (self.carrier, self.counting);
+        let wanted = Wanted { table, carrier, counting, instead };
         match (&work.seen, &self.programmed) {
             (Some(seen), _) => from_observed(seen, &wanted),
             (None, Some(programmed)) => from_programmed(programmed, &wanted, &scope.services),
@@ -173,7 +186,7 @@ impl<T: Tables> Nftables<T> {
             if ops.is_empty() {
                 break;
             }
-            let refused = match self.tables.apply(&ops) {
+            let refused = match self.transact(&ops) {
                 Ok(()) => {
                     work.report.operations = ops.len();
                     work.report.elements = ops.count_elements();
@@ -191,6 +204,18 @@ impl<T: Tables> Nftables<T> {
             work.step = self.step(table, scope, work);
         }
         Ok(())
+    }
+
+    /// One transaction, until the kernel has answered.
+    fn transact(&mut self, ops: &Ops) -> Result<(), ApplyError> {
+        let _span = trace::step("kernel transaction");
+        trace::note("operations", || ops.len().to_string());
+        let result = self.tables.apply(ops);
+        trace::note("answer", || match &result {
+            Ok(()) => "acknowledged".to_owned(),
+            Err(error) => error.to_string(),
+        });
+        result
     }
 
     /// Syncs; after an error, what is believed of the kernel may be wrong.

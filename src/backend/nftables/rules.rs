@@ -174,6 +174,14 @@ impl Writer {
         self.rule("masquerading", [port(), here, phrase::leave()]);
     }
 
+    /// Finding the frontend counts it. Only the first packet of a connection comes here.
+    fn counter(&mut self, chain: &str, place: Place) {
+        if self.varying.contains(&SetId::Counters(place)) {
+            let found = self.frontend_in(SetId::Counters(place), place);
+            self.rule(chain, [found]);
+        }
+    }
+
     /// What endpoints answer to relays that stand before them with a client's address is for this
     /// node, wherever the client is: the mark makes routing know. Only replies are looked at: what is on
     /// its way to a client is nobody's but its own, even if some program here listens at all addresses.
@@ -194,6 +202,7 @@ impl Writer {
 
     fn services(&mut self, table: &ForwardingTable) {
         let host = &table.host;
+        self.counter("services", Place::Service);
         let mark = || phrase::set_mark_bits(host.masquerade_mark);
         let to_cluster_ip = phrase::is_in(&[Field::Daddr(self.family)], &SetId::ClusterIps.name());
         if host.masquerade_all {
@@ -219,6 +228,7 @@ impl Writer {
 
     fn node_ports(&mut self, table: &ForwardingTable) {
         let place = Place::NodePort;
+        self.counter("nodeports", place);
         let masquerade = self.frontend_in(SetId::Masquerade(place), place);
         let mark = phrase::set_mark_bits(table.host.masquerade_mark);
         self.rule("nodeports", [masquerade, mark]);

@@ -10,7 +10,7 @@ use super::Nftables;
 use super::layout::{Carrier, Place, SetId, Sight, frontend_key};
 use super::strict_kernel::{Kernel, Model};
 use crate::backend::{Backend, Observation, Report, Scope};
-use crate::kernel::nft::{Element, Key, Op, Value};
+use crate::kernel::nft::{Counting, Element, Key, Op, Value};
 use crate::model::{Change, Condition, Service, ServiceName, Snapshot};
 use crate::net::Family;
 use crate::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
@@ -23,7 +23,11 @@ struct World {
 
 impl World {
     fn new(kernel: Kernel) -> World {
-        World { mode: Nftables::new(kernel, Carrier::Kernel) }
+        World::of(kernel, Counting::Off)
+    }
+
+    fn of(kernel: Kernel, counting: Counting) -> World {
+        World { mode: Nftables::new(kernel, Carrier::Kernel).counting(counting) }
     }
 
     /// Syncs and gives the operations that the kernel carried out.
@@ -47,7 +51,8 @@ impl World {
 
     /// The same kernel, seen by a process that starts now.
     fn restarted(&self) -> World {
-        World::new(Kernel { listening: false, ..self.mode.tables.clone() })
+        let kernel = Kernel { listening: false, ..self.mode.tables.clone() };
+        World::of(kernel, self.mode.counting)
     }
 }
 
@@ -319,10 +324,41 @@ fn a_foreign_change_is_not_forgotten_when_the_table_cannot_be_read() {
     assert_eq!(world.kernel().model, untouched);
 }
 
+/// A counter that is written again begins at zero.
+#[test]
+fn counters_change_with_addresses_and_names_and_with_nothing_else() {
+    let mut snapshot = two_services();
+    let table = |snapshot: &Snapshot| build(Family::V4, "node-a", host(), snapshot).0;
+    let mut world = World::of(Kernel::default(), Counting::On);
+    world.sync(&table(&snapshot), &BTreeSet::new());
+    let mut touched = |change: Change| {
+        let mut dirty = BTreeSet::new();
+        snapshot.apply(change, &mut dirty);
+        let ops = world.sync(&table(&snapshot), &dirty);
+        let of_counters = |op: &&Op| match op {
+            Op::AddElement { set, .. } | Op::DeleteElement { set, .. } => {
+                set.ends_with("-counters")
+            }
+            _ => false,
+        };
+        ops.iter().filter(of_counters).count()
+    };
+    let pods = |n: u8| (0..n).map(|n| endpoint(&format!("10.244.3.{n}"), Condition::Ready, false));
+    assert_eq!(touched(Change::Slice(slice("b", "1", pods(5).collect()))), 0, "other endpoints");
+    assert_eq!(touched(Change::Slice(slice("b", "1", vec![]))), 0, "no endpoint");
+    let mut b = service("b", "10.96.0.2");
+    assert_eq!(touched(Change::Service(b.clone())), 1, "without its node port");
+    b.ports[0].name = "http".into();
+    assert_eq!(touched(Change::Service(b)), 2, "under another name");
+    let removed = Change::ServiceGone(ServiceName::new("default", "b"));
+    assert_eq!(touched(removed), 1, "and away");
+}
+
 /// Numbers, of slots or seconds, may be written in several ways.
 #[test]
 fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
-    for name in ["service-slots-4", "nodeport-local-slots-8", "remember-10800", "affinity"] {
+    let ours = ["service-slots-4", "nodeport-local-slots-8", "remember-10800", "affinity"];
+    for name in ours.into_iter().chain(["service-counters", "nodeport-counters"]) {
         assert!(SetId::from_name(name).is_some_and(|id| *id.name() == *name), "{name}");
     }
     for name in ["service-slots-04", "service-slots-+4", "remember-", "slots-4", "strays"] {
@@ -347,11 +383,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
     fn any_history_ends_in_the_same_objects(
-        changes in prop::collection::vec((any_change(), 0..8_u8), 1..30)
+        changes in prop::collection::vec((any_change(), 0..8_u8), 1..30),
+        counting in prop::sample::select(vec![Counting::Off, Counting::On])
     ) {
         let mut planner = Planner::new(Family::V4, "node-a", host());
         let mut snapshot = Snapshot::default();
-        let mut world = World::new(Kernel::default());
+        let mut world = World::of(Kernel::default(), counting);
         for (change, dice) in changes {
             let mut dirty = BTreeSet::new();
             snapshot.apply(change, &mut dirty);
@@ -365,7 +402,7 @@ proptest! {
             let after_restart = world.restarted().sync(planner.table(), &BTreeSet::new());
             prop_assert!(after_restart.is_empty(), "a restart did {after_restart:?}");
 
-            let mut fresh = World::new(Kernel::default());
+            let mut fresh = World::of(Kernel::default(), counting);
             fresh.sync(planner.table(), &BTreeSet::new());
             prop_assert_eq!(without_order(&world.kernel().model), without_order(&fresh.kernel().model));
             prop_assert_eq!(&world.kernel().model.chains, &fresh.kernel().model.chains);

@@ -45,9 +45,11 @@ impl Around {
         }
     }
 
-    /// The client's port, if no program of this node can count on it, and then any others; none from
-    /// which the client itself talks to the endpoint, as far as is known: the two could not be told
-    /// apart, and the endpoint would break one of them off.
+    /// The client's port, if no program of this node can count on it, and then any others.
+    ///
+    /// Ports from which the client itself talks to the endpoint come last: the two could not be told
+    /// apart, and the endpoint would break one of them off. What a UDP client has left in the kernel's
+    /// memory looks like that, too, so these are not left out.
     pub(super) fn sources(
         &self,
         protocol: Protocol,
@@ -55,14 +57,18 @@ impl Around {
         endpoint: SocketAddr,
     ) -> impl Iterator<Item = SocketAddr> {
         let own = Some(client.port()).filter(|port| self.free.contains(port));
-        let others = std::iter::repeat_with(|| fastrand::u16(self.free.clone())).take(OTHERS);
         let at = move |port| SocketAddr::new(client.ip(), port);
-        own.into_iter().chain(others).map(at).filter(move |source| {
+        let all = move || {
+            let others = std::iter::repeat_with(|| fastrand::u16(self.free.clone())).take(OTHERS);
+            own.into_iter().chain(others).map(at)
+        };
+        let unused = move |source: &SocketAddr| {
             let known = self.flows.knows(protocol, *source, endpoint);
             !known.unwrap_or_else(|error| {
                 tracing::debug!(%error, "cannot ask for a flow");
                 false
             })
-        })
+        };
+        all().filter(unused).chain(all())
     }
 }

@@ -20,7 +20,8 @@ impl Lookup {
         ConntrackSocket::open().map(|socket| Lookup(Mutex::new(socket)))
     }
 
-    /// Whether there is a flow in which packets go from one of these ends to the other as they are.
+    /// Whether there is a flow in which packets go from one of these ends to the other as they are. A TCP
+    /// connection that has ended is none.
     ///
     /// # Errors
     /// If the kernel does not answer, or does not let this process ask.

@@ -83,7 +83,7 @@ impl ConntrackSocket {
         }
     }
 
-    /// Whether there is a flow of which one direction has these ends.
+    /// Whether there is a flow, not ended, of which one direction has these ends.
     pub(super) fn knows(
         &mut self,
         protocol: Protocol,
@@ -93,16 +93,21 @@ impl ConntrackSocket {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         self.send(&wire::look_request(protocol, source, destination, sequence))?;
+        let mut ended = false;
         loop {
             let Some(datagram) = self.receive()? else {
                 return Err(ConntrackError::Receive(io::Error::from_raw_os_error(libc::ENOBUFS)));
             };
-            let mut answers = messages(datagram).filter(|message| message.sequence == sequence);
-            match answers.find(|m| m.kind == NLMSG_ERROR).map(|answer| answer.errno()) {
-                None => {}
-                Some(None | Some(0)) => return Ok(true),
-                Some(Some(libc::ENOENT)) => return Ok(false),
-                Some(Some(errno)) => return Err(refused_list(Family::of(source.ip()), errno)),
+            for answer in messages(datagram).filter(|message| message.sequence == sequence) {
+                ended |= wire::has_ended(&answer);
+                match (answer.kind, answer.errno()) {
+                    (NLMSG_ERROR, Some(libc::ENOENT)) => return Ok(false),
+                    (NLMSG_ERROR, None | Some(0)) => return Ok(!ended),
+                    (NLMSG_ERROR, Some(errno)) => {
+                        return Err(refused_list(Family::of(source.ip()), errno));
+                    }
+                    _ => {}
+                }
             }
         }
     }

@@ -26,6 +26,7 @@ const DELETE: u16 = CTNETLINK | 2;
 mod attribute {
     pub(super) const TUPLE_ORIG: u16 = 1;
     pub(super) const TUPLE_REPLY: u16 = 2;
+    pub(super) const PROTOINFO: u16 = 4;
     pub(super) const ID: u16 = 12;
     pub(super) const ZONE: u16 = 18;
     pub(super) const FILTER: u16 = 25;
@@ -144,6 +145,17 @@ pub(super) fn flow(message: &Message<'_>) -> Option<(Flow, Forget)> {
         zone: find(body, attribute::ZONE).and_then(|zone| zone.try_into().ok()),
     };
     Some((Flow { protocol, source, destination, answered_by }, forget))
+}
+
+/// Whether a message is a TCP connection that has ended, and is only remembered.
+pub(super) fn has_ended(message: &Message<'_>) -> bool {
+    const TCP: u16 = 1; // CTA_PROTOINFO_TCP
+    const STATE: u16 = 1; // CTA_PROTOINFO_TCP_STATE
+    const TIME_WAIT: u8 = 7; // TCP_CONNTRACK_TIME_WAIT, before TCP_CONNTRACK_CLOSE
+    let body = message.payload.get(NFGENMSG..).unwrap_or_default();
+    let tcp = find(body, attribute::PROTOINFO).and_then(|info| find(info, TCP));
+    let state = tcp.and_then(|tcp| find(tcp, STATE)).and_then(|state| state.first());
+    message.kind == NEW && state.is_some_and(|state| *state >= TIME_WAIT)
 }
 
 /// Protocol, source and destination of a tuple.

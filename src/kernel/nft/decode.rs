@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::expr_decode::{expressions, verdict};
+use super::element_counts::ElementCount;
+use super::expr_decode::{expressions, read_counter, verdict};
 use super::field::{Field, layout};
 use super::object::{
-    BaseChain, Chain, ChainKind, Element, ElementExtra, Hook, Last, Policy, Rule, Set, SetFlags,
-    SetKind, Value, Verdict,
+    BaseChain, Chain, ChainKind, Counting, Element, ElementExtra, Hook, Last, Policy, Rule, Set,
+    SetFlags, SetKind, Value, Verdict,
 };
 use super::observed::ObservedRule;
 use super::packed::{Data, Key};
@@ -73,8 +74,15 @@ pub(super) fn set(body: &[u8]) -> Option<Set> {
         flags: SetFlags(flags & !(set::F_MAP | set::F_OBJECT | set::F_CONCAT)),
         timeout: find_u64(body, set::TIMEOUT).map(Duration::from_millis),
         size,
+        counting: if counts(body) { Counting::On } else { Counting::Off },
         comment: userdata::read_set_comment(user),
     })
+}
+
+/// Whether elements of a set get a counter, and nothing else.
+fn counts(body: &[u8]) -> bool {
+    let name = find(body, set::EXPR).and_then(|expr| find(expr, rule::EXPR_NAME));
+    name.and_then(read_name) == Some("counter")
 }
 
 /// User data may say anything, so it counts only if it describes a value of the right length, as
@@ -84,6 +92,17 @@ fn fields(from_user_data: Option<Vec<Field>>, datatypes: u32, length: u32) -> Ve
     from_user_data
         .filter(|fields| !fields.is_empty() && describes(fields))
         .unwrap_or_else(|| Field::bare(datatypes, length))
+}
+
+/// Reads what elements count in one message; those that do not count are left out.
+pub(super) fn counts_of(body: &[u8]) -> impl Iterator<Item = ElementCount> {
+    let list = attributes(find(body, elem::LIST_ELEMENTS).unwrap_or_default());
+    list.filter(|(kind, _)| *kind == LIST_ELEM).filter_map(|(_, item)| {
+        let key = Key::from_bytes(find(find(item, elem::KEY)?, DATA_VALUE)?)?;
+        let comment = find(item, elem::USERDATA).and_then(userdata::read_comment);
+        let counted = read_counter(find(find(item, elem::EXPR)?, rule::EXPR_DATA)?)?;
+        Some(ElementCount { key, comment, counted })
+    })
 }
 
 /// Reads the elements of one set out of any number of messages.

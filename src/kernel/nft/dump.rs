@@ -273,7 +273,7 @@ fn refused(what: &str, errno: i32) -> NftError {
     NftError::Read { what: what.to_owned(), source: io::Error::from_raw_os_error(errno) }
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOENT)
 }
 

@@ -169,7 +169,11 @@ mod tests {
     fn sorted_elements_are_found_by_their_keys() {
         let element = |n: u32| {
             let element = Element::new(Key::new().part(&n.to_be_bytes()));
-            if n % 3 == 0 { element.with_timeout(Duration::from_secs(n.into())) } else { element }
+            if n.is_multiple_of(3) {
+                element.with_timeout(Duration::from_secs(n.into()))
+            } else {
+                element
+            }
         };
         let sorted = SortedElements::new((0..100).map(|n| element(2 * n)));
         assert_eq!((sorted.len(), sorted.is_empty()), (100, false));

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
-use super::expr_encode::{expressions, value, verdict};
+use super::expr::Expr;
+use super::expr_encode::{expressions, named, value, verdict};
 use super::field::{Field, layout};
 use super::object::{
-    Chain, Element, ElementExtra, Last, Policy, Rule, Set, SetFlags, SetKind, TableName, Value,
+    Chain, Counting, Element, ElementExtra, Last, Policy, Rule, Set, SetFlags, SetKind, TableName,
+    Value,
 };
 use super::op::Op;
 use super::ops::Verb;
@@ -163,6 +165,9 @@ fn put_set(writer: &mut Writer, set: &Set, id: u32) {
     }
     if let Some(timeout) = set.timeout {
         writer.put_u64(set::TIMEOUT, milliseconds(timeout));
+    }
+    if set.counting == Counting::On {
+        named(writer, set::EXPR, &Expr::Counter);
     }
     match userdata::set(set) {
         Some(bytes) => writer.put(set::USERDATA, &bytes),

@@ -53,7 +53,8 @@ pub(super) fn verdict(data: &[u8]) -> Option<Verdict> {
     })
 }
 
-fn read_counter(data: &[u8]) -> Option<Counted> {
+/// Reads what a counter counted.
+pub(super) fn read_counter(data: &[u8]) -> Option<Counted> {
     let packets = find_u64(data, counter::PACKETS)?;
     Some(Counted { packets, bytes: find_u64(data, counter::BYTES)? })
 }

@@ -16,16 +16,21 @@ use super::wire::{Writer, nfproto};
 pub(super) fn expressions(writer: &mut Writer, exprs: &[Expr]) {
     let list = writer.nest(rule::EXPRESSIONS);
     for expr in exprs {
-        let item = writer.nest(LIST_ELEM);
-        writer.put_name(rule::EXPR_NAME, expr.kernel_name());
-        if !matches!(expr, Expr::Notrack) {
-            let data = writer.nest(rule::EXPR_DATA);
-            expression(writer, expr);
-            writer.end(data);
-        }
-        writer.end(item);
+        named(writer, LIST_ELEM, expr);
     }
     writer.end(list);
+}
+
+/// Writes an expression with its name as an attribute.
+pub(super) fn named(writer: &mut Writer, kind: u16, expr: &Expr) {
+    let item = writer.nest(kind);
+    writer.put_name(rule::EXPR_NAME, expr.kernel_name());
+    if !matches!(expr, Expr::Notrack) {
+        let data = writer.nest(rule::EXPR_DATA);
+        expression(writer, expr);
+        writer.end(data);
+    }
+    writer.end(item);
 }
 
 /// Writes a value as an attribute of `enum nft_data_attributes`.

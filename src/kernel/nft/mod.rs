@@ -12,6 +12,7 @@ mod batch;
 mod count;
 mod decode;
 mod dump;
+mod element_counts;
 mod element_list;
 mod encode;
 mod error;
@@ -39,6 +40,7 @@ mod wire;
 
 pub use batch::encoded;
 pub use count::Count;
+pub use element_counts::ElementCount;
 pub use element_list::{ElementList, SortedElements};
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{Listening, NftEvent, NftEvents};
@@ -50,8 +52,8 @@ pub use kind::{
     ct_state, ct_status,
 };
 pub use object::{
-    BaseChain, Chain, ChainKind, Element, ElementExtra, Hook, Last, Policy, Rule, Set, SetFlags,
-    SetKind, TableName, Value, Verdict,
+    BaseChain, Chain, ChainKind, Counting, Element, ElementExtra, Hook, Last, Policy, Rule, Set,
+    SetFlags, SetKind, TableName, Value, Verdict,
 };
 pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
 pub use op::{Op, OpLine};

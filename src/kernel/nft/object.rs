@@ -176,8 +176,21 @@ pub struct Set {
     /// The most elements it takes; `None` for no limit. A set that rules write to needs one: the
     /// kernel makes it 65,535 otherwise (`nft_dynset_init` in `net/netfilter/nft_dynset.c`).
     pub size: Option<u32>,
+    /// Whether each element counts the packets that a rule finds it by.
+    pub counting: Counting,
     /// What `nft list` shows as its comment, at most 127 bytes.
     pub comment: Option<Arc<str>>,
+}
+
+/// Whether the elements of a set count, each for itself. The kernel has done so since Linux 5.7
+/// (`nft_set_elem_update_expr`, called by `nft_lookup_eval`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Counting {
+    /// They do not.
+    #[default]
+    Off,
+    /// They count packets and bytes.
+    On,
 }
 
 impl Set {
@@ -213,6 +226,7 @@ impl Set {
             flags: SetFlags::NONE,
             timeout: None,
             size: None,
+            counting: Counting::Off,
             comment: None,
         }
     }

@@ -94,6 +94,7 @@ pub(super) mod set {
     pub(crate) const ID: u16 = 10;
     pub(crate) const TIMEOUT: u16 = 11;
     pub(crate) const USERDATA: u16 = 13;
+    pub(crate) const EXPR: u16 = 17;
     pub(crate) const DESC_SIZE: u16 = 1;
     pub(crate) const DESC_CONCAT: u16 = 2;
     pub(crate) const FIELD_LEN: u16 = 1;
@@ -113,6 +114,7 @@ pub(super) mod elem {
     pub(crate) const TIMEOUT: u16 = 4;
     pub(crate) const EXPIRATION: u16 = 5;
     pub(crate) const USERDATA: u16 = 6;
+    pub(crate) const EXPR: u16 = 7;
     pub(crate) const KEY_END: u16 = 10;
     pub(crate) const F_INTERVAL_END: u32 = 1;
 }
