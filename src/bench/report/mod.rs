@@ -1,4 +1,4 @@
-//! What people see of [`Results`](super::results::Results): text for a terminal, and a page.
+//! What people see of [`Results`]: text for a terminal, and a page.
 //!
 //! Reading order: [`view`] brings the results in the order in which they are shown, [`units`] writes
 //! values, [`summary`] finds what is worth saying first; [`text`] is the terminal's form; [`page`] is
