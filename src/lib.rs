@@ -13,7 +13,7 @@
 //! | 2 | [`plan`] | what this node must do with a packet (pure) |
 //! | 3 | [`backend`] | the plan in one kernel mechanism's words |
 //! | 4 | [`watch`], [`health`], [`inspect`], [`sync`] | the Kubernetes API; who asks how we are, and what operators ask; the loop |
-//! | 5 | [`config`], [`lab`], [`mod@bench`], [`cli`] | what people touch |
+//! | 5 | [`config`], [`lab`], [`bench`](mod@bench), [`cli`] | what people touch |
 
 pub mod backend;
 pub mod bench;
