@@ -1,8 +1,8 @@
 //! When to bring the kernel up to date: a small state machine over instants that others read from
 //! the clock.
 //!
-//! The first change is applied at once; after each run, `min` must pass before the next (upstream:
-//! `pkg/proxy/runner/bounded_frequency_runner.go`). A run that failed is tried again after a pause
+//! The first change is applied at once; after each run that was for changes, `min` must pass before
+//! the next (upstream: `pkg/proxy/runner/bounded_frequency_runner.go`). A run that failed is tried again after a pause
 //! that doubles from `min` (at least [`SHORTEST_RETRY`]) up to `period`. Every `period`, and
 //! when there is a reason to suspect it, the backends are asked whether somebody touched their objects,
 //! and every [`FULL_SYNC`] everything is compared.
@@ -40,7 +40,10 @@ pub(super) struct Pacer {
     changed: bool,
     suspicious: bool,
     failures: u32,
+    /// The end of the last run.
     last: Option<Instant>,
+    /// The end of the last one that was more than a check.
+    last_change: Option<Instant>,
     last_full: Option<Instant>,
 }
 
@@ -52,6 +55,7 @@ impl Pacer {
             suspicious: false,
             failures: 0,
             last: None,
+            last_change: None,
             last_full: None,
         }
     }
@@ -79,7 +83,9 @@ impl Pacer {
         let full = (last_full + FULL_SYNC, Reason::Full);
         let pause = if self.suspicious { SHORTEST_CHECK } else { self.periods.period };
         let check = (last + pause.max(self.periods.min), Reason::Check);
-        let change = self.changed.then_some((last + self.periods.min, Reason::Change));
+        // A check does not make changes wait: it looks, and hardly ever writes.
+        let changed = self.last_change.unwrap_or(last_full) + self.periods.min;
+        let change = self.changed.then_some((changed, Reason::Change));
         let retry = (self.failures > 0).then(|| (last + self.pause(), Reason::Change));
         let candidates = [Some(full), Some(check), change, retry];
         let due = |&(at, _): &(Instant, Reason)| at <= now;
@@ -92,6 +98,9 @@ impl Pacer {
     /// A run ended.
     pub(super) fn ran(&mut self, now: Instant, reason: Reason, succeeded: bool) {
         self.last = Some(now);
+        if reason != Reason::Check {
+            self.last_change = Some(now);
+        }
         self.changed = false;
         self.suspicious = false;
         self.failures = if succeeded { 0 } else { self.failures.saturating_add(1) };
@@ -171,6 +180,11 @@ mod tests {
         assert_eq!(pacer.next(start), (start + MIN, Reason::Check));
         pacer.ran(start, Reason::Check, true);
         assert_eq!(pacer.next(start), (start + PERIOD, Reason::Check), "once");
+        let later = start + PERIOD;
+        pacer.ran(later, Reason::Check, true);
+        pacer.request();
+        let (at, reason) = pacer.next(later);
+        assert!(at <= later && reason == Reason::Change, "a check does not make a change wait");
         let mut pacer = Pacer::new(SyncPeriods { min: Duration::ZERO, period: PERIOD });
         pacer.ran(start, Reason::Full, true);
         pacer.suspect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::elements::{counter_elements, own_elements, shared_elements};
 use super::layout::{Carrier, SetId};
 use super::observed::Seen;
-use super::programmed::{Delta, NOBODY, Programmed, Step, add_counts};
+use super::programmed::{Basis, Delta, NOBODY, Programmed, Step, add_counts};
 use super::rules::{Schema, schema};
 use super::slots::{Slots, arrange};
 use crate::kernel::nft::{Counting, Element, Key, Op, SortedElements};
@@ -242,11 +242,22 @@ impl<'s> Draft<'s> {
     fn schema(&mut self, programmed: &Programmed, table: &ForwardingTable) {
         let mut varying = programmed.varying.clone();
         add_counts(&mut varying, &self.step.outcome.varying);
-        let wanted = schema(table, varying.into_keys().collect(), self.carrier);
+        let varying: BTreeSet<SetId> = varying.into_keys().collect();
+        let same = |basis: &Basis| {
+            basis.varying == varying
+                && basis.host == table.host
+                && basis.service_cidrs == table.service_cidrs
+        };
+        if programmed.basis.as_ref().is_some_and(same) {
+            return;
+        }
+        let wanted = schema(table, varying.clone(), self.carrier);
         if wanted != programmed.schema {
             (self.step.prepare, self.step.finish) = migrate(&programmed.schema, &wanted);
             self.step.outcome.schema = Some(wanted);
         }
+        let (host, service_cidrs) = (table.host.clone(), table.service_cidrs.clone());
+        self.step.outcome.basis = Some(Basis { host, service_cidrs, varying });
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use super::affinity::Sticky;
@@ -10,12 +11,14 @@ use super::layout::SetId;
 use super::rules::Schema;
 use crate::kernel::nft::{Element, ElementList, ElementOps, Key, Op, Ops, Verb};
 use crate::model::ServiceName;
-use crate::plan::ServicePlan;
+use crate::plan::{Host, ServicePlan};
 
 /// What the kernel has, as far as we wrote or read it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Programmed {
     pub(super) schema: Schema,
+    /// What the schema follows from.
+    pub(super) basis: Option<Basis>,
     /// Host-wide elements.
     pub(super) host: BTreeSet<(SetId, Key)>,
     /// Plans whose pools are in slot order.
@@ -26,6 +29,16 @@ pub(super) struct Programmed {
     pub(super) varying: BTreeMap<SetId, u32>,
     /// How many elements there are in all sets.
     elements: i64,
+}
+
+/// What chains and rules follow from, beside what never changes: a change of a few endpoints, as most
+/// are, does not touch it, so that they need not be written down only to be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Basis {
+    pub(super) host: Host,
+    pub(super) service_cidrs: BTreeSet<IpNet>,
+    /// The sets in use of those that are not always there.
+    pub(super) varying: BTreeSet<SetId>,
 }
 
 /// Operations of one transaction, and what is true once they are applied.
@@ -80,6 +93,7 @@ pub(super) struct Outcome {
     /// Replaces everything that was known, or adds to it.
     pub(super) fresh: bool,
     pub(super) schema: Option<Schema>,
+    pub(super) basis: Option<Basis>,
     pub(super) host: BTreeSet<(SetId, Key)>,
     pub(super) services: Vec<(ServiceName, Option<Arc<ServicePlan>>)>,
     pub(super) shared: FxHashMap<(SetId, Key), Delta>,
@@ -141,6 +155,9 @@ impl Step {
         known.elements += self.outcome.elements;
         if let Some(schema) = self.outcome.schema {
             known.schema = schema;
+        }
+        if let Some(basis) = self.outcome.basis {
+            known.basis = Some(basis);
         }
         for (name, plan) in self.outcome.services {
             match plan {
