@@ -61,7 +61,7 @@ fn latency(session: &mut Session<'_>, world: &mut World, until: Instant) {
 /// Makes a change and asks until the new endpoint answers.
 fn change(session: &Session<'_>, arena: &mut Arena) -> Result<Duration, Failure> {
     let limit = session.plan.step_limit;
-    let Some((stage, running)) = arena.on_stage() else { return Ok(Duration::ZERO) };
+    let Some((stage, running)) = arena.on_stage() else { return Err(Failure::not_running()) };
     let (client, pid) = (stage.client.clone(), running.pid());
     wait_for_rest(pid, Instant::now() + limit).map_err(Failure::accounts)?;
     let until = session.until(Instant::now() + limit);

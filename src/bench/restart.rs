@@ -42,7 +42,7 @@ fn restart(session: &mut Session<'_>, world: &mut World, index: usize) -> Result
     world.start(index)?;
     let scale = world.scale;
     let arena = &world.arenas[index];
-    let Some((stage, running)) = arena.on_stage() else { return Ok(()) };
+    let Some((stage, running)) = arena.on_stage() else { return Err(Failure::not_running()) };
     let limit = session.plan.step_limit;
     let until = session.until(running.started + limit);
     let wait = || running.wait_until_ready(families(), until);

@@ -20,6 +20,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The program is not there, for a reason that was told before.
+    pub(super) fn not_running() -> Failure {
+        Failure::Late("it is not running or not ready".to_owned())
+    }
+
     /// What the kernel accounts could not be read: mostly because the process is gone.
     pub(super) fn accounts(source: std::io::Error) -> Failure {
         Failure::Other(Error::Accounts(source))

@@ -7,7 +7,7 @@ use super::kernel_objects;
 use super::probe::until_answer;
 use super::results::Quantity;
 use super::session::{Failure, Session};
-use super::world::{Arena, State, World, probed};
+use super::world::{Arena, State, World, families, probed};
 
 /// The grain of the cold start.
 const GRAIN: Duration = Duration::from_millis(1);
@@ -41,6 +41,24 @@ pub(super) fn measure(session: &mut Session<'_>, world: &mut World, until: Insta
         let subject = &arena.contestant.subject;
         session.check_count(subject, Quantity::ColdStart, world.scale, rounds);
     }
+    for index in 0..world.arenas.len() {
+        if let Err(failure) = keep_running(world, index) {
+            session.drop_out(&mut world.arenas[index], world.scale, &failure);
+        }
+    }
+}
+
+/// Starts a contestant over its own rules, if there was no time for the round after which it would
+/// have run on.
+fn keep_running(world: &mut World, index: usize) -> Result<(), Failure> {
+    if world.arenas[index].state == State::Out || world.arenas[index].running.is_some() {
+        return Ok(());
+    }
+    world.start(index)?;
+    let Some((stage, running)) = world.arenas[index].on_stage() else { return Ok(()) };
+    let wait = || running.wait_until_ready(families(), Instant::now() + REST);
+    let ready = stage.node.namespace().run(wait).map_err(super::world::Error::from)?;
+    ready.map(drop).ok_or_else(Failure::not_running)
 }
 
 fn start(
@@ -58,7 +76,7 @@ fn start(
     let took = until_all_answer(session, arena, scale)?;
     let subject = &arena.contestant.subject;
     session.add(subject, Quantity::ColdStart, scale, [took.as_secs_f64()]);
-    let Some((stage, running)) = arena.on_stage() else { return Ok(()) };
+    let Some((stage, running)) = arena.on_stage() else { return Err(Failure::not_running()) };
     wait_for_rest(running.pid(), Instant::now() + REST).map_err(Failure::accounts)?;
     let memory = accounts::memory(running.pid()).map_err(Failure::accounts)?;
     session.add(subject, Quantity::PeakMemory, scale, [memory.peak as f64]);
@@ -81,7 +99,7 @@ fn until_all_answer(
     arena: &mut Arena,
     scale: super::objects::Scale,
 ) -> Result<Duration, Failure> {
-    let Some((stage, running)) = arena.on_stage() else { return Ok(Duration::ZERO) };
+    let Some((stage, running)) = arena.on_stage() else { return Err(Failure::not_running()) };
     let (started, limit) = (running.started, session.plan.step_limit);
     let until = session.until(started + limit);
     let addresses = probed(scale);

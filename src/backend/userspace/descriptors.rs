@@ -10,6 +10,9 @@ use super::counters::Counters;
 /// Descriptors that are left to the rest of the process.
 const RESERVE: u64 = 96;
 
+/// One in so many descriptors is for connections, however many listeners there are.
+const CONNECTIONS_SHARE: usize = 4;
+
 /// How often it is said that they are used up.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -45,6 +48,13 @@ impl Descriptors {
         Arc::clone(&self.free).try_acquire_many_owned(count).ok()
     }
 
+    /// Takes some for a listener, if enough are left then for connections: a listener that takes the
+    /// last ones would be of no use, to itself and to all others.
+    pub(super) fn try_take_for_listener(&self, count: u32) -> Option<Taken> {
+        let enough = self.free.available_permits() > self.total / CONNECTIONS_SHARE;
+        enough.then(|| self.try_take(count)).flatten()
+    }
+
     /// Takes some, and waits for them if need be. Whoever waits takes nothing on meanwhile.
     pub(super) async fn take(&self, count: u32) -> Option<Taken> {
         if let Some(taken) = self.try_take(count) {
@@ -69,5 +79,21 @@ impl Descriptors {
                  open files (LimitNOFILE, ulimit -n)"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_leave_descriptors_for_connections() {
+        let descriptors = Descriptors::of(1000 + RESERVE, Arc::default());
+        let listeners: Vec<Taken> =
+            std::iter::from_fn(|| descriptors.try_take_for_listener(1)).collect();
+        assert_eq!(listeners.len(), 750);
+        let connection = descriptors.try_take(2).expect("there is room for a connection");
+        drop((listeners, connection));
+        assert!(descriptors.try_take(1000).is_some(), "all are given back");
     }
 }

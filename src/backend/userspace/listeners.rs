@@ -75,7 +75,7 @@ impl Place {
         (sight, choice): (Sight, SharedChoice),
         taken_ports: &TakenPorts,
     ) -> Result<Listener, ListenError> {
-        let taken = self.shared.descriptors.try_take(LISTENER).ok_or_else(|| {
+        let taken = self.shared.descriptors.try_take_for_listener(LISTENER).ok_or_else(|| {
             self.shared.descriptors.used_up();
             ListenError::Descriptors
         })?;
