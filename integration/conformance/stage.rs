@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sluice::kernel::conntrack::{self, ConntrackError};
 use sluice::lab::api::{ApiServer, Resource};
 use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Probe, Proxy};
 use sluice::net::{Family, Protocol};
@@ -136,8 +137,23 @@ impl Stage {
         sysctl(&node, &timeouts.each_ref().map(String::as_str))
     }
 
+    /// Makes node-a forget all flows. Where nothing was translated the kernel remembers that for two
+    /// minutes, and a connection of a later case that happens to come from the same port would not be
+    /// translated either.
+    fn forget_flows(&self) -> Result<(), Failed> {
+        let node = self.host("node").ok_or("no node")?;
+        let all = BTreeSet::from([Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
+        let forget = move || -> Result<(), ConntrackError> {
+            Family::BOTH
+                .into_iter()
+                .try_for_each(|f| conntrack::remove(f, &all, |_| true).map(drop))
+        };
+        Ok(node.namespace().run(forget)??)
+    }
+
     /// Starts the daemon with other settings, unless it has them.
     pub(crate) fn configure(&mut self, settings: &Settings) -> Result<(), Failed> {
+        self.forget_flows()?;
         if self.settings.as_ref() != Some(settings) {
             // After a crash there is nobody to stop.
             if self.settings.take().is_some() {
