@@ -252,8 +252,8 @@ fn method(results: &Results) -> Markup {
                     dt { "To repeat it" } dd { code { (results.command) } }
                 }
                 p {
-                    "A node, its clients and its pods are network namespaces of one machine. Every proxy is fed by the \
-                     same API server, which is part of the benchmark, and is measured from outside: by its process, by \
+                    "A node, its clients and its pods are network namespaces of one machine. Every proxy is fed by an API \
+                     server of its own, which is part of the benchmark, and is measured from outside: by its process, by \
                      the kernel, and by connections through it. Rounds of different subjects alternate, so that a noisy \
                      minute harms all of them alike."
                 }
