@@ -28,6 +28,7 @@ demo: setup
 test: setup
 	@integration/setup.sh guest
 	$(CARGO) test --locked --no-fail-fast
+	$(CARGO) test --locked --features otel --test traces
 	integration/guest/suites
 
 CMD ?= sh
