@@ -13,8 +13,8 @@ use socket2::{Domain, Socket, Type};
 use super::support::daemon::program;
 use super::support::{Outcome, eventually};
 use super::world::{
-    PATIENCE, PORT, Programs, World, echo, exchange, exchange_udp, serve, serve_udp, udp_client,
-    vip,
+    CONFIGURATION, PATIENCE, PORT, Programs, World, echo, exchange, exchange_udp, serve, serve_udp,
+    udp_client, vip,
 };
 
 const LOCAL_NODE_PORT: u16 = 30080;
@@ -36,11 +36,7 @@ impl Scene {
         let cluster = Cluster::new(ClusterSpec {
             nodes: 2,
             program: Programs::get().transparent.clone(),
-            configuration: "mode: userspace\n\
-                            clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n\
-                            detectLocalMode: ClusterCIDR\n\
-                            iptables: {minSyncPeriod: 1ms}"
-                .to_owned(),
+            configuration: CONFIGURATION.to_owned(),
         })?;
         let node = cluster.lab().node("node-a")?;
         let neighbour = cluster.lab().add_pod("neighbour", &node, &[])?;

@@ -68,16 +68,18 @@ pub(crate) struct World {
     pub(crate) client: Pod,
 }
 
+/// How daemons of these tests are configured.
+pub(crate) const CONFIGURATION: &str = "mode: userspace\n\
+    clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n\
+    detectLocalMode: ClusterCIDR\n\
+    iptables: {minSyncPeriod: 1ms}";
+
 impl World {
     pub(crate) fn new(program: &Path) -> Result<World, Failed> {
         let cluster = Cluster::new(ClusterSpec {
             nodes: 1,
             program: program.to_owned(),
-            configuration: "mode: userspace\n\
-                            clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n\
-                            detectLocalMode: ClusterCIDR\n\
-                            iptables: {minSyncPeriod: 1ms}"
-                .to_owned(),
+            configuration: CONFIGURATION.to_owned(),
         })?;
         let node = cluster.lab().node("node-a")?;
         let client = cluster.lab().add_pod("client-pod", &node, &[])?;

@@ -200,12 +200,8 @@ fn results_without_measurements_still_give_a_report() {
     assert!(page_of(&nothing()).contains("Machine and method"));
 }
 
-/// `cargo test --lib -- --ignored pages_to_look_at` writes pages of all shapes to `target/report`.
 #[test]
-#[ignore = "writes pages for people to look at"]
-fn pages_to_look_at() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/report");
-    std::fs::create_dir_all(&folder).expect("the folder can be made");
+fn results_of_every_shape_give_a_whole_page_of_finite_figures() {
     let large = [(10, 5), (1_000, 5), (10_000, 5), (30_000, 5), (50_000, 5)];
     let mut guests = everybody(&SIZES);
     let guest = [direct(), sluice("nftables"), sluice("ipvs"), kube_proxy("ipvs")].map(in_guest);
@@ -220,7 +216,10 @@ fn pages_to_look_at() {
         ("nothing", nothing()),
     ];
     for (name, results) in pages {
-        std::fs::write(folder.join(format!("{name}.html")), html(&results)).expect("written");
-        std::fs::write(folder.join(format!("{name}.txt")), table(&results)).expect("written");
+        let (page, text) = (html(&results), table(&results));
+        assert!(page.trim_end().ends_with("</html>"), "{name}: the page is whole");
+        for broken in ["NaN", "inf\"", "=\"-inf"] {
+            assert!(!page.contains(broken) && !text.contains(broken), "{name}: {broken}");
+        }
     }
 }
