@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 
 use ipnet::IpNet;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Resource;
 use super::convert::{self, Converted, Interner};
@@ -34,8 +34,9 @@ pub(super) trait Kind: Send + Sync + 'static {
 /// The objects of one resource on their way into the model.
 pub(super) struct Feed<K: Kind> {
     kind: K,
-    /// What is known of a list that is not complete.
-    list: Vec<(K::Key, K::Value)>,
+    /// What is known of a list that is not complete, in the order in which it came. Without a value,
+    /// an object is off the list again, if it was on it.
+    list: Vec<(K::Key, Option<K::Value>)>,
     /// Warnings that were already reported, so that a relist does not repeat them.
     told: FxHashMap<Option<K::Key>, Vec<Warning>>,
     /// The same before the list began: what the list does not name is forgotten.
@@ -59,25 +60,19 @@ impl<K: Kind> Feed<K> {
     #[must_use]
     pub(super) fn add(&mut self, json: &str) -> Vec<Warning> {
         let Converted { key, value, warnings } = self.kind.convert(json);
-        match (key.clone(), value) {
-            (Some(key), Some(value)) => self.list.push((key, value)),
-            (Some(key), None) => self.list.retain(|(other, _)| *other != key),
-            (None, _) => {}
-        }
+        self.list.extend(key.clone().map(|key| (key, value)));
         self.news(key, warnings)
     }
 
     /// Takes an object off the list again.
     pub(super) fn withdraw(&mut self, json: &str) {
-        if let Some(key) = self.kind.convert(json).key {
-            self.list.retain(|(other, _)| *other != key);
-        }
+        self.list.extend(self.kind.convert(json).key.map(|key| (key, None)));
     }
 
     /// Ends the list. What it lacks is said once, not with every list that is the same.
     pub(super) fn finish(&mut self) -> (Option<Change>, Vec<Warning>) {
         self.told_before = FxHashMap::default();
-        let change = self.kind.all(std::mem::take(&mut self.list));
+        let change = self.kind.all(on_the_list(std::mem::take(&mut self.list)));
         let warnings = if change.is_some() { self.kind.lacking() } else { Vec::new() };
         (change, warnings)
     }
@@ -111,6 +106,23 @@ impl<K: Kind> Feed<K> {
         self.told.insert(key, warnings.clone());
         if known { Vec::new() } else { warnings }
     }
+}
+
+/// What is on a list in the end. An object that came again after it was taken off is.
+fn on_the_list<K: Eq + Hash, V>(list: Vec<(K, Option<V>)>) -> Vec<(K, V)> {
+    let mut off = FxHashSet::default();
+    let from_the_end = list.into_iter().rev();
+    let mut on: Vec<(K, V)> = from_the_end
+        .filter_map(|(key, value)| match value {
+            Some(value) => (!off.contains(&key)).then_some((key, value)),
+            None => {
+                off.insert(key);
+                None
+            }
+        })
+        .collect();
+    on.reverse();
+    on
 }
 
 /// Services.
@@ -268,5 +280,91 @@ impl Kind for ServiceCidrs {
     fn gone(&mut self, name: String) -> Option<Change> {
         self.by_name.remove(&name);
         self.changed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A key that counts how often one is compared.
+    #[derive(Debug, Clone, Eq)]
+    struct Counted(u32);
+
+    static COMPARED: AtomicUsize = AtomicUsize::new(0);
+
+    impl PartialEq for Counted {
+        fn eq(&self, other: &Counted) -> bool {
+            COMPARED.fetch_add(1, Ordering::Relaxed);
+            self.0 == other.0
+        }
+    }
+
+    impl Hash for Counted {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+
+    /// Objects that are numbers. Odd ones have no value, as a Service of type ExternalName.
+    #[derive(Default)]
+    struct Numbers(Vec<u32>);
+
+    impl Kind for Numbers {
+        const RESOURCE: Resource = Resource::Services;
+        type Key = Counted;
+        type Value = u32;
+
+        fn convert(&mut self, json: &str) -> Converted<Counted, u32> {
+            let number: u32 = json.parse().expect("a number");
+            let value = number.is_multiple_of(2).then_some(number);
+            Converted { key: Some(Counted(number)), value, warnings: Vec::new() }
+        }
+
+        fn all(&mut self, list: Vec<(Counted, u32)>) -> Option<Change> {
+            self.0 = list.into_iter().map(|(_, value)| value).collect();
+            None
+        }
+
+        fn put(&mut self, _key: Counted, _value: u32) -> Option<Change> {
+            None
+        }
+
+        fn gone(&mut self, _key: Counted) -> Option<Change> {
+            None
+        }
+    }
+
+    #[test]
+    fn the_cost_of_a_list_grows_with_its_length_however_much_of_it_is_skipped() {
+        const COUNT: usize = 20_000;
+        let mut feed = Feed::new(Numbers::default());
+        feed.begin();
+        for number in 0..COUNT {
+            assert_eq!(feed.add(&number.to_string()), []);
+        }
+        for number in 0..COUNT / 2 {
+            feed.withdraw(&number.to_string());
+        }
+        let _ = feed.finish();
+        assert_eq!(feed.kind.0.len(), COUNT / 4);
+        let compared = COMPARED.load(Ordering::Relaxed);
+        assert!(compared < 10 * COUNT, "{compared} comparisons for {COUNT} objects");
+    }
+
+    #[test]
+    fn an_object_that_comes_again_after_it_went_is_on_the_list() {
+        let list = vec![
+            ("stays", Some(1)),
+            ("goes", Some(2)),
+            ("returns", Some(3)),
+            ("goes", None),
+            ("returns", None),
+            ("never was", None),
+            ("returns", Some(4)),
+        ];
+        assert_eq!(on_the_list(list), [("stays", 1), ("returns", 4)]);
     }
 }
