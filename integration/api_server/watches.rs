@@ -250,6 +250,14 @@ pub(crate) fn old_servers_refuse_streaming_lists_in_their_ways() {
         api.create(&web("b")).expect("valid");
         let (kind, object) = next(&mut stream).await;
         assert_eq!((kind, &object["metadata"]["name"]), ("ADDED", &json!("b")), "no bookmark");
+        api.faults().set_streaming_lists(StreamingLists::Failed);
+        let mut stream = raw_watch(&client, STREAM).await.expect("it begins");
+        let (kind, status) = next(&mut stream).await;
+        assert_eq!((kind, &status["code"]), ("ERROR", &json!(500)));
+        api.faults().set_streaming_lists(StreamingLists::Cut);
+        let mut stream = raw_watch(&client, STREAM).await.expect("it begins");
+        assert_eq!(next(&mut stream).await.0, "ADDED");
+        assert_eq!(next(&mut stream).await.0, "ADDED");
     });
 }
 
@@ -381,6 +389,8 @@ pub(crate) fn the_daemon_sees_what_is_written() {
         StreamingLists::Forbidden,
         StreamingLists::BadRequest,
         StreamingLists::Ignored,
+        StreamingLists::Failed,
+        StreamingLists::Cut,
     ];
     for treatment in treatments {
         let api = start(Options::default());

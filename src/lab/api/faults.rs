@@ -31,6 +31,10 @@ pub enum StreamingLists {
     BadRequest,
     /// Overlooked, as by a server that does not know the parameter: a plain watch begins.
     Ignored,
+    /// Begun with 200 and ended by an ERROR event of code 500, as over an etcd older than 3.4.25.
+    Failed,
+    /// Begun with 200 and the objects; then the connection breaks.
+    Cut,
 }
 
 /// How a client learns that the version it asks to watch from is too old.

@@ -58,6 +58,8 @@ pub(super) struct Watcher {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
+    /// The last line, an ERROR event, is to be written.
+    Failing,
     /// The last line has been written.
     Over,
     /// The connection is to break.
@@ -118,6 +120,9 @@ impl Watcher {
             }
             WatchStart::Objects | WatchStart::StreamingList(_) => {
                 let objects = state.objects(self.resource).values().rev();
+                if self.announce_end && faults.streaming_lists() == StreamingLists::Failed {
+                    self.phase = Phase::Failing;
+                }
                 let selector = &self.selector;
                 self.initial = objects.filter(|o| selector.matches(o)).map(Arc::clone).collect();
                 self.position = Some(current);
@@ -158,9 +163,16 @@ impl Watcher {
         loop {
             match self.phase {
                 Phase::Running => {}
+                Phase::Failing => {
+                    self.phase = Phase::Over;
+                    let message = "RequestWatchProgress is disabled";
+                    return Some(Ok(error_line(&ApiError::Internal(message.to_owned()))));
+                }
                 Phase::Over => return None,
                 Phase::Broken => {
                     self.phase = Phase::Over;
+                    // What was sent so far goes out while there is nothing more for a moment.
+                    tokio::task::yield_now().await;
                     let error = io::Error::other("the watch was ended by a fault switch");
                     return Some(Err(error));
                 }
@@ -172,6 +184,9 @@ impl Watcher {
             }
             if !text.is_empty() {
                 return Some(Ok(text.into()));
+            }
+            if self.phase == Phase::Broken {
+                continue;
             }
             match self.wait().await {
                 Wake::Change => {}
@@ -218,7 +233,9 @@ impl Watcher {
         }
         if self.initial.is_empty() && self.announce_end {
             self.announce_end = false;
-            if self.bookmarks {
+            if self.shared.faults.streaming_lists() == StreamingLists::Cut {
+                self.phase = Phase::Broken;
+            } else if self.bookmarks {
                 text.extend_from_slice(&self.bookmark(Some("k8s.io/initial-events-end")));
             }
         }
@@ -246,8 +263,7 @@ impl Watcher {
                     }
                 }
                 Err(error) => {
-                    let line = json!({"type": "ERROR", "object": error.to_status()});
-                    text.extend_from_slice(format!("{line}\n").as_bytes());
+                    text.extend_from_slice(&error_line(&error));
                     self.phase = Phase::Over;
                 }
             }
@@ -322,6 +338,10 @@ impl Watcher {
     }
 }
 
+fn error_line(error: &ApiError) -> Bytes {
+    format!("{}\n", json!({"type": "ERROR", "object": error.to_status()})).into()
+}
+
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.shared.requests.watch_closed(self.resource);
@@ -335,7 +355,7 @@ fn effective_start(shared: &Shared, options: &WatchOptions) -> Result<WatchStart
     let why =
         "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
     match shared.faults.streaming_lists() {
-        StreamingLists::Served => Ok(options.start),
+        StreamingLists::Served | StreamingLists::Failed | StreamingLists::Cut => Ok(options.start),
         StreamingLists::Forbidden => {
             Err(ApiError::InvalidOptions { causes: vec![Cause::forbidden(field, why)] })
         }
