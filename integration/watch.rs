@@ -2,8 +2,12 @@
 
 #[path = "watch/fake.rs"]
 mod fake;
+#[path = "watch/lists.rs"]
+mod lists;
 #[path = "watch/proxy.rs"]
 mod proxy;
+#[path = "watch/refusals.rs"]
+mod refusals;
 #[path = "watch/restarts.rs"]
 mod restarts;
 #[path = "watch/tcp.rs"]
@@ -84,6 +88,15 @@ impl Watching {
     async fn connection(&mut self, of: Resource) -> ConnectionState {
         self.until(|update| match update {
             Update::Connection { resource, state } if *resource == of => Some(state.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The next report about any connection.
+    async fn next_connection(&mut self) -> (Resource, ConnectionState) {
+        self.until(|update| match update {
+            Update::Connection { resource, state } => Some((*resource, state.clone())),
             _ => None,
         })
         .await

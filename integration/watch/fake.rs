@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
+use http::header::RETRY_AFTER;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -18,11 +20,14 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use sluice::watch::ApiServer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
 
 pub(crate) const SERVICES: &str = "/api/v1/services";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub(crate) const NODES: &str = "/api/v1/nodes";
 pub(crate) const CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+
+pub(crate) const ALL: [&str; 4] = [SERVICES, SLICES, NODES, CIDRS];
 
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 type Chunk = io::Result<Frame<Bytes>>;
@@ -37,8 +42,45 @@ pub(crate) enum Streaming {
     Refuses(u16),
     /// Sends objects and never ends.
     Ignores,
+    /// The same, and bookmarks that end nothing.
+    IgnoresWithBookmarks,
+    /// Sends the objects, then this ERROR event.
+    Errs(u16),
     /// Breaks the connection after this many objects, once.
     BreaksAfter(usize),
+    /// Breaks the connection before the bookmark.
+    Breaks,
+    /// Ends the answer before the bookmark.
+    Ends,
+    /// Begins an answer and sends nothing.
+    Silent,
+    /// Never begins an answer.
+    Mute,
+    /// Sends an HTML page, as a proxy on the way does.
+    Html,
+}
+
+/// Which requests are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    All,
+    /// Lists by page.
+    Pages,
+    /// Watches, without streamed lists.
+    Watches,
+    Streamed,
+}
+
+/// A refusal of some requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusal {
+    pub(crate) path: &'static str,
+    pub(crate) asked: Asked,
+    pub(crate) code: u16,
+    /// The header Retry-After, in seconds.
+    pub(crate) retry_after: Option<u64>,
+    /// How many requests are still to be refused.
+    pub(crate) left: usize,
 }
 
 #[derive(Default)]
@@ -48,9 +90,22 @@ pub(crate) struct World {
     history: Vec<(u64, &'static str, String)>,
     watchers: Vec<(&'static str, UnboundedSender<Chunk>)>,
     pub(crate) requests: Vec<String>,
+    /// When they came.
+    pub(crate) times: Vec<Instant>,
     pub(crate) streaming: Streaming,
     /// Connections are refused.
     pub(crate) down: bool,
+    /// After this time.
+    pub(crate) down_after: Duration,
+    /// Pages come after this time.
+    pub(crate) slow_pages: Duration,
+    pub(crate) refusals: Vec<Refusal>,
+    /// Everything is answered with an HTML page, and status 200.
+    pub(crate) html: bool,
+    /// Watches from before this version end after a while with an ERROR event of code 500.
+    pub(crate) poisoned: u64,
+    /// Tokens to go on with a list are out of date.
+    pub(crate) forgets_tokens: bool,
     /// Versions before this one are forgotten.
     pub(crate) oldest: u64,
     /// A forgotten version is refused by a status, not by an event.
@@ -72,7 +127,21 @@ impl Fake {
         let fake = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let answer = fake.answer(&request);
-            async move { answer }
+            let after = match &answer {
+                Err(_) => fake.world().down_after,
+                Ok(_) if request.uri().query().is_some_and(|q| asked(q) == Asked::Pages) => {
+                    fake.world().slow_pages
+                }
+                Ok(_) => Duration::ZERO,
+            };
+            async move {
+                tokio::time::sleep(after).await;
+                match answer {
+                    Ok(Some(answer)) => Ok(answer),
+                    Ok(None) => std::future::pending().await,
+                    Err(error) => Err(error),
+                }
+            }
         });
         let client = kube::Client::new(service, "default");
         ApiServer { client, url: "http://fake".to_owned() }
@@ -96,6 +165,20 @@ impl Fake {
         for (_, watcher) in self.world().watchers.drain(..) {
             let _ = watcher.send(Err(io::ErrorKind::ConnectionReset.into()));
         }
+    }
+
+    /// Ends every open watch with an ERROR event.
+    pub(crate) fn err(&self, code: u16) {
+        let line = error(code);
+        for (_, watcher) in self.world().watchers.drain(..) {
+            let _ = watcher.send(Ok(Frame::data(line.clone().into())));
+        }
+    }
+
+    /// Refuses that many such requests for every resource.
+    pub(crate) fn refuse(&self, asked: Asked, code: u16, retry_after: Option<u64>, left: usize) {
+        let refusals = ALL.map(|path| Refusal { path, asked, code, retry_after, left });
+        self.world().refusals.extend(refusals);
     }
 
     /// Sends every open watch a bookmark.
@@ -122,18 +205,33 @@ impl Fake {
         world.oldest = world.version;
     }
 
-    fn answer(&self, request: &Request<Body>) -> io::Result<Answer> {
+    /// The store moves on, and nothing that is watched changes.
+    pub(crate) fn move_on(&self) -> u64 {
+        let mut world = self.world();
+        world.version += 1;
+        world.version
+    }
+
+    /// No answer at all is one that never comes.
+    fn answer(&self, request: &Request<Body>) -> io::Result<Option<Answer>> {
         let mut world = self.world();
         let query = request.uri().query().unwrap_or_default().to_owned();
         let path = request.uri().path().to_owned();
         world.requests.push(format!("{} {path}?{query}", request.method()));
+        world.times.push(Instant::now());
         if world.down {
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"));
         }
-        let known = [SERVICES, SLICES, NODES, CIDRS].into_iter().find(|known| *known == path);
-        let Some(path) = known else { return Ok(status(404, "no such path")) };
+        if world.html {
+            return Ok(Some(body(200, HTML.to_owned())));
+        }
+        let known = ALL.into_iter().find(|known| *known == path);
+        let Some(path) = known else { return Ok(Some(status(404, "no such path"))) };
         if let Some(code) = world.refused.get(path) {
-            return Ok(status(*code, "the test says so"));
+            return Ok(Some(status(*code, "the test says so")));
+        }
+        if let Some(answer) = world.refusal(path, asked(&query)) {
+            return Ok(Some(answer));
         }
         let parameter = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -142,17 +240,46 @@ impl Fake {
         if parameter("watch").is_none() {
             let limit = parameter("limit").and_then(|l| l.parse().ok()).unwrap_or(usize::MAX);
             let from = parameter("continue").and_then(|c| c.parse().ok()).unwrap_or(0);
-            return Ok(world.list(path, from, limit));
+            return Ok(Some(world.list(path, from, limit)));
         }
         let from = parameter("resourceVersion").and_then(|v| v.parse().ok());
         Ok(match from {
-            Some(from) => world.watch(path, from),
+            Some(from) => Some(world.watch(path, from)),
             None => world.stream(path),
         })
     }
 }
 
+/// What a proxy asks of a browser.
+const HTML: &str = "<html>\n<body>Sign in to go on.</body>\n</html>\n";
+
+/// What a request asks for.
+fn asked(query: &str) -> Asked {
+    if query.contains("sendInitialEvents=true") {
+        Asked::Streamed
+    } else if query.contains("watch=true") {
+        Asked::Watches
+    } else {
+        Asked::Pages
+    }
+}
+
 impl World {
+    fn refusal(&mut self, path: &str, asked: Asked) -> Option<Answer> {
+        let meant = |refusal: &&mut Refusal| {
+            refusal.path == path
+                && refusal.left > 0
+                && (refusal.asked == Asked::All || refusal.asked == asked)
+        };
+        let refusal = self.refusals.iter_mut().find(meant)?;
+        refusal.left -= 1;
+        let mut answer = status(refusal.code, "the test says so");
+        if let Some(seconds) = refusal.retry_after {
+            answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        Some(answer)
+    }
+
     pub(crate) fn put(&mut self, path: &'static str, mut object: Value) {
         self.version += 1;
         if let Some(metadata) = object["metadata"].as_object_mut() {
@@ -181,6 +308,9 @@ impl World {
     }
 
     fn list(&self, path: &str, from: usize, limit: usize) -> Answer {
+        if self.forgets_tokens && from > 0 {
+            return status(410, "the token is too old");
+        }
         let objects = self.objects.get(path);
         let all: Vec<&Value> = objects.into_iter().flat_map(BTreeMap::values).collect();
         let items: Vec<&&Value> = all.iter().skip(from).take(limit).collect();
@@ -204,6 +334,13 @@ impl World {
             let _ = send.send(Ok(Frame::data(event("ERROR", &gone).into())));
             return streamed(receive);
         }
+        if from < self.poisoned {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+                let _ = send.send(Ok(Frame::data(error(500).into())));
+            });
+            return streamed(receive);
+        }
         let missed =
             self.history.iter().filter(|(version, other, _)| *version > from && *other == path);
         for (_, _, line) in missed {
@@ -213,32 +350,48 @@ impl World {
         streamed(receive)
     }
 
-    fn stream(&mut self, path: &'static str) -> Answer {
-        if let Streaming::Refuses(code) = self.streaming {
-            return status(code, "sendInitialEvents is forbidden");
+    fn stream(&mut self, path: &'static str) -> Option<Answer> {
+        match self.streaming {
+            Streaming::Refuses(code) => {
+                return Some(status(code, "sendInitialEvents is forbidden"));
+            }
+            Streaming::Html => return Some(body(200, HTML.to_owned())),
+            Streaming::Mute => return None,
+            _ => {}
         }
         let (send, receive) = unbounded_channel();
-        let broken = match self.streaming {
-            Streaming::BreaksAfter(count) => count,
-            _ => usize::MAX,
-        };
-        for (i, object) in self.objects.entry(path).or_default().values().enumerate() {
-            if i == broken {
-                let _ = send.send(Err(io::ErrorKind::ConnectionReset.into()));
-                self.streaming = Streaming::Knows;
-                return streamed(receive);
+        let answer = Some(streamed(receive));
+        let line = |text: String| send.send(Ok(Frame::data(text.into())));
+        let cut = || send.send(Err(io::ErrorKind::ConnectionReset.into()));
+        if !matches!(self.streaming, Streaming::Silent) {
+            for (i, object) in self.objects.entry(path).or_default().values().enumerate() {
+                if matches!(self.streaming, Streaming::BreaksAfter(count) if count == i) {
+                    let _ = cut();
+                    self.streaming = Streaming::Knows;
+                    return answer;
+                }
+                let _ = line(event("ADDED", object));
             }
-            let _ = send.send(Ok(Frame::data(event("ADDED", object).into())));
         }
-        if !matches!(self.streaming, Streaming::Ignores) {
-            let end = json!({ "metadata": {
-                "resourceVersion": self.version.to_string(),
-                "annotations": { "k8s.io/initial-events-end": "true" },
-            }});
-            let _ = send.send(Ok(Frame::data(event("BOOKMARK", &end).into())));
-        }
+        let mark = |annotations: Value| {
+            let version = self.version.to_string();
+            event(
+                "BOOKMARK",
+                &json!({ "metadata": { "resourceVersion": version, "annotations": annotations }}),
+            )
+        };
+        let _ = match self.streaming {
+            Streaming::Errs(code) => return line(error(code)).ok().and(answer),
+            Streaming::Breaks => return cut().ok().and(answer),
+            Streaming::Ends => return answer,
+            Streaming::IgnoresWithBookmarks => line(mark(json!({}))),
+            Streaming::Knows | Streaming::BreaksAfter(_) => {
+                line(mark(json!({ "k8s.io/initial-events-end": "true" })))
+            }
+            _ => Ok(()),
+        };
         self.watchers.push((path, send));
-        streamed(receive)
+        answer
     }
 }
 
@@ -252,6 +405,11 @@ fn key(object: &Value) -> String {
 
 fn event(kind: &str, object: &Value) -> String {
     format!("{}\n", json!({ "type": kind, "object": object }))
+}
+
+fn error(code: u16) -> String {
+    let reason = "etcd is older than 3.4.25: RequestWatchProgress is disabled";
+    event("ERROR", &json!({ "kind": "Status", "code": code, "message": reason }))
 }
 
 fn body(code: u16, text: String) -> Answer {

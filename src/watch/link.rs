@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::Resource;
 
@@ -13,13 +13,16 @@ use super::Resource;
 pub(super) struct Link {
     url: String,
     state: Mutex<State>,
-    reached: Notify,
+    /// How often the server has come back.
+    returns: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct State {
     lost: BTreeSet<Resource>,
     last_said: Option<Said>,
+    /// It was said that the server does not stream lists.
+    pages_said: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,17 +33,39 @@ enum Said {
 
 impl Link {
     pub(super) fn new(url: String) -> Link {
-        Link { url, state: Mutex::default(), reached: Notify::new() }
+        Link { url, state: Mutex::default(), returns: watch::Sender::default() }
     }
 
-    /// Rouses all tasks that wait in [`Link::reached`]: the server is back.
+    /// Rouses all tasks that wait in [`Link::returned`]: the server is back.
     pub(super) fn wake(&self) {
-        self.reached.notify_waiters();
+        self.returns.send_modify(|returns| *returns += 1);
     }
 
-    /// Waits until a task gets through to the server.
-    pub(super) async fn reached(&self) {
-        self.reached.notified().await;
+    /// How often the server has come back so far.
+    pub(super) fn returns(&self) -> u64 {
+        *self.returns.borrow()
+    }
+
+    /// Waits until the server has come back more often than this. A task that counted before it
+    /// asked the server misses no return, however long the answer takes.
+    pub(super) async fn returned(&self, before: u64) {
+        let mut returns = self.returns.subscribe();
+        // An error would mean that the sender is gone, and that is here.
+        let _ = returns.wait_for(|returns| *returns > before).await;
+    }
+
+    /// The server gave the list of this resource by pages, having failed to stream it.
+    pub(super) fn gives_pages(&self, resource: Resource, reason: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut state.pages_said, true) {
+            tracing::debug!(%resource, reason, "the API server does not stream this list either");
+            return;
+        }
+        tracing::info!(
+            "the API server at {} does not stream the list of {resource} ({reason}); lists that it \
+             does not stream are asked for page by page from now on",
+            self.url
+        );
     }
 
     /// The server answered a request for this resource.
@@ -80,5 +105,24 @@ impl Link {
         } else {
             tracing::debug!(%resource, reason, "the API server still refuses");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_return_is_not_missed_by_who_waits_later() {
+        let link = Link::new(String::new());
+        let before = link.returns();
+        link.wake();
+        let long = Duration::from_secs(3600);
+        assert!(timeout(long, link.returned(before)).await.is_ok());
+        assert!(timeout(long, link.returned(link.returns())).await.is_err());
     }
 }

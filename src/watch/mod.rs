@@ -17,6 +17,7 @@ mod convert;
 pub mod events;
 mod feed;
 mod link;
+mod lists;
 mod loose;
 mod measured;
 mod proxy;

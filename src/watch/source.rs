@@ -13,26 +13,21 @@ use super::backoff::{Backoff, jitter};
 use super::convert::Interner;
 use super::feed::{Feed, Kind, OwnNode, ServiceCidrs, Services, Slices};
 use super::link::Link;
+use super::lists::ListMethod;
 use super::loose::{Loose, Text};
 use super::transport::{self, Failure, Line, Lines};
 use super::{ApiServer, ConnectionState, Resource, Update, WatchOptions, wire};
 use crate::model::{Change, Warning};
 use crate::trace::Arrival;
 
-/// Objects per page of a list.
-const PAGE: u32 = 500;
 /// A watch that lives less than this and says nothing has failed.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// How long the server lets a watch live; the spread keeps a cluster's watches from ending together.
 const WATCH_FOR: std::ops::Range<Duration> = Duration::from_secs(240)..Duration::from_secs(360);
 /// A watch that the server has not ended so long after its time is dead.
 const OVERTIME: Duration = Duration::from_secs(30);
-/// A server that streams lists pauses less than this between the objects of one.
-const STREAM_PAUSE: Duration = Duration::from_secs(10);
-/// A server that streams lists is done after this.
-const STREAM_WITHIN: Duration = Duration::from_secs(120);
-/// After so many refusals the version to go on from is suspected and the list is asked for again.
-const REFUSALS_BEFORE_RELIST: u32 = 3;
+/// After so many refusals of a watch one after another the version to go on from is suspected.
+const REFUSALS_BEFORE_RELIST: u32 = 4;
 /// After so many refusals, some ten seconds, it is not for being new that the server forbids something.
 const REFUSALS_WHILE_STARTING: u32 = 6;
 /// How often to look whether the cluster has an API that it did not have.
@@ -72,10 +67,15 @@ impl Spawn<'_> {
             path: path(K::RESOURCE, &self.options.node_name),
             link: Arc::clone(self.link),
             updates: self.updates.clone(),
-            backoff: Backoff::default(),
-            method: ListMethod::Streaming,
+            list_backoff: Backoff::default(),
+            watch_backoff: Backoff::default(),
+            phase: Phase::Listing,
+            method: ListMethod::Streamed,
             version: None,
-            listed: false,
+            refusals: 0,
+            returns: 0,
+            roused: false,
+            ever_listed: false,
             state: None,
         };
         let stop = self.stop.clone();
@@ -105,7 +105,7 @@ fn path(resource: Resource, node_name: &str) -> String {
 }
 
 /// Escapes everything that could mean something in a query.
-fn percent(text: &str) -> String {
+pub(super) fn percent(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -120,69 +120,63 @@ fn percent(text: &str) -> String {
     escaped
 }
 
-/// How the first state is asked for.
+/// What a source is at, and so what a failure is one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ListMethod {
-    /// As a watch that begins with all objects (KEP-3157): one object at a time in memory, and no
-    /// load on etcd.
-    Streaming,
-    /// Page by page, where the server cannot stream.
-    Paged,
+enum Phase {
+    Listing,
+    /// The watch is asked for, or open.
+    Watching,
 }
 
 /// How a round of [`Source::round`] ended without a failure.
-enum Round {
+pub(super) enum Round {
     /// The list is there; the watch comes next.
     Listed,
-    /// The server ended a watch. `spoke` says whether it sent anything.
-    Ended { spoke: bool },
+    /// The server ended a watch.
+    Ended {
+        /// Whether it sent anything.
+        spoke: bool,
+        /// How long the watch was open.
+        lived: Duration,
+    },
 }
 
-struct Source<K: Kind> {
-    feed: Feed<K>,
-    client: kube::Client,
+pub(super) struct Source<K: Kind> {
+    pub(super) feed: Feed<K>,
+    pub(super) client: kube::Client,
     /// Path and selectors; more parameters can be added with `&`.
-    path: String,
-    link: Arc<Link>,
+    pub(super) path: String,
+    pub(super) link: Arc<Link>,
     updates: mpsc::Sender<Update>,
-    backoff: Backoff,
-    method: ListMethod,
+    /// Between tries of a list; starts anew with each list that comes.
+    pub(super) list_backoff: Backoff,
+    /// Between tries of a watch; starts anew with each watch that lives, whatever it ends with. A list
+    /// does not count: a server that gives lists and ends watches is asked ever more rarely.
+    watch_backoff: Backoff,
+    phase: Phase,
+    pub(super) method: ListMethod,
     /// The resource version to go on from; without one, a list is due.
-    version: Option<String>,
+    pub(super) version: Option<String>,
+    /// Refusals one after another, whatever for but too many requests. Failures to reach the server do
+    /// not count: nodes that all list anew after an outage take their server down again.
+    pub(super) refusals: u32,
+    /// How often the server had come back when it was last asked, or last heard of.
+    returns: u64,
+    /// The last wait was cut short by the server's return; the next one is not.
+    roused: bool,
     /// A complete list has come at least once.
-    listed: bool,
+    pub(super) ever_listed: bool,
     /// What was last reported.
-    state: Option<ConnectionState>,
+    pub(super) state: Option<ConnectionState>,
 }
 
 impl<K: Kind> Source<K> {
     async fn run(&mut self) {
         loop {
-            let started = Instant::now();
-            let round = self.round().await;
-            let lived = started.elapsed();
-            let brief = lived < SETTLED_AFTER;
-            if !brief && round.is_ok() {
-                self.backoff.reset();
-            }
-            let outcome = match round {
+            self.returns = self.link.returns();
+            let outcome = match self.round().await {
                 Ok(Round::Listed) => Ok(()),
-                Ok(Round::Ended { spoke: false }) if brief => {
-                    let reason = "the server ends the watch at once".to_owned();
-                    self.recover(Failure::Unreachable(reason)).await
-                }
-                Ok(Round::Ended { .. }) if brief => {
-                    sleep(self.backoff.next()).await;
-                    Ok(())
-                }
-                Ok(Round::Ended { spoke }) => {
-                    if !spoke && lived >= WATCH_FOR.start {
-                        // Not even a bookmark: after the server's store was restored from a backup,
-                        // it waits for a version that is far in the future.
-                        self.version = None;
-                    }
-                    Ok(())
-                }
+                Ok(Round::Ended { spoke, lived }) => self.ended(spoke, lived).await,
                 Err(failure) => self.recover(failure).await,
             };
             if outcome.is_err() {
@@ -193,109 +187,81 @@ impl<K: Kind> Source<K> {
 
     /// One list, or one watch, or both in one.
     async fn round(&mut self) -> Result<Round, Failure> {
-        match (&self.version, self.method) {
-            (Some(version), _) => {
-                let version = percent(version);
-                let query = format!("&resourceVersion={version}");
+        match &self.version {
+            Some(version) if !self.suspects_version() => {
+                self.phase = Phase::Watching;
+                let query = format!("&resourceVersion={}", percent(version));
                 let (lines, deadline) = self.open(&query).await?;
                 self.follow(lines, deadline).await
             }
-            (None, ListMethod::Streaming) => self.list_streaming().await,
-            (None, ListMethod::Paged) => self.list_paged().await,
+            // The version is kept until there is a list.
+            _ => {
+                self.phase = Phase::Listing;
+                self.list().await
+            }
         }
     }
 
+    /// Whether a list is to be tried in place of a watch that is refused, because the version may be
+    /// what is wrong, or to have changes at all. Ever more rarely: what stands between a cluster and
+    /// its server refuses all of it for as long as an outage lasts, and afterwards only a few nodes
+    /// must be at this.
+    fn suspects_version(&self) -> bool {
+        self.refusals >= REFUSALS_BEFORE_RELIST && self.refusals.is_power_of_two()
+    }
+
+    pub(super) fn watching(&self) -> bool {
+        self.phase == Phase::Watching
+    }
+
+    /// Goes on after the end of a watch.
+    async fn ended(&mut self, spoke: bool, lived: Duration) -> Result<(), Failure> {
+        if lived < SETTLED_AFTER {
+            if !spoke {
+                return self.recover(Failure::Brief).await;
+            }
+            sleep(self.watch_backoff.next()).await;
+        } else if !spoke && lived >= WATCH_FOR.start {
+            // Not even a bookmark: after the server's store was restored from a backup, it waits for a
+            // version that is far in the future.
+            self.version = None;
+        }
+        self.refusals = 0;
+        Ok(())
+    }
+
     /// Opens a watch; it is dead when the deadline has passed.
-    async fn open(&self, query: &str) -> Result<(Lines, Instant), Failure> {
+    pub(super) async fn open(&self, query: &str) -> Result<(Lines, Instant), Failure> {
         let life = jitter(WATCH_FOR);
         let seconds = life.as_secs();
         let path = &self.path;
         let query =
             format!("{path}&watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}{query}");
-        let body = transport::get(&self.client, &query).await?;
+        let within = transport::WATCH_ANSWER_WITHIN;
+        let body = transport::get(&self.client, &query, within).await?;
         Ok((Lines::new(body), Instant::now() + life + OVERTIME))
     }
 
-    /// Reads the objects that a streamed list begins with, then goes on as a watch.
-    async fn list_streaming(&mut self) -> Result<Round, Failure> {
-        let query = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
-        let (mut lines, deadline) = self.open(query).await.map_err(|failure| match failure {
-            Failure::Refused { code: 400..=499, .. } => Failure::NoStreaming,
-            other => other,
-        })?;
-        self.feed.begin();
-        let give_up = Instant::now() + STREAM_WITHIN;
-        let mut last_object = Instant::now();
-        loop {
-            let line = match lines.next(give_up.min(last_object + STREAM_PAUSE)).await? {
-                Line::Text(line) => line,
-                Line::Silence => return Err(Failure::NoStreaming),
-                Line::End => {
-                    return Err(Failure::Unreachable("the list ended half-way".to_owned()));
-                }
-            };
-            let event = decode::<wire::Event<'_>>(line)?;
-            let object = event.object.get();
-            match &*event.kind.0 {
-                "ADDED" | "MODIFIED" => {
-                    let warnings = self.feed.add(object);
-                    self.warn(warnings).await?;
-                    last_object = Instant::now();
-                }
-                "DELETED" => self.feed.withdraw(object),
-                "BOOKMARK" => {
-                    let (version, ends) = mark(object)?;
-                    if ends {
-                        self.listed(version).await?;
-                        return self.follow(lines, deadline).await;
-                    }
-                }
-                "ERROR" => return Err(transport::failure_of(&decode(object)?)),
-                other => return Err(Failure::Malformed(format!("an event {other:?}"))),
-            }
+    /// Passes on what happens until the watch ends.
+    pub(super) async fn follow(
+        &mut self,
+        lines: Lines,
+        deadline: Instant,
+    ) -> Result<Round, Failure> {
+        self.phase = Phase::Watching;
+        let opened = Instant::now();
+        let end = self.changes(lines, deadline).await;
+        // Up to now the server was there.
+        self.returns = self.link.returns();
+        let lived = opened.elapsed();
+        if lived >= SETTLED_AFTER {
+            self.watch_backoff.reset();
         }
+        end.map(|spoke| Round::Ended { spoke, lived })
     }
 
-    async fn list_paged(&mut self) -> Result<Round, Failure> {
-        self.feed.begin();
-        let mut token = String::new();
-        loop {
-            let mut query = format!("{}&limit={PAGE}", self.path);
-            if !token.is_empty() {
-                let _ = write!(query, "&continue={}", percent(&token));
-            }
-            let page = transport::page(transport::get(&self.client, &query).await?).await?;
-            let text = std::str::from_utf8(&page).map_err(|e| Failure::Malformed(e.to_string()))?;
-            let page = decode::<wire::Page<'_>>(text)?;
-            let mut warnings = Vec::new();
-            for object in page.items.unwrap_or_default() {
-                warnings.append(&mut self.feed.add(object.get()));
-            }
-            let version = text_of(page.metadata.resource_version);
-            token = text_of(page.metadata.next).unwrap_or_default();
-            self.warn(warnings).await?;
-            if token.is_empty() {
-                self.listed(version).await?;
-                return Ok(Round::Listed);
-            }
-        }
-    }
-
-    /// Sends the complete list.
-    async fn listed(&mut self, version: Option<String>) -> Result<(), Failure> {
-        let Some(version) = version else {
-            return Err(Failure::Malformed("a list without a resourceVersion".to_owned()));
-        };
-        self.version = Some(version);
-        self.listed = true;
-        let (change, warnings) = self.feed.finish();
-        self.send(change).await?;
-        self.warn(warnings).await?;
-        self.connected().await
-    }
-
-    /// Passes on what happens until the server ends the watch.
-    async fn follow(&mut self, mut lines: Lines, deadline: Instant) -> Result<Round, Failure> {
+    /// Passes on what happens until the server ends the watch, and returns whether anything did.
+    async fn changes(&mut self, mut lines: Lines, deadline: Instant) -> Result<bool, Failure> {
         let settled = Instant::now() + SETTLED_AFTER;
         let mut spoke = false;
         loop {
@@ -304,22 +270,23 @@ impl<K: Kind> Source<K> {
                 Ok(Line::Text(line)) => line,
                 Ok(Line::Silence) if self.is_connected() => {
                     tracing::debug!(resource = %K::RESOURCE, "the watch is dead");
-                    return Ok(Round::Ended { spoke });
+                    return Ok(spoke);
                 }
                 Ok(Line::Silence) => {
                     self.connected().await?;
                     continue;
                 }
-                Ok(Line::End) => return Ok(Round::Ended { spoke }),
+                Ok(Line::End) => return Ok(spoke),
                 Err(Failure::Unreachable(reason)) => {
                     // Servers restart; only if the next connection fails is that worth a word.
                     tracing::debug!(resource = %K::RESOURCE, reason, "the watch broke");
-                    return Ok(Round::Ended { spoke });
+                    return Ok(spoke);
                 }
                 Err(other) => return Err(other),
             };
             self.event(line).await?;
             spoke = true;
+            self.refusals = 0;
             if !self.is_connected() {
                 self.connected().await?;
             }
@@ -358,55 +325,65 @@ impl<K: Kind> Source<K> {
     /// listens.
     async fn recover(&mut self, failure: Failure) -> Result<(), Failure> {
         tracing::debug!(resource = %K::RESOURCE, %failure, "starting over");
-        match failure {
-            Failure::Unheard => return Err(Failure::Unheard),
-            Failure::NoStreaming => {
-                self.method = ListMethod::Paged;
-                return Ok(());
+        let busy = failure.is_too_many_requests();
+        self.refusals = match &failure {
+            Failure::Refused { .. } | Failure::Malformed(_) | Failure::Brief if !busy => {
+                self.refusals.saturating_add(1)
+            }
+            _ => 0,
+        };
+        match &failure {
+            Failure::Unheard => return Err(failure),
+            Failure::Refused { code, .. } if self.lacks_api(*code) => {
+                return self.without_api(*code).await;
             }
             Failure::Expired => self.version = None,
-            Failure::Refused { code, .. } if self.lacks_api(code) => {
-                return self.without_api(code).await;
-            }
-            Failure::Refused { code, ref message } => {
-                let text = format!("the server answers {code}: {message}");
-                self.refused(code, text).await?;
-            }
-            Failure::Malformed(_) => {
-                self.version = None;
+            Failure::Refused { .. } | Failure::Malformed(_) | Failure::Brief => {
+                if matches!(failure, Failure::Refused { code: 400 | 422, .. }) {
+                    // It is the request that is wrong, and the version is what can be in it.
+                    self.version = None;
+                }
                 self.lost(failure.to_string(), Link::refused).await?;
             }
-            Failure::Unreachable(reason) => {
+            Failure::Unreachable(_) | Failure::Silent(_) | Failure::Unfinished(_) => {
                 let tell =
                     |link: &Link, resource, reason: &str, _| link.unreachable(resource, reason);
-                self.lost(reason, tell).await?;
+                self.lost(failure.to_string(), tell).await?;
             }
         }
-        let wait = self.backoff.next();
-        tokio::select! {
-            () = sleep(wait) => {}
-            () = self.link.reached() => {}
-        }
+        self.wait(&failure).await;
         Ok(())
     }
 
-    async fn refused(&mut self, code: u16, reason: String) -> Result<(), Failure> {
-        let temporary = matches!(code, 401 | 403 | 429 | 500..);
-        if !temporary || self.backoff.failures() >= REFUSALS_BEFORE_RELIST {
-            self.version = None;
+    /// Waits before the next try: not less than the server asks for, and else not longer than until
+    /// another source gets through. That shortens every second wait at most: sources that get through
+    /// and fail again would else rouse each other without a pause.
+    async fn wait(&mut self, failure: &Failure) {
+        let backoff = match self.phase {
+            Phase::Listing => &mut self.list_backoff,
+            Phase::Watching => &mut self.watch_backoff,
+        };
+        let wait = backoff.next();
+        let asked = failure.retry_after().map(|least| jitter(least..least * 3 / 2));
+        if let Some(asked) = asked {
+            sleep(asked).await;
         }
-        if self.version.is_none() {
-            // Perhaps the refusal of the streamed list was one of all lists: try it anew.
-            self.method = ListMethod::Streaming;
+        let rest = wait.saturating_sub(asked.unwrap_or_default());
+        if failure.is_too_many_requests() || std::mem::take(&mut self.roused) {
+            sleep(rest).await;
+            return;
         }
-        self.lost(reason, Link::refused).await
+        tokio::select! {
+            () = sleep(rest) => {}
+            () = self.link.returned(self.returns) => self.roused = true,
+        }
     }
 
     /// Whether a refusal says that the cluster has no such API, or that its role for proxies is older
     /// than it. A server that has just started forbids everything until it knows the roles, so what
     /// was allowed before still is.
     fn lacks_api(&self, code: u16) -> bool {
-        let missing = code == 404 || (code == 403 && !self.listed);
+        let missing = code == 404 || (code == 403 && !self.ever_listed);
         K::RESOURCE == Resource::ServiceCidrs && missing
     }
 
@@ -414,14 +391,13 @@ impl<K: Kind> Source<K> {
     async fn without_api(&mut self, code: u16) -> Result<(), Failure> {
         tracing::debug!(resource = %K::RESOURCE, "the API server does not offer this");
         self.version = None;
-        self.method = ListMethod::Streaming;
         self.feed.begin();
         let (change, warnings) = self.feed.finish();
         self.send(change).await?;
         self.warn(warnings).await?;
         self.connected().await?;
-        let starting = code == 403 && self.backoff.failures() < REFUSALS_WHILE_STARTING;
-        sleep(if starting { self.backoff.next() } else { jitter(LOOK_FOR_API) }).await;
+        let starting = code == 403 && self.list_backoff.failures() < REFUSALS_WHILE_STARTING;
+        sleep(if starting { self.list_backoff.next() } else { jitter(LOOK_FOR_API) }).await;
         Ok(())
     }
 
@@ -429,7 +405,7 @@ impl<K: Kind> Source<K> {
         self.state == Some(ConnectionState::Connected)
     }
 
-    async fn connected(&mut self) -> Result<(), Failure> {
+    pub(super) async fn connected(&mut self) -> Result<(), Failure> {
         self.link.answered(K::RESOURCE);
         if !self.is_connected() {
             self.link.wake();
@@ -456,11 +432,11 @@ impl<K: Kind> Source<K> {
         self.update(Update::Connection { resource: K::RESOURCE, state }).await
     }
 
-    async fn warn(&self, warnings: Vec<Warning>) -> Result<(), Failure> {
+    pub(super) async fn warn(&self, warnings: Vec<Warning>) -> Result<(), Failure> {
         if warnings.is_empty() { Ok(()) } else { self.update(Update::Warnings(warnings)).await }
     }
 
-    async fn send(&self, change: Option<Change>) -> Result<(), Failure> {
+    pub(super) async fn send(&self, change: Option<Change>) -> Result<(), Failure> {
         match change {
             Some(change) => self.update(Update::Change(change)).await,
             None => Ok(()),
@@ -472,11 +448,11 @@ impl<K: Kind> Source<K> {
     }
 }
 
-fn decode<'a, T: serde::Deserialize<'a>>(json: &'a str) -> Result<T, Failure> {
-    serde_json::from_str(json).map_err(|e| Failure::Malformed(e.to_string()))
+pub(super) fn decode<'a, T: serde::Deserialize<'a>>(json: &'a str) -> Result<T, Failure> {
+    serde_json::from_str(json).map_err(|error| Failure::malformed(error, json))
 }
 
-fn text_of(text: Loose<Text<'_>>) -> Option<String> {
+pub(super) fn text_of(text: Loose<Text<'_>>) -> Option<String> {
     match text {
         Loose::Is(text) if !text.0.is_empty() => Some(text.0.into_owned()),
         Loose::Is(_) | Loose::Absent | Loose::Wrong(_) => None,
@@ -491,7 +467,7 @@ fn is_older(version: Option<&str>, than: Option<&str>) -> bool {
 }
 
 /// An object's resource version, and whether it is the bookmark that ends a streamed list.
-fn mark(object: &str) -> Result<(Option<String>, bool), Failure> {
+pub(super) fn mark(object: &str) -> Result<(Option<String>, bool), Failure> {
     let mark = decode::<wire::Mark<'_>>(object)?;
     let Loose::Is(meta) = mark.metadata else { return Ok((None, false)) };
     let ends = match meta.annotations {

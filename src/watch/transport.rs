@@ -1,12 +1,12 @@
 //! Requests and the bytes of their answers.
 
 use std::error::Error;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::ACCEPT;
-use http::{Request, StatusCode};
+use http::header::{ACCEPT, RETRY_AFTER};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,10 +20,19 @@ const LONGEST_LINE: usize = 64 << 20;
 const LARGEST_PAGE: usize = 1 << 30;
 /// A buffer that one large object has grown is given back above this size.
 const USUAL_BUFFER: usize = 64 << 10;
-/// How long the head of an answer may take. Servers first catch up with their store.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long the head of a watch's answer may take. Servers first catch up with their store.
+pub(super) const WATCH_ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long the head of a page may take: a busy server works on it for up to a minute
+/// (`--request-timeout`), and asking again would only add to its work.
+pub(super) const PAGE_ANSWER_WITHIN: Duration = Duration::from_secs(70);
+/// How long the body of a refusal may take.
+const REFUSAL_WITHIN: Duration = Duration::from_secs(10);
 /// How long a page may take.
 const PAGE_WITHIN: Duration = Duration::from_secs(120);
+/// A longer wait than this is not granted to a server that asks for one.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// How much is quoted of an answer that makes no sense.
+const QUOTED: usize = 60;
 
 /// Why a request or a watch ended.
 #[derive(Debug, thiserror::Error)]
@@ -31,21 +40,48 @@ pub(super) enum Failure {
     /// No answer.
     #[error("{0}")]
     Unreachable(String),
-    /// An answer that says no.
+    /// No answer in this time, though there is a connection.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    /// An answer that says no, and for how long the server wants to be left alone.
     #[error("the server answers {code}: {message}")]
-    Refused { code: u16, message: String },
+    Refused { code: u16, message: String, retry_after: Option<Duration> },
     /// The server has forgotten the version to go on from.
     #[error("the server no longer knows the resource version")]
     Expired,
-    /// The server does not end the initial events of a watch.
-    #[error("the server does not stream lists")]
-    NoStreaming,
+    /// A streamed list did not get as far as the bookmark that completes it.
+    #[error("{0}")]
+    Unfinished(String),
+    /// A watch was over before it said anything.
+    #[error("the server ends the watch at once")]
+    Brief,
     /// Something that is no Kubernetes API.
     #[error("the server sends what is no Kubernetes API answer: {0}")]
     Malformed(String),
     /// Nobody listens any more.
     #[error("the receiver of the updates is gone")]
     Unheard,
+}
+
+impl Failure {
+    /// How long the server wants to be left alone.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Failure::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether the server has more to do than it can.
+    pub(super) fn is_too_many_requests(&self) -> bool {
+        matches!(self, Failure::Refused { code: 429, .. })
+    }
+
+    /// What became of a text that is not what was asked for.
+    pub(super) fn malformed(error: impl fmt::Display, text: &str) -> Failure {
+        let quoted: String = text.trim().chars().take(QUOTED).collect();
+        Failure::Malformed(format!("{error} in {quoted:?}"))
+    }
 }
 
 /// An error with its causes; libraries put the useful part last.
@@ -62,29 +98,49 @@ fn causes(error: &dyn Error) -> String {
     text
 }
 
-/// Sends a GET and returns the body of a successful answer.
-pub(super) async fn get(client: &kube::Client, path_and_query: &str) -> Result<Body, Failure> {
+/// Sends a GET and returns the body of a successful answer, whose head comes within this time.
+pub(super) async fn get(
+    client: &kube::Client,
+    path_and_query: &str,
+    within: Duration,
+) -> Result<Body, Failure> {
     let request = Request::get(path_and_query)
         .header(ACCEPT, "application/json")
         .body(Body::empty())
         .map_err(|e| Failure::Malformed(e.to_string()))?;
-    let response = timeout(ANSWER_WITHIN, client.send(request))
+    let response = timeout(within, client.send(request))
         .await
-        .map_err(|_| Failure::Unreachable(format!("no answer within {ANSWER_WITHIN:?}")))?
+        .map_err(|_| Failure::Silent(within))?
         .map_err(|e| Failure::Unreachable(causes(&e)))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response.into_body());
     }
+    let after = retry_after(status, response.headers());
     let body = Limited::new(response.into_body(), USUAL_BUFFER).collect();
-    let text = match timeout(ANSWER_WITHIN, body).await {
+    let text = match timeout(REFUSAL_WITHIN, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(_)) | Err(_) => Bytes::new(),
     };
-    Err(refusal(status, &text))
+    Err(refusal(status, after, &text))
 }
 
-fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+/// For how long a refusing server wants to be left alone. As by client-go, a date is not read, and
+/// only a refusal counts that is the server's trouble.
+fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
+        return None;
+    }
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    believed(seconds)
+}
+
+/// A wait of so many seconds, unless it is none.
+fn believed(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
+}
+
+fn refusal(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failure {
     if status == StatusCode::GONE {
         return Failure::Expired;
     }
@@ -97,7 +153,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     } else {
         message
     };
-    Failure::Refused { code: status.as_u16(), message }
+    Failure::Refused { code: status.as_u16(), message, retry_after }
 }
 
 /// What an ERROR event of a watch means.
@@ -117,7 +173,13 @@ pub(super) fn failure_of(status: &wire::Status<'_>) -> Failure {
         Loose::Is(message) => message.0.clone().into_owned(),
         Loose::Absent | Loose::Wrong(_) => reason.to_owned(),
     };
-    Failure::Refused { code, message }
+    let retry_after = match &status.details {
+        Loose::Is(wire::StatusDetails { retry_after_seconds: Loose::Is(seconds) }) => {
+            u64::try_from(*seconds).ok().and_then(believed)
+        }
+        _ => None,
+    };
+    Failure::Refused { code, message, retry_after }
 }
 
 /// Reads a whole page.
@@ -210,7 +272,8 @@ mod tests {
             async move { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }
         });
         let client = kube::Client::new(service, "default");
-        Lines::new(get(&client, "/").await.expect("the service always answers"))
+        let body = get(&client, "/", WATCH_ANSWER_WITHIN).await;
+        Lines::new(body.expect("the service always answers"))
     }
 
     #[tokio::test]
@@ -253,7 +316,34 @@ mod tests {
         ];
         for (code, body, expected) in table {
             let status = StatusCode::from_u16(code).expect("a status");
-            assert_eq!(refusal(status, body).to_string(), expected);
+            assert_eq!(refusal(status, None, body).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn a_refusing_server_is_left_alone_for_as_long_as_it_says_within_reason() {
+        let table = [
+            (429, "1", Some(1)),
+            (503, " 30 ", Some(30)),
+            (500, "3600", Some(60)),
+            (429, "0", None),
+            (429, "-1", None),
+            (429, "Fri, 27 Nov 2026 19:00:00 GMT", None),
+            (403, "1", None),
+        ];
+        for (code, text, expected) in table {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, text.parse().expect("a header's value"));
+            let status = StatusCode::from_u16(code).expect("a status");
+            assert_eq!(retry_after(status, &headers), expected.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_event_can_say_for_how_long_as_well() {
+        let status = r#"{"code":429,"message":"busy","details":{"retryAfterSeconds":7}}"#;
+        let failure = failure_of(&serde_json::from_str(status).expect("a Status"));
+        assert_eq!(failure.retry_after(), Some(Duration::from_secs(7)));
+        assert!(failure.is_too_many_requests());
     }
 }

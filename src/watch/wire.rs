@@ -44,6 +44,13 @@ pub(super) struct Status<'a> {
     pub(super) reason: Loose<Text<'a>>,
     #[serde(borrow)]
     pub(super) message: Loose<Text<'a>>,
+    pub(super) details: Loose<StatusDetails>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct StatusDetails {
+    pub(super) retry_after_seconds: Loose<i64>,
 }
 
 /// What a watch needs of any object: where to go on, and whether a bookmark ends the first list.
