@@ -72,15 +72,17 @@ impl Nft {
         generation.ok_or_else(malformed)
     }
 
-    /// Reads the definitions of all sets of a table.
+    /// Reads the definitions of all sets of a table, and appends those that cannot be read to `foreign`.
     pub(super) fn set_definitions(
         &mut self,
         table: &TableName,
+        foreign: &mut Vec<String>,
     ) -> Result<BTreeMap<Arc<str>, Set>, NftError> {
         let mut sets = BTreeMap::new();
         self.all_of(table, msg::GETSET, uapi::set::TABLE, "sets", |message| {
-            if let Some(set) = decode::set(message.body()) {
-                sets.insert(Arc::clone(&set.name), set);
+            match decode::set(message.body()) {
+                Some(set) => drop(sets.insert(Arc::clone(&set.name), set)),
+                None => foreign.push(named("set", message.body(), uapi::set::NAME)),
             }
         })?;
         Ok(sets)
@@ -117,23 +119,19 @@ impl Nft {
                     let name = Arc::clone(&chain.name);
                     into.chains.insert(name, ObservedChain { chain, rules: Vec::new() });
                 }
-                None => into.foreign.push(named("chain", message, uapi::chain::NAME)),
+                None => into.foreign.push(named("chain", message.body(), uapi::chain::NAME)),
             }
         })
     }
 
     fn read_rules(&mut self, table: &TableName, into: &mut Observed) -> Result<(), NftError> {
         self.all_of(table, msg::GETRULE, uapi::rule::TABLE, "rules", |message| {
-            if let Some(rule) = decode::rule(message.body())
-                && let Some(chain) = into.chains.get_mut(&rule.rule.chain)
-            {
-                chain.rules.push(rule);
-            }
+            into.take_rule(message.body());
         })
     }
 
     fn read_sets(&mut self, table: &TableName, into: &mut Observed) -> Result<(), NftError> {
-        for (name, set) in self.set_definitions(table)? {
+        for (name, set) in self.set_definitions(table, &mut into.foreign)? {
             let (elements, foreign) = self.read_elements(table, &set)?;
             if foreign > 0 {
                 into.foreign.push(format!("{foreign} elements of set {name}"));
@@ -184,11 +182,11 @@ impl Nft {
 
     fn read_foreign(&mut self, table: &TableName, into: &mut Observed) -> Result<(), NftError> {
         self.all_of(table, msg::GETOBJ, uapi::object::TABLE, "stateful objects", |message| {
-            into.foreign.push(named("stateful object", message, uapi::object::NAME));
+            into.foreign.push(named("stateful object", message.body(), uapi::object::NAME));
         })?;
         let kind = uapi::flowtable::TABLE;
         let result = self.all_of(table, msg::GETFLOWTABLE, kind, "flow tables", |message| {
-            into.foreign.push(named("flow table", message, uapi::flowtable::NAME));
+            into.foreign.push(named("flow table", message.body(), uapi::flowtable::NAME));
         });
         match result {
             // A kernel without flow tables has none in this table either.
@@ -282,9 +280,18 @@ pub(super) fn vanished(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::ENOBUFS | libc::EAGAIN))
 }
 
-fn named(kind: &str, message: &Message<'_>, attribute: u16) -> String {
-    format!(
-        "{kind} {}",
-        find_name(message.body(), attribute).as_deref().unwrap_or("without a name")
-    )
+impl Observed {
+    /// Takes in a rule. One that cannot be read, or is in a chain that cannot, is said to be there: a
+    /// table that has it is not what it should be.
+    pub(super) fn take_rule(&mut self, body: &[u8]) {
+        let rule = decode::rule(body);
+        match rule.and_then(|rule| Some((self.chains.get_mut(&rule.rule.chain)?, rule))) {
+            Some((chain, rule)) => chain.rules.push(rule),
+            None => self.foreign.push(named("rule of chain", body, uapi::rule::CHAIN)),
+        }
+    }
+}
+
+fn named(kind: &str, body: &[u8], attribute: u16) -> String {
+    format!("{kind} {}", find_name(body, attribute).as_deref().unwrap_or("without a name"))
 }

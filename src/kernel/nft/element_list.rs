@@ -31,19 +31,20 @@ impl ElementList {
             Value::None if element.extra.is_none() => None,
             Value::Data(data) if element.extra.is_none() => Some(*data),
             _ => {
-                let index = u32::try_from(self.rare.len()).unwrap_or(u32::MAX).to_ne_bytes();
+                let index = Key::new().part(&self.rare.len().to_ne_bytes());
                 self.rare.push(element);
                 self.write(&index, RARE, &[]);
                 return;
             }
         };
-        let data = data.as_ref().map(Data::as_bytes);
-        self.write(element.key.as_bytes(), data.map_or(PLAIN, length), data.unwrap_or_default());
+        let kind = data.as_ref().map_or(PLAIN, Data::len);
+        self.write(&element.key, kind, data.as_ref().map(Data::as_bytes).unwrap_or_default());
     }
 
-    fn write(&mut self, key: &[u8], kind: u8, data: &[u8]) {
-        self.bytes.extend([length(key), kind]);
-        self.bytes.extend_from_slice(key);
+    fn write(&mut self, key: &Key, kind: u8, data: &[u8]) {
+        const { assert!(Data::MOST < RARE as usize, "a length means nothing else") };
+        self.bytes.extend([key.len(), kind]);
+        self.bytes.extend_from_slice(key.as_bytes());
         self.bytes.extend_from_slice(data);
     }
 
@@ -74,7 +75,7 @@ impl ElementList {
         let next = at + 2 + key.len();
         Some(match *kind {
             RARE => {
-                let index = usize::try_from(u32::from_ne_bytes(key.try_into().ok()?)).ok()?;
+                let index = usize::from_ne_bytes(key.try_into().ok()?);
                 (self.rare.get(index)?.clone(), next)
             }
             PLAIN => (Element::new(Key::from_bytes(key)?), next),
@@ -87,17 +88,12 @@ impl ElementList {
     }
 }
 
-/// Keys and data have room for less than 255 bytes.
-fn length(bytes: &[u8]) -> u8 {
-    u8::try_from(bytes.len()).unwrap_or(0)
-}
-
 /// Elements in the order of their keys, no two with the same key, in little memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SortedElements {
     list: ElementList,
     /// Where each of them begins in `list`.
-    starts: Vec<u32>,
+    starts: Vec<usize>,
 }
 
 impl SortedElements {
@@ -105,7 +101,7 @@ impl SortedElements {
     pub fn new(elements: impl IntoIterator<Item = Element>) -> SortedElements {
         let mut sorted = SortedElements::default();
         for element in elements {
-            sorted.starts.push(u32::try_from(sorted.list.bytes.len()).unwrap_or(u32::MAX));
+            sorted.starts.push(sorted.list.bytes.len());
             sorted.list.push(element);
         }
         sorted.starts.shrink_to_fit();
@@ -130,10 +126,10 @@ impl SortedElements {
 
     /// The element with this key, and its place in the order.
     pub fn find(&self, key: &Key) -> Option<(usize, Element)> {
-        let at = |start: u32| self.list.read(usize::try_from(start).ok()?);
-        let compare = |start: &u32| at(*start).map_or(Ordering::Less, |(e, _)| e.key.cmp(key));
+        let at = |start: &usize| self.list.read(*start);
+        let compare = |start: &usize| at(start).map_or(Ordering::Less, |(e, _)| e.key.cmp(key));
         let index = self.starts.binary_search_by(compare).ok()?;
-        Some((index, at(self.starts[index])?.0))
+        Some((index, at(&self.starts[index])?.0))
     }
 }
 

@@ -16,7 +16,8 @@ pub struct Observed {
     /// Sets and maps by name.
     pub sets: BTreeMap<Arc<str>, ObservedSet>,
     /// What this module does not read: flags of the table (a dormant one does nothing), flow tables,
-    /// stateful objects, elements with values that are too long. A table of our own has none.
+    /// stateful objects, chains, rules and sets that say less or other things than
+    /// is known, elements with values that are too long. A table of our own has none.
     pub foreign: Vec<String>,
     /// Generation of the rule set at which this was read.
     pub generation: u32,

@@ -26,6 +26,9 @@ pub struct Packed<const N: usize> {
 }
 
 impl<const N: usize> Packed<N> {
+    /// The most bytes that fit.
+    pub(super) const MOST: usize = N;
+
     /// No parts yet.
     pub const fn new() -> Packed<N> {
         Packed { len: 0, bytes: [0; N] }
@@ -83,6 +86,11 @@ impl<const N: usize> Packed<N> {
         packed.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
         packed.len = u8::try_from(bytes.len()).ok()?;
         Some(packed)
+    }
+
+    /// How many bytes there are, padding included.
+    pub(super) fn len(&self) -> u8 {
+        self.len
     }
 
     /// The bytes, padding included.

@@ -228,6 +228,29 @@ fn truncated_expressions_are_unknown_not_a_panic() {
     }
 }
 
+/// Whoever compares the table must not take it for one without the rule.
+#[test]
+fn a_rule_that_cannot_be_read_is_not_passed_over() {
+    let rule = |chain: Option<&str>, handle: Option<u64>| {
+        let mut writer = Writer::default();
+        chain.into_iter().for_each(|chain| writer.put_name(uapi::rule::CHAIN, chain));
+        handle.into_iter().for_each(|handle| writer.put_u64(uapi::rule::HANDLE, handle));
+        writer.into_bytes()
+    };
+    let mut observed = Observed::default();
+    let chain = Chain::regular("known");
+    observed.chains.insert("known".into(), ObservedChain { chain, rules: Vec::new() });
+    observed.take_rule(&rule(Some("known"), Some(7)));
+    assert_eq!((observed.chains["known"].rules.len(), observed.foreign.len()), (1, 0));
+    observed.take_rule(&rule(Some("known"), None));
+    observed.take_rule(&rule(None, Some(8)));
+    observed.take_rule(&rule(Some("unreadable"), Some(9)));
+    let expected =
+        ["rule of chain known", "rule of chain without a name", "rule of chain unreadable"];
+    assert_eq!(observed.foreign, expected);
+    assert_eq!(observed.chains["known"].rules.len(), 1);
+}
+
 #[test]
 fn ranges_of_an_interval_tree_are_put_together() {
     let mut set = Set::set("nets", vec![Field::Saddr(Family::V4)]);

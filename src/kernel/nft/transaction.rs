@@ -166,7 +166,7 @@ impl Nft {
         refused: Vec<(Range<usize>, Answer)>,
     ) -> Vec<Refused> {
         // The definitions only make the words better, so that a failure to read them is no matter.
-        let mut sets = self.set_definitions(table).unwrap_or_default();
+        let mut sets = self.set_definitions(table, &mut Vec::new()).unwrap_or_default();
         sets.extend(ops.each().filter_map(|op| match &*op {
             Op::AddSet(set) => Some((Arc::clone(&set.name), set.clone())),
             _ => None,
