@@ -1,13 +1,12 @@
 //! Numbers for ports with session affinity: each has its own, and keeps it as long as it can.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHasher};
+use rustc_hash::FxHashMap;
 
 use super::table::Affinity;
 use crate::model::ServiceName;
-use crate::net::Protocol;
+use crate::net::{Protocol, fnv1a};
 
 /// A port of a Service.
 type Owner = (ServiceName, Arc<str>, Protocol);
@@ -36,10 +35,7 @@ impl Numbers {
         protocol: Protocol,
     ) -> u32 {
         let owner = (service.clone(), Arc::clone(port), protocol);
-        let mut hasher = FxHasher::default();
-        owner.hash(&mut hasher);
-        // The upper bits of this hash are the better mixed ones.
-        let mut number = u32::try_from(hasher.finish() >> 35).unwrap_or(0) % Affinity::NUMBERS;
+        let mut number = preferred(service, port, protocol);
         while self.owners.get(&number).is_some_and(|other| *other != owner) {
             number = (number + 1) % Affinity::NUMBERS;
         }
@@ -50,9 +46,34 @@ impl Numbers {
     }
 }
 
+/// The number that a port has if no other has it. It follows from the names alone and never changes, by
+/// whichever compiler this is built: the kernel remembers clients under it while a new version of this
+/// program comes in. Names of objects have no slash and no zero byte.
+fn preferred(service: &ServiceName, port: &str, protocol: Protocol) -> u32 {
+    let hash = fnv1a(service.to_string().as_bytes()).and(&[0]).and(port.as_bytes());
+    hash.and(&[0, protocol.number()]).fold(Affinity::NUMBERS.ilog2())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_the_same_in_every_version() {
+        let table = [
+            ("default", "web", "http", Protocol::Tcp, 373_729_117),
+            ("default", "web", "", Protocol::Tcp, 527_373_468),
+            ("default", "web", "http", Protocol::Udp, 373_689_396),
+            ("kube-system", "dns", "dns", Protocol::Udp, 211_344_010),
+            ("a", "b", "http", Protocol::Sctp, 424_093_657),
+        ];
+        let found = table.map(|(namespace, name, port, protocol, _)| {
+            let service = ServiceName::new(namespace, name);
+            let number = Numbers::default().assign(&service, &port.into(), protocol);
+            (namespace, name, port, protocol, number)
+        });
+        assert_eq!(found, table);
+    }
 
     #[test]
     fn every_port_has_its_own_number_and_gets_it_again() {
