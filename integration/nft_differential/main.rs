@@ -9,6 +9,7 @@ mod kube_proxy;
 mod nat;
 mod rules;
 mod sandbox;
+mod saved;
 mod sets;
 mod transactions;
 mod words;
@@ -63,6 +64,7 @@ fn trials() -> Vec<Trial> {
     once("foreign changes are heard, own and other tables' are not", transactions::events);
     once("a flood of foreign changes is an overflow", transactions::overflow);
     once("without privilege the error says so", transactions::unprivileged);
+    trials.extend(saved::trials());
     trials
 }
 

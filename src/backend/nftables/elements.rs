@@ -1,6 +1,7 @@
 //! The elements that say what the forwarding table says about one Service.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -9,6 +10,7 @@ use super::layout::{Carrier, Place, SetId, frontend_key, slots_for};
 use super::virtuals::{Reach, Virtual, virtuals};
 use crate::kernel::nft::{Data, Element, Key};
 use crate::model::ServiceName;
+use crate::net::fnv1a;
 use crate::plan::{
     Admit, Affinity, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route,
     ServicePlan, SourceClass, Verdict,
@@ -46,6 +48,14 @@ pub(super) fn own_elements(plan: &ServicePlan, carrier: Carrier) -> Vec<(SetId, 
                 port.frontends.iter().filter_map(|frontend| memory(port, frontend)).collect();
             let number = |number| Element::new(Key::new().number(number));
             elements.extend(numbers.into_iter().map(|n| (SetId::Remembered(timeout), number(n))));
+            let known: BTreeSet<_> = remembered(port)
+                .map(|(number, endpoint)| (number, endpoint.ip, endpoint.port))
+                .collect();
+            elements.extend(known.into_iter().map(|(number, ip, port)| {
+                let key = Key::new().number(number).address(ip).port(port);
+                let id = Data::new().number(endpoint_id(number, ip, port));
+                (SetId::EndpointIds, Element::data(key, id))
+            }));
         }
     }
     elements
@@ -120,6 +130,31 @@ pub(super) fn memory(port: &PortPlan, frontend: &Frontend) -> Option<u32> {
     Some(1 << 31 | affinity.number << 2 | endpoints)
 }
 
+/// Every number of a port, with each endpoint that clients may be remembered for under it. Some may
+/// come several times.
+pub(super) fn remembered(port: &PortPlan) -> impl Iterator<Item = (u32, &PoolEndpoint)> {
+    port.frontends.iter().filter_map(|frontend| Some((memory(port, frontend)?, frontend))).flat_map(
+        |(number, frontend)| {
+            let endpoints = pools_of(frontend).flat_map(|(_, kind)| port.pool(kind));
+            endpoints.map(move |endpoint| (number, endpoint))
+        },
+    )
+}
+
+/// The identity under which clients are remembered for an endpoint. It follows from the number and the
+/// endpoint, so that a restart finds it again. It lacks the highest bit, which numbers have.
+///
+/// Two endpoints of one number have the same identity with a probability of 2^-31; a client of one of
+/// them may then be sent to the other.
+pub(super) fn endpoint_id(number: u32, ip: IpAddr, port: u16) -> u32 {
+    let hash = fnv1a(&number.to_be_bytes());
+    let hash = match ip {
+        IpAddr::V4(ip) => hash.and(&ip.octets()),
+        IpAddr::V6(ip) => hash.and(&ip.octets()),
+    };
+    hash.and(&port.to_be_bytes()).fold(31)
+}
+
 fn frontend_elements(
     port: &PortPlan,
     frontend: &Frontend,
@@ -146,17 +181,19 @@ fn frontend_elements(
         };
         out.extend(ranges.iter().map(|range| (SetId::Sources, admitted(range))));
     }
-    if let Some(number) = memory(port, frontend).filter(|_| virtuals.is_none()) {
+    let number = memory(port, frontend).filter(|_| virtuals.is_none());
+    if let Some(number) = number {
         out.push((SetId::Sticky(place), Element::data(key, Data::new().number(number))));
     }
+    let at = |place| FrontendKey { place, key, number };
     if is_split(frontend) {
         out.push((SetId::Split(place), Element::new(key)));
         if let Some(privileged) = frontend.routes.first() {
-            found_elements(place, place, &key, found(privileged), out);
+            found_elements(&at(place), found(privileged), out);
         }
-        found_elements(place, place.local(), &key, found(&anyone), out);
+        found_elements(&at(place.local()), found(&anyone), out);
     } else {
-        found_elements(place, place, &key, found(&anyone), out);
+        found_elements(&at(place), found(&anyone), out);
         // Cluster IPs are masqueraded by who asks, which one rule decides for all of them.
         if anyone.masquerade == Masquerade::Yes && frontend.kind != FrontendKind::ClusterIp {
             out.push((SetId::Masquerade(place), Element::new(key)));
@@ -169,30 +206,66 @@ fn is_split(frontend: &Frontend) -> bool {
     frontend.routes.iter().any(|route| route.from == SourceClass::ThisNode)
 }
 
-fn found_elements(
-    address: Place,
+/// Where some traffic to a frontend is looked up.
+struct FrontendKey {
     place: Place,
-    key: &Key,
-    found: Found<'_>,
-    out: &mut Vec<(SetId, Element)>,
-) {
+    key: Key,
+    /// Under which clients are remembered, if they are.
+    number: Option<u32>,
+}
+
+fn found_elements(at: &FrontendKey, found: Found<'_>, out: &mut Vec<(SetId, Element)>) {
+    let FrontendKey { place, key, number } = *at;
     match found {
-        Found::Reject => out.push((SetId::Reject(address), Element::new(*key))),
-        Found::Drop => out.push((SetId::Drop(address), Element::new(*key))),
+        Found::Reject => out.push((SetId::Reject(place.whole()), Element::new(key))),
+        Found::Drop => out.push((SetId::Drop(place.whole()), Element::new(key))),
         Found::Pool([]) => {}
         Found::Virtual(it) => {
             let at = Key::new().address(it.ip).protocol(it.protocol).port(it.at);
-            if at != *key {
+            if at != key {
                 let data = Data::new().address(it.ip).port(it.at);
-                out.push((SetId::Virtual(place), Element::data(*key, data)));
+                out.push((SetId::Virtual(place), Element::data(key, data)));
             }
         }
         Found::Pool(pool) => {
-            out.push((SetId::Slots(place, slots_for(pool.len())), Element::new(*key)));
+            // A single endpoint needs no memory.
+            let number = number.filter(|_| pool.len() > 1);
+            let slots = slots_for(pool.len());
+            let set = match number {
+                Some(_) => SetId::StickySlots(place, slots),
+                None => SetId::Slots(place, slots),
+            };
+            out.push((set, Element::new(key)));
             for (slot, endpoint) in (0..).zip(pool) {
+                let key = key.number(slot);
                 let data = Data::new().address(endpoint.ip).port(endpoint.port);
-                out.push((SetId::Endpoints(place), Element::data(key.number(slot), data)));
+                out.push((SetId::Endpoints(place), Element::data(key, data)));
+                if let Some(number) = number {
+                    let id = endpoint_id(number, endpoint.ip, endpoint.port);
+                    let id = Data::new().number(id);
+                    out.push((SetId::SlotIds(place), Element::data(key, id)));
+                }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel remembers clients under them while a new version of this program comes in.
+    #[test]
+    fn identities_of_endpoints_are_the_same_in_every_version() {
+        let table = [
+            (1 << 31, "10.244.1.1", 8080, 1_736_184_724),
+            (1 << 31 | 1, "10.244.1.1", 8080, 1_995_671_566),
+            (1 << 31, "10.244.1.2", 8080, 1_052_159_893),
+            (1 << 31, "fd00:10:244:1::1", 8080, 1_166_042_930),
+        ];
+        for (number, ip, port, expected) in table {
+            let ip = ip.parse().expect("an address");
+            assert_eq!(endpoint_id(number, ip, port), expected, "{number:#x} {ip} {port}");
         }
     }
 }

@@ -88,6 +88,14 @@ impl Place {
         }
     }
 
+    /// The place of the same address for all traffic: what its frontends have only once is kept there.
+    pub(super) fn whole(self) -> Place {
+        match self {
+            Place::Service | Place::ServiceLocal => Place::Service,
+            Place::NodePort | Place::NodePortLocal => Place::NodePort,
+        }
+    }
+
     /// The place of the same address for traffic from elsewhere.
     pub(super) fn local(self) -> Place {
         match self {
@@ -162,6 +170,9 @@ pub(super) enum SetId {
     Split(Place),
     /// Frontends that draw from so many slots.
     Slots(Place, u32),
+    /// The same for those with session affinity, if there is more than one slot: what a client is
+    /// remembered for comes before the draw.
+    StickySlots(Place, u32),
     /// Endpoints by frontend and slot.
     Endpoints(Place),
     /// Frontends that only some sources may use.
@@ -172,7 +183,12 @@ pub(super) enum SetId {
     Sticky(Place),
     /// Those numbers, by the timeout in seconds.
     Remembered(u32),
-    /// The endpoint that a client uses, by the client and such a number. Rules write to it.
+    /// The identity of the endpoint in each slot of a frontend with session affinity.
+    SlotIds(Place),
+    /// The same identity by the frontend's number and the endpoint.
+    EndpointIds,
+    /// Clients, each with the number of a frontend that it uses, and with the identity of the endpoint
+    /// that it uses there. Rules write to it.
     Affinity,
     /// Addresses of virtual services by frontend, where they differ ([`Carrier::Ipvs`]).
     Virtual(Place),
@@ -186,8 +202,12 @@ pub(super) enum SetId {
     RelayPorts,
 }
 
-/// How many clients the kernel remembers at the most; beyond that, new ones have no affinity.
+/// How many clients of frontends the kernel remembers at the most; beyond that, new ones have no
+/// affinity.
 const MOST_CLIENTS: u32 = 1 << 20;
+
+/// The entries of a client: under the number of the frontend, and under the endpoint.
+const ENTRIES_OF_CLIENT: u32 = 2;
 
 /// The largest number of slots that `typeof` announces; of no consequence to the kernel.
 const SLOTS_SHOWN: u32 = 65536;
@@ -234,6 +254,7 @@ impl SetId {
             SetId::Masquerade(place) => format!("{place}-masquerade").into(),
             SetId::Split(place) => format!("{place}-split").into(),
             SetId::Slots(place, size) => format!("{place}-slots-{size}").into(),
+            SetId::StickySlots(place, size) => format!("{place}-sticky-slots-{size}").into(),
             SetId::Endpoints(place) => format!("{place}-endpoints").into(),
             SetId::Restricted => "service-restricted".into(),
             SetId::Sources => "service-sources".into(),
@@ -242,6 +263,8 @@ impl SetId {
             // does not need, and cannot start where rules that it leaves alone still use one
             // (upstream: `pkg/proxy/nftables/proxier.go`, isAffinitySetName).
             SetId::Remembered(timeout) => format!("remember-{timeout}").into(),
+            SetId::SlotIds(place) => format!("{place}-endpoint-ids").into(),
+            SetId::EndpointIds => "endpoint-ids".into(),
             SetId::Affinity => "affinity".into(),
             SetId::Virtual(place) => format!("{place}-virtual").into(),
             SetId::VirtualServices => "virtual-services".into(),
@@ -259,24 +282,34 @@ impl SetId {
     /// How many slots its frontends draw from, if it is such a set of this place.
     pub(super) fn slots_of(&self, wanted: Place) -> Option<u32> {
         match *self {
-            SetId::Slots(place, size) if place == wanted => Some(size),
+            SetId::Slots(place, size) | SetId::StickySlots(place, size) if place == wanted => {
+                Some(size)
+            }
             _ => None,
         }
     }
 
     /// Whether it is there only while frontends are in it; the other sets always are.
     pub(super) fn varies(self) -> bool {
-        use SetId::{Counters, Remembered, Slots, Sticky};
-        matches!(self, Slots(..) | Sticky(_) | Remembered(_) | Counters(_))
+        use SetId::{Counters, EndpointIds, Remembered, SlotIds, Slots, Sticky, StickySlots};
+        let of_affinity =
+            matches!(self, StickySlots(..) | Sticky(_) | Remembered(_) | SlotIds(_) | EndpointIds);
+        of_affinity || matches!(self, Slots(..) | Counters(_))
     }
 
     /// The set of ours that has this name.
     pub(super) fn from_name(name: &str) -> Option<SetId> {
         let place = |prefix: &str| Place::ALL.into_iter().find(|place| place.prefix() == prefix);
-        let found = if let Some((prefix, size)) = name.rsplit_once("-slots-") {
+        let found = if let Some((prefix, size)) = name.rsplit_once("-sticky-slots-") {
+            SetId::StickySlots(place(prefix)?, size.parse().ok()?)
+        } else if let Some((prefix, size)) = name.rsplit_once("-slots-") {
             SetId::Slots(place(prefix)?, size.parse().ok()?)
         } else if let Some(prefix) = name.strip_suffix("-sticky") {
             SetId::Sticky(place(prefix)?)
+        } else if let Some(prefix) = name.strip_suffix("-endpoint-ids") {
+            SetId::SlotIds(place(prefix)?)
+        } else if name == "endpoint-ids" {
+            SetId::EndpointIds
         } else if let Some(prefix) = name.strip_suffix("-counters") {
             SetId::Counters(place(prefix)?)
         } else if let Some(timeout) = name.strip_prefix("remember-") {
@@ -324,6 +357,10 @@ impl SetId {
             SetId::Slots(place, _) => {
                 (Set::set(name, place.key(family)), "frontends by the number of slots to draw from")
             }
+            SetId::StickySlots(place, _) => (
+                Set::set(name, place.key(family)),
+                "frontends with session affinity by the number of slots to draw from",
+            ),
             SetId::Endpoints(place) => (
                 Set::map(name, place.slot_key(family, SLOTS_SHOWN), vec![daddr, port]),
                 "the endpoint in each slot of a frontend",
@@ -345,11 +382,19 @@ impl SetId {
                 Set::set(name, vec![Field::Priority]),
                 "session affinity: numbers by the timeout in seconds",
             ),
+            SetId::SlotIds(place) => (
+                Set::map(name, place.slot_key(family, SLOTS_SHOWN), vec![Field::Priority]),
+                "session affinity: the identity of the endpoint in each slot of a frontend",
+            ),
+            SetId::EndpointIds => (
+                Set::map(name, vec![Field::Priority, daddr, port], vec![Field::Priority]),
+                "session affinity: the identity of each endpoint under a number",
+            ),
             SetId::Affinity => {
-                let mut set = Set::map(name, client_key(family).to_vec(), vec![daddr, port]);
+                let mut set = Set::set(name, client_key(family).to_vec());
                 set.flags = SetFlags::DYNAMIC | SetFlags::TIMEOUT;
-                set.size = Some(MOST_CLIENTS);
-                (set, "session affinity: the endpoint that a client uses")
+                set.size = Some(MOST_CLIENTS * ENTRIES_OF_CLIENT);
+                (set, "session affinity: clients, with the endpoints that they use")
             }
             SetId::Virtual(place) => (
                 Set::map(name, place.key(family), vec![daddr, port]),
@@ -378,10 +423,14 @@ impl SetId {
     }
 }
 
-/// What a client's endpoint is found by. The number travels in the packet's priority, from before its
-/// destination is translated until after that.
-pub(super) fn client_key(family: Family) -> [Field; 3] {
-    [Field::Saddr(family), Field::L4Proto, Field::Priority]
+/// What a client is remembered by, beside the number or identity in the packet's priority. That is there
+/// from before its destination is translated until after that.
+///
+/// A map from clients to endpoints would need one look-up, but no saved ruleset would have it: `nft` 1.0.6
+/// cannot read a rule that writes to a map with IPv6 addresses (it dies of a failed assertion), and leaves
+/// writes to any map out of its JSON.
+pub(super) fn client_key(family: Family) -> [Field; 2] {
+    [Field::Saddr(family), Field::Priority]
 }
 
 /// The part of a key that names a frontend.

@@ -1,12 +1,14 @@
 //! The nftables mode: a constant number of rules, and sets and maps for all that varies.
 //!
-//! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`elements`] says a Service's
-//! plan in set elements, [`slots`] keeps endpoints where they are, [`draft`] finds what a change
-//! costs, [`programmed`] remembers it, [`observed`] reads the kernel back, [`tables`] is the kernel.
+//! Reading order: [`layout`] names the objects, [`rules`] has the rules, [`affinity_rules`] those of
+//! session affinity, [`elements`] says a Service's plan in set elements, [`slots`] keeps endpoints where
+//! they are, [`draft`] finds what a change costs, [`programmed`] remembers it, [`observed`] reads the
+//! kernel back, [`tables`] is the kernel.
 //! [`counters`] reads what frontends count. [`virtuals`] is what the IPVS mode has instead of endpoints.
 //! `docs/modes/nftables.md` explains the shape.
 
 mod affinity;
+mod affinity_rules;
 mod counters;
 mod draft;
 mod elements;
@@ -102,7 +104,7 @@ impl<T: Tables> Nftables<T> {
         loop {
             attempt += 1;
             let elements = self.tables.elements(&SetId::Affinity.definition(family))?;
-            let ops = Ops::from(sticky.purge(family, elements));
+            let ops = Ops::from(sticky.purge(elements));
             if ops.is_empty() {
                 return Ok(0);
             }

@@ -48,7 +48,7 @@ impl Seen {
     }
 
     /// The existing schema, if the wanted one can be reached from it without building the table
-    /// anew: what both have in common must be defined alike.
+    /// anew: what both have in common must work alike.
     pub(super) fn usable(&self, wanted: Option<&Schema>) -> Option<Schema> {
         let (table, wanted) = (self.table.as_ref()?, wanted?);
         if !table.foreign.is_empty() || self.repair == Repair::Rebuild {
@@ -63,8 +63,9 @@ impl Seen {
             (Arc::clone(name), (seen.chain.clone(), rules))
         });
         let existing = Schema { sets, chains: chains.collect() };
-        let set_differs =
-            |name: &Arc<str>| existing.sets.get(name).is_some_and(|set| set != &wanted.sets[name]);
+        let set_differs = |name: &Arc<str>| {
+            existing.sets.get(name).is_some_and(|set| !set.works_as(&wanted.sets[name]))
+        };
         let chain_differs = |name: &Arc<str>| {
             existing.chains.get(name).is_some_and(|(chain, _)| chain != &wanted.chains[name].0)
         };

@@ -17,11 +17,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::layout::{Carrier, KEPT, MASQUERADED, Place, SetId, Sight, client_key};
+use super::layout::{Carrier, KEPT, MASQUERADED, Place, SetId, Sight};
 use crate::kernel::nft::{
     Chain, ChainKind, CtDirection, Field, Hook, NatFlags, Rule, Set, address_type, ct_state,
     ct_status,
@@ -35,7 +34,7 @@ const FILTER: i32 = 0;
 const MANGLE: i32 = -150;
 const DSTNAT: i32 = -100;
 const BEFORE_DSTNAT: i32 = DSTNAT - 10;
-const AFTER_DSTNAT: i32 = DSTNAT + 10;
+pub(super) const AFTER_DSTNAT: i32 = DSTNAT + 10;
 const SRCNAT: i32 = 100;
 /// After address translation of the node's own traffic, and before IPVS takes it
 /// (`ip_vs_ops4` in `net/netfilter/ipvs/ip_vs_core.c`: `NF_IP_PRI_NAT_DST + 2`).
@@ -86,11 +85,12 @@ pub(super) fn schema(
     writer.schema
 }
 
-struct Writer {
-    family: Family,
+/// A schema that is being written.
+pub(super) struct Writer {
+    pub(super) family: Family,
     carrier: Carrier,
     /// The sets in use of those that are not always there.
-    varying: BTreeSet<SetId>,
+    pub(super) varying: BTreeSet<SetId>,
     schema: Schema,
 }
 
@@ -99,11 +99,11 @@ fn all(phrases: impl IntoIterator<Item = Phrase>) -> Phrase {
 }
 
 impl Writer {
-    fn chain(&mut self, chain: Chain) {
+    pub(super) fn chain(&mut self, chain: Chain) {
         self.schema.chains.insert(Arc::clone(&chain.name), (chain, Vec::new()));
     }
 
-    fn rule(&mut self, chain: &str, phrases: impl IntoIterator<Item = Phrase>) {
+    pub(super) fn rule(&mut self, chain: &str, phrases: impl IntoIterator<Item = Phrase>) {
         let (chain, rules) = self
             .schema
             .chains
@@ -257,31 +257,39 @@ impl Writer {
             let to_virtual = phrase::dnat_to_data_of(self.family, &place.key(self.family), &at);
             return self.rule(&pools(place), [to_virtual]);
         }
-        let sizes: Vec<u32> = self.varying.iter().filter_map(|set| set.slots_of(place)).collect();
+        let slots = self.varying.iter().filter_map(|set| Some((set.slots_of(place)?, *set)));
+        let slots: Vec<(u32, SetId)> = slots.collect();
+        for &(size, set) in &slots {
+            let member = self.frontend_in(set, place);
+            let next = match set {
+                SetId::StickySlots(..) => self.recall(place, size),
+                _ => draw(place, size),
+            };
+            self.rule(&pools(place), [member, phrase::goto(&next)]);
+        }
+        let sizes: BTreeSet<u32> = slots.into_iter().map(|(size, _)| size).collect();
         for size in sizes {
-            let member = self.frontend_in(SetId::Slots(place, size), place);
-            let draw: Arc<str> = format!("{place}-draw-{size}").into();
-            self.rule(&pools(place), [member, phrase::goto(&draw)]);
-            let memory = SetId::Affinity.name();
-            if self.schema.sets.contains_key(&memory) {
-                let known = phrase::dnat_to_data_of(self.family, &client_key(self.family), &memory);
-                self.rule(&draw, [known]);
+            self.draw(place, size, table);
+        }
+    }
+
+    /// The draw of an endpoint out of so many slots.
+    fn draw(&mut self, place: Place, size: u32, table: &ForwardingTable) {
+        let draw = draw(place, size);
+        if size == 2 && self.carrier == Carrier::Relays(Sight::Client) {
+            self.of_two_relays(place, &draw, table.host.masquerade_mark);
+        }
+        if size > 2 {
+            let again: Arc<str> = format!("{draw}-again").into();
+            for _ in 0..CHAINS_OF_DRAWS {
+                self.rule(&draw, [phrase::jump(&again)]);
             }
-            if size == 2 && self.carrier == Carrier::Relays(Sight::Client) {
-                self.of_two_relays(place, &draw, table.host.masquerade_mark);
+            for _ in 0..DRAWS_PER_CHAIN {
+                self.rule(&again, [self.dnat(place, size)]);
             }
-            if size > 2 {
-                let again: Arc<str> = format!("{place}-draw-{size}-again").into();
-                for _ in 0..CHAINS_OF_DRAWS {
-                    self.rule(&draw, [phrase::jump(&again)]);
-                }
-                for _ in 0..DRAWS_PER_CHAIN {
-                    self.rule(&again, [self.dnat(place, size)]);
-                }
-                self.rule(&draw, [self.dnat(place, 1)]);
-            } else {
-                self.rule(&draw, [self.dnat(place, size)]);
-            }
+            self.rule(&draw, [self.dnat(place, 1)]);
+        } else {
+            self.rule(&draw, [self.dnat(place, size)]);
         }
     }
 
@@ -363,55 +371,6 @@ impl Writer {
         self.rule("virtual-check", [reject]);
     }
 
-    /// Session affinity: before the destination is translated, the number that clients are remembered
-    /// under goes into the packet's priority; afterwards the endpoint is remembered under it, and the
-    /// priority is as if nothing had been.
-    fn affinity(&mut self, table: &ForwardingTable) {
-        for place in [Place::Service, Place::NodePort] {
-            let sticky = SetId::Sticky(place);
-            if !self.varying.contains(&sticky) {
-                continue;
-            }
-            let condition = match place {
-                Place::NodePort => self.to_node_port_address(&table.host.node_ports),
-                _ => Phrase::new(),
-            };
-            let number = phrase::set_priority_to_data_of(&place.key(self.family), &sticky.name());
-            self.rule("sticky", [condition, number]);
-        }
-        let timeout = |set: &SetId| match *set {
-            SetId::Remembered(timeout) => Some(timeout),
-            _ => None,
-        };
-        let timeouts: Vec<u32> = self.varying.iter().filter_map(timeout).collect();
-        if timeouts.is_empty() {
-            return;
-        }
-        for (name, hook) in [
-            ("filter-prerouting-pre-dnat", Hook::Prerouting),
-            ("filter-output-pre-dnat", Hook::Output),
-        ] {
-            let new = phrase::ct_state(ct_state::NEW);
-            self.rule(name, [new, phrase::jump(&"sticky".into())]);
-            let name = name.replace("-pre-", "-post-");
-            self.chain(Chain::base(name.as_str(), ChainKind::Filter, hook, AFTER_DSTNAT));
-            let translated = phrase::ct_status(ct_status::DNAT);
-            let new = phrase::ct_state(ct_state::NEW);
-            self.rule(&name, [new, translated, phrase::jump(&"affinity".into())]);
-        }
-        let endpoint = [Field::Daddr(self.family), Field::Dport];
-        for timeout in timeouts {
-            let numbers = SetId::Remembered(timeout).name();
-            let numbered = || phrase::is_in(&[Field::Priority], &numbers);
-            let lifetime = Some(Duration::from_secs(u64::from(timeout)));
-            let key = client_key(self.family);
-            let memory = SetId::Affinity.name();
-            let remember = phrase::remember(&memory, &key, lifetime, &endpoint);
-            self.rule("affinity", [numbered(), remember]);
-            self.rule("affinity", [numbered(), phrase::clear_priority()]);
-        }
-    }
-
     /// The chain that refuses, by a reset for TCP: a client whose connection connection tracking has
     /// forgotten would ignore an ICMP error.
     fn reject(&mut self) -> Arc<str> {
@@ -434,16 +393,16 @@ impl Writer {
             Carrier::Kernel | Carrier::Relays(_) => phrase::ct_status(ct_status::DNAT),
             // IPVS leaves no such sign; but then it wanted to go to another address.
             Carrier::Ipvs => {
-                use Field::{L4Proto, OriginalDaddr, OriginalDport, Saddr};
+                use Field::{Dport, L4Proto, OriginalDaddr, Saddr};
                 let family = self.family;
-                let first = [Saddr(family), OriginalDaddr(family), L4Proto, OriginalDport];
+                let first = [Saddr(family), OriginalDaddr(family), L4Proto, Dport];
                 phrase::is_not_in(&first, &hairpin.name)
             }
         };
         self.rule("masquerading", [through_a_service, to_itself, masquerade()]);
     }
 
-    fn to_node_port_address(&self, addresses: &NodePortAddresses) -> Phrase {
+    pub(super) fn to_node_port_address(&self, addresses: &NodePortAddresses) -> Phrase {
         let daddr = Field::Daddr(self.family);
         match addresses {
             NodePortAddresses::Only(_) => phrase::is_in(&[daddr], &SetId::NodePortIps.name()),
@@ -500,6 +459,10 @@ impl Writer {
 /// masquerading, or above it if there is none below.
 pub(in crate::backend) fn delivery_mark(masquerade_mark: u32) -> u32 {
     if masquerade_mark > 1 { masquerade_mark >> 1 } else { 2 }
+}
+
+pub(super) fn draw(place: Place, size: u32) -> Arc<str> {
+    format!("{place}-draw-{size}").into()
 }
 
 fn pools(place: Place) -> Arc<str> {

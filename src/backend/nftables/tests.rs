@@ -10,7 +10,7 @@ use super::Nftables;
 use super::layout::{Carrier, Place, SetId, Sight, frontend_key};
 use super::strict_kernel::{Kernel, Model};
 use crate::backend::{Backend, Observation, Report, Scope};
-use crate::kernel::nft::{Counting, Element, Key, Op, Value};
+use crate::kernel::nft::{Counting, Element, Field, Key, Op, Set, SetKind, Value};
 use crate::model::{Change, Condition, Service, ServiceName, Snapshot};
 use crate::net::Family;
 use crate::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
@@ -63,7 +63,8 @@ fn without_order(model: &Model) -> Vec<(Arc<str>, Vec<u8>, Value, String)> {
     for (name, (_, content)) in &model.sets {
         for (key, element) in content {
             let bytes = key.as_bytes();
-            let cut = if name.ends_with("-endpoints") { bytes.len() - 4 } else { bytes.len() };
+            let by_slot = name.ends_with("-endpoints") || name.ends_with("-endpoint-ids");
+            let cut = if by_slot { bytes.len() - 4 } else { bytes.len() };
             let (value, extra) = (element.value.clone(), format!("{:?}", element.extra));
             elements.push((Arc::clone(name), bytes[..cut].to_vec(), value, extra));
         }
@@ -354,14 +355,43 @@ fn counters_change_with_addresses_and_names_and_with_nothing_else() {
     assert_eq!(touched(removed), 1, "and away");
 }
 
+/// A ruleset that was saved as JSON and loaded has lost comments and what parts of data are called.
+#[test]
+fn a_set_that_only_reads_otherwise_is_left_alone() {
+    let (table, _) = build(Family::V4, "node-a", host(), &two_services());
+    let endpoints = SetId::Endpoints(Place::Service).name();
+    let after = |change: &dyn Fn(&mut Set)| {
+        let mut world = World::new(Kernel::default());
+        world.sync(&table, &BTreeSet::new());
+        change(&mut world.kernel().model.sets.get_mut(&endpoints).expect("it is there").0);
+        world.restarted().sync(&table, &BTreeSet::new()).len()
+    };
+    let bare = |datatype, length| Field::Bare { datatype, length };
+    let plain = SetKind::Map(vec![bare(7, 4), bare(13, 2)]);
+    assert_eq!(after(&|set| (set.comment, set.kind) = (None, plain.clone())), 0);
+    let longer = SetKind::Map(vec![bare(8, 16), bare(13, 2)]);
+    assert!(after(&|set| set.kind = longer.clone()) > 0);
+    assert!(after(&|set| set.size = Some(1)) > 0);
+    assert!(after(&|set| set.key[1] = bare(13, 2)) > 0);
+}
+
 /// Numbers, of slots or seconds, may be written in several ways.
 #[test]
 fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
     let ours = ["service-slots-4", "nodeport-local-slots-8", "remember-10800", "affinity"];
-    for name in ours.into_iter().chain(["service-counters", "nodeport-counters"]) {
+    let sticky = ["service-sticky", "service-local-sticky-slots-2", "nodeport-endpoint-ids"];
+    let others = ["endpoint-ids", "service-counters", "nodeport-counters"];
+    for name in ours.into_iter().chain(sticky).chain(others) {
         assert!(SetId::from_name(name).is_some_and(|id| *id.name() == *name), "{name}");
     }
-    for name in ["service-slots-04", "service-slots-+4", "remember-", "slots-4", "strays"] {
+    for name in [
+        "service-slots-04",
+        "service-slots-+4",
+        "service-sticky-slots-04",
+        "remember-",
+        "slots-4",
+        "strays",
+    ] {
         assert_eq!(SetId::from_name(name), None, "{name}");
     }
 }

@@ -34,8 +34,15 @@ pub(super) fn expressions(bytes: &[u8]) -> (Vec<Expr>, Option<Counted>) {
             }
             expression(name, data).unwrap_or_else(|| Expr::Unknown { name: Arc::from(name) })
         })
+        .filter(|expr| !does_nothing(expr))
         .collect();
     (exprs, counted)
+}
+
+/// Whether an expression has no effect: nft 1.0.6 turns the one byte of a transport protocol around, in
+/// place, before it looks for it in a set of ranges. A rule is the same without.
+fn does_nothing(expr: &Expr) -> bool {
+    matches!(expr, Expr::Byteorder { sreg, dreg, len: 1, .. } if sreg == dreg)
 }
 
 /// Reads a verdict out of an attribute of `enum nft_data_attributes`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::expr::Expr;
-use super::field::{Field, Shown};
+use super::field::{Field, Shown, layout};
 use super::packed::{Data, Key};
 use crate::net::Family;
 
@@ -208,6 +208,20 @@ impl Set {
     /// A map from `key` to verdicts.
     pub fn verdict_map(name: impl Into<Arc<str>>, key: Vec<Field>) -> Set {
         Set::with_kind(name, key, SetKind::VerdictMap)
+    }
+
+    /// Whether the kernel makes no difference between the two. What parts of keys are called, and the
+    /// comment, is for people alone, and lost where a ruleset was saved as JSON.
+    pub fn works_as(&self, other: &Set) -> bool {
+        let kinds_match = match (&self.kind, &other.kind) {
+            (SetKind::Map(data), SetKind::Map(other)) => layout(data) == layout(other),
+            (kind, other) => kind == other,
+        };
+        let rest = |set: &Set| (set.flags, set.timeout, set.size, set.counting);
+        self.name == other.name
+            && kinds_match
+            && layout(&self.key) == layout(&other.key)
+            && rest(self) == rest(other)
     }
 
     /// What `nft` calls it.
