@@ -34,6 +34,10 @@ fn main() -> ExitCode {
         trial("healthz_tells_whether_the_node_stays", eligibility),
         trial("healthz_waits_for_its_address_or_ends_the_program", taken_healthz),
         trial("a_kernel_that_refuses_the_rules_makes_the_proxy_unhealthy", refused_rules),
+        trial(
+            "a_node_object_that_loses_its_addresses_or_is_made_again_closes_no_port",
+            incomplete_node,
+        ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -435,5 +439,75 @@ fn refused_rules() -> Outcome {
     owner.wait()?;
     wait_health(&client, &node, "/healthz", 200, Some(true));
     wait_count(&client, &node, WEB, "web", 1);
+    Ok(())
+}
+
+/// Says whether the ports of `web` are still open once the daemon has heard of a change: it has when it
+/// says so, or closes them.
+fn still_open(cluster: &Cluster, client: &Host, node: &Host, words: &str, before: usize) -> bool {
+    let open = || {
+        let at = |family, port| node.socket_addr(family, port);
+        let node_ports = Family::BOTH.map(|family| at(family, NODE_PORT));
+        let health_ports = Family::BOTH.map(|family| at(family, WEB));
+        node_ports.into_iter().chain(health_ports).all(|at| connect(client, at).is_ok())
+    };
+    let said = || {
+        let lines = cluster.with_proxy("node-a", |proxy| proxy.lines_with(words));
+        lines.unwrap_or_default().len()
+    };
+    eventually("the daemon hears of it", || (said() > before || !open()).then_some(()));
+    open()
+}
+
+const NODE_PORT: u16 = 30_080;
+
+fn incomplete_node() -> Outcome {
+    let cluster = cluster(FAST)?;
+    let mut web = service("web", WEB);
+    web["spec"]["ports"][0]["nodePort"] = json!(NODE_PORT);
+    cluster.create_service(&web)?;
+    cluster.add_pod("web-1", "web", "node-a", &PORTS)?;
+    cluster.start_proxy("node-a")?;
+    let (client, node) = (cluster.lab().client(), cluster.lab().node("node-a")?);
+    wait_count(&client, &node, WEB, "web", 1);
+    let object = cluster.api().get(Resource::Nodes, "", "node-a")?.value();
+    let addresses = |addresses: &Value| {
+        let patch = Patch::Merge(json!({"status": {"addresses": addresses}}));
+        cluster.api().patch(Resource::Nodes, "", "node-a", Part::Status, &patch).map(drop)
+    };
+    let (lost, again) = ("this stays in force", "again");
+    addresses(&Value::Null)?;
+    assert!(still_open(&cluster, &client, &node, lost, 0), "the addresses are gone");
+    addresses(&object["status"]["addresses"])?;
+    assert!(still_open(&cluster, &client, &node, again, 0));
+    cluster.api().delete(Resource::Nodes, "", "node-a")?;
+    assert!(still_open(&cluster, &client, &node, lost, 1), "the object is gone");
+
+    // It is made again, without addresses, and the daemon is started anew: it waits for them.
+    cluster.stop_proxy("node-a")?;
+    let mut bare = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}});
+    bare["metadata"]["labels"] = object["metadata"]["labels"].clone();
+    cluster.api().create(&bare)?;
+    let configuration = format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
+         hostnameOverride: node-a\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n{FAST}\n"
+    );
+    let mut proxy =
+        Proxy::start(program(), Place::On(&node), &cluster.api().url(), &configuration)?;
+    let heard = |proxy: &Proxy, words: &str| !proxy.lines_with(words).is_empty();
+    eventually("it waits, or does not", || {
+        let waits = heard(&proxy, "waiting for it") || heard(&proxy, "first sync done family=IPv6");
+        waits.then_some(())
+    });
+    let open = || {
+        let at = Family::BOTH.map(|family| node.socket_addr(family, NODE_PORT));
+        at.into_iter().all(|at| connect(&client, at).is_ok())
+    };
+    assert!(open(), "a daemon that starts does not know the addresses");
+    addresses(&object["status"]["addresses"])?;
+    proxy.wait_for("first sync done family=IPv6", 0, PATIENCE)?;
+    wait_count(&client, &node, WEB, "web", 1);
+    assert!(open());
+    proxy.terminate(PATIENCE)?;
     Ok(())
 }

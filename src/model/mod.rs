@@ -9,7 +9,7 @@ mod service;
 mod snapshot;
 
 pub use endpoint::{Condition, Endpoint, EndpointPort, EndpointSlice, Hints, SliceName};
-pub use node::Node;
+pub use node::{Kept, Node};
 pub use service::{Service, ServiceName, ServicePort, ServiceType, SourceRanges, TrafficPolicy};
 pub use snapshot::{Change, Snapshot};
 

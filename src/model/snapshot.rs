@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
-use super::{EndpointSlice, Node, Service, ServiceName, SliceName};
+use super::{EndpointSlice, Kept, Node, Service, ServiceName, SliceName};
 
 /// One change of the API's state, already converted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +39,10 @@ pub struct Snapshot {
     pub slices: FxHashMap<ServiceName, Vec<EndpointSlice>>,
     /// Which Service a slice belongs to: a changed label moves it.
     owners: FxHashMap<SliceName, ServiceName>,
-    /// The own Node, once it is known.
+    /// The own Node, once there was one: with all that it ever said, unless it says something else.
     pub node: Option<Node>,
+    /// What of it the object does not say any more.
+    pub kept: Vec<Kept>,
     /// ServiceCIDRs of both families.
     pub service_cidrs: BTreeSet<IpNet>,
 }
@@ -76,7 +78,9 @@ impl Snapshot {
                 gone.iter().for_each(|name| self.remove_slice(name, dirty));
                 list.into_iter().for_each(|slice| self.put_slice(slice, dirty));
             }
-            Change::Node(node) => self.node = node,
+            Change::Node(object) => {
+                (self.node, self.kept) = Node::completed(object, self.node.take(), &self.kept);
+            }
             Change::ServiceCidrs(cidrs) => self.service_cidrs = cidrs,
         }
     }

@@ -7,6 +7,7 @@
 mod conntrack;
 mod gaps;
 pub mod host;
+mod own_node;
 mod pacer;
 mod triggers;
 
@@ -33,8 +34,8 @@ use crate::watch::{ConnectionState, Resource, Update};
 
 pub use self::conntrack::RemovedTcp;
 
-/// How long the first sync waits for the own Node and the ServiceCIDRs once all else is known (upstream:
-/// `cmd/kube-proxy/app/server.go`, getNodeIPs).
+/// How long the first sync waits for the own Node with its addresses, and for the ServiceCIDRs, once all
+/// else is known (upstream: `pkg/proxy/node.go`, NewNodeManager).
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// How long a change may wait until the proxy counts as unhealthy (upstream:
@@ -115,6 +116,10 @@ struct Loop {
     lost: BTreeSet<Resource>,
     health: Health,
     metrics: Metrics,
+    /// What must be known for the first sync is known, or was waited for long enough.
+    ready: bool,
+    /// It was said that the Node's object lacks something.
+    said_waiting: bool,
     triggers: Triggers,
     /// Taken when the rules of all families are in force.
     in_force: Option<oneshot::Sender<()>>,
@@ -205,6 +210,8 @@ impl Loop {
             lost: BTreeSet::new(),
             health,
             metrics,
+            ready: false,
+            said_waiting: false,
             triggers: Triggers::new(now()),
             in_force: Some(in_force),
             origins: Vec::new(),
@@ -266,7 +273,9 @@ impl Loop {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 false
             }
+                let kept = self.snapshot.kept.clone();
             Update::Connection { resource, state } => {
+                own_node::tell(&kept, &self.snapshot.kept);
                 self.connection(resource, state);
                 false
             }
@@ -307,12 +316,25 @@ impl Loop {
             return false;
         }
         if known(Resource::Node) && known(Resource::ServiceCidrs) {
-            return true;
+            if complete {
+                return true;
+            }
+            if !std::mem::replace(&mut self.said_waiting, true) {
+                own_node::wait_for(LONGEST_WAIT);
+            }
+    /// Whether enough is known to sync; what is known once stays known.
         }
+        self.ready = self.ready || self.knows_enough(now);
+        self.ready
+    }
+
+    fn knows_enough(&mut self, now: Instant) -> bool {
         let since = *self.waiting_since.get_or_insert(now);
         now.duration_since(since) >= LONGEST_WAIT
     }
 
+        let node = self.snapshot.node.as_ref();
+        let complete = own_node::suffices(&self.config, node);
     /// Brings every family up to date; whether all of it worked.
     fn sync(&mut self, reason: Reason) -> bool {
         let origins = std::mem::take(&mut self.origins);

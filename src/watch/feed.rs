@@ -186,6 +186,8 @@ impl Kind for Slices {
 pub(super) struct OwnNode {
     pub(super) node_name: String,
     pub(super) last: Option<Option<Node>>,
+    /// Whether there ever was one.
+    pub(super) seen: bool,
 }
 
 impl OwnNode {
@@ -193,6 +195,7 @@ impl OwnNode {
         if self.last.as_ref() == Some(&node) {
             return None;
         }
+        self.seen |= node.is_some();
         self.last = Some(node.clone());
         Some(Change::Node(node))
     }
@@ -226,7 +229,7 @@ impl Kind for OwnNode {
     }
 
     fn lacking(&self) -> Vec<Warning> {
-        if self.last != Some(None) {
+        if self.last != Some(None) || self.seen {
             return Vec::new();
         }
         vec![Warning {

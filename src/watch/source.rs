@@ -45,7 +45,7 @@ pub(super) fn start(
     let spawn = Spawn { server, options, updates, stop, link: &link };
     spawn.source(&mut tasks, Services::default());
     spawn.source(&mut tasks, Slices { node_name: node_name(), names: Interner::default() });
-    spawn.source(&mut tasks, OwnNode { node_name: node_name(), last: None });
+    spawn.source(&mut tasks, OwnNode { node_name: node_name(), last: None, seen: false });
     spawn.source(&mut tasks, ServiceCidrs::default());
     tasks
 }

@@ -85,6 +85,8 @@ pub(super) struct Meta<'a> {
     #[serde(borrow)]
     pub(super) name: Loose<Text<'a>>,
     #[serde(borrow)]
+    pub(super) uid: Loose<Text<'a>>,
+    #[serde(borrow)]
     pub(super) creation_timestamp: Loose<Text<'a>>,
     #[serde(borrow)]
     pub(super) deletion_timestamp: Loose<Text<'a>>,

@@ -25,6 +25,7 @@ pub(in crate::watch) fn node(json: &str) -> Converted<String, Node> {
     };
     let meta = notes.meta;
     let name = notes.name.to_owned();
+    let uid = notes.take(format_args!("metadata.uid"), meta.uid.clone());
     let spec = notes.take(format_args!("spec"), object.spec).unwrap_or_default();
     let status = notes.take(format_args!("status"), object.status).unwrap_or_default();
     let labels = match &meta.labels {
@@ -34,6 +35,7 @@ pub(in crate::watch) fn node(json: &str) -> Converted<String, Node> {
     let field = format_args!("metadata.labels[topology.kubernetes.io/zone]");
     let zone = notes.take(field, labels).map(|zone| zone.0.into_owned());
     let node = Node {
+        uid: uid.map(|uid| uid.0.into_owned()).unwrap_or_default(),
         addresses: addresses(status, &mut notes),
         zone: zone.filter(|zone| !zone.is_empty()),
         leaving: meta.deletion_timestamp != Loose::Absent || is_tainted(&spec),

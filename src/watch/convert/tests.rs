@@ -411,7 +411,7 @@ fn the_warnings_of_one_object_are_cut_off() {
 #[test]
 fn a_node_is_understood() {
     let object = json!({
-        "metadata": { "name": "n", "labels": { "topology.kubernetes.io/zone": "z" } },
+        "metadata": { "name": "n", "uid": "u", "labels": { "topology.kubernetes.io/zone": "z" } },
         "spec": { "podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"],
                   "taints": [{ "key": "other" }] },
         "status": { "addresses": [
@@ -422,6 +422,7 @@ fn a_node_is_understood() {
         ]},
     });
     let expected = Node {
+        uid: "u".to_owned(),
         addresses: ips(&["192.0.2.1", "fd00::1", "198.51.100.1"]),
         pod_cidrs: nets(&["10.1.0.0/24", "fd00:1::/64"]),
         zone: Some("z".to_owned()),
