@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         trial("healthz_tells_whether_the_node_stays", eligibility),
         trial("healthz_waits_for_its_address_or_ends_the_program", taken_healthz),
         trial("a_kernel_that_refuses_the_rules_makes_the_proxy_unhealthy", refused_rules),
+        trial("a_family_that_no_service_needs_makes_nobody_unhealthy", unneeded_family),
         trial(
             "a_node_object_that_loses_its_addresses_or_is_made_again_closes_no_port",
             incomplete_node,
@@ -439,6 +440,46 @@ fn refused_rules() -> Outcome {
     owner.wait()?;
     wait_health(&client, &node, "/healthz", 200, Some(true));
     wait_count(&client, &node, WEB, "web", 1);
+    Ok(())
+}
+
+fn unneeded_family() -> Outcome {
+    let cluster = cluster("nftables: {minSyncPeriod: 1ms, syncPeriod: 1s}")?;
+    let mut single = service("web", WEB);
+    single["spec"]["ipFamilyPolicy"] = json!("SingleStack");
+    cluster.create_service(&single)?;
+    cluster.add_pod("web-1", "web", "node-a", &PORTS)?;
+    cluster.start_proxy("node-a")?;
+    let (client, node) = (cluster.lab().client(), cluster.lab().node("node-a")?);
+    let (mut owner, stdin) = own_table(&node, "ip6")?;
+    let at = node.socket_addr(Family::V4, HEALTHZ);
+    let counts = |reply: &Reply, family: Family| {
+        reply.json()["status"][family.to_string()]["healthy"].as_bool()
+    };
+    let left_out = |reply: &Reply| counts(reply, Family::V6).is_none();
+    let reply = wait("IPv6 is left out", &client, at, "/livez", left_out);
+    assert_eq!((reply.code, counts(&reply, Family::V4)), (200, Some(true)), "{reply:?}");
+    let said = || {
+        let lines = cluster.with_proxy("node-a", |proxy| proxy.lines_with("IPv6 is left out"));
+        lines.unwrap_or_default().len()
+    };
+    eventually("it is said", || (said() > 0).then_some(()));
+
+    // Now somebody needs it.
+    cluster.create_service(&service("shop", SHOP))?;
+    let reply = wait("an unhealthy proxy", &client, at, "/livez", |reply| reply.code == 503);
+    assert_eq!((counts(&reply, Family::V4), counts(&reply, Family::V6)), (Some(true), Some(false)));
+    cluster.api().delete(Resource::Services, "default", "shop")?;
+    wait("IPv6 is left out again", &client, at, "/livez", |reply| {
+        reply.code == 200 && left_out(reply)
+    });
+    drop(stdin);
+    owner.wait()?;
+    let reply = wait("IPv6 counts again", &client, at, "/livez", |reply| {
+        counts(reply, Family::V6) == Some(true)
+    });
+    assert_eq!((reply.code, counts(&reply, Family::V4)), (200, Some(true)));
+    assert_eq!(said(), 2, "once each time");
     Ok(())
 }
 

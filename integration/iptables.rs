@@ -3,6 +3,8 @@
 
 #[path = "iptables_return.rs"]
 mod back;
+#[path = "iptables_families.rs"]
+mod families;
 #[path = "iptables_world.rs"]
 mod world;
 
@@ -39,6 +41,12 @@ fn main() -> ExitCode {
         Trial::test("the_variant_with_more_rules_or_a_hint_is_used", || in_own_network(variants)),
         Trial::test("the_lock_is_waited_for_and_its_holder_reported", || in_own_network(lock)),
         Trial::test("node_ports_answer_on_localhost_unless_switched_off", localhost),
+        Trial::test("without_ip6tables_ipv4_is_served_and_healthy", || {
+            in_own_network(families::without_ip6tables)
+        }),
+        Trial::test("leftovers_of_a_family_that_is_needed_and_cannot_be_served_stay", || {
+            in_own_network(families::leftovers_of_a_needed_family)
+        }),
         Trial::test("a_daemon_heals_a_flush_within_seconds", flush),
     ];
     for family in Family::BOTH {

@@ -41,6 +41,20 @@ pub trait Backend: Send {
     fn stop(&mut self) {}
 }
 
+/// A family whose backend could not be opened: each sync fails with the reason.
+#[derive(Debug)]
+pub struct Unopened {
+    /// Why.
+    pub reason: String,
+}
+
+impl Backend for Unopened {
+    fn sync(&mut self, table: &ForwardingTable, _scope: &Scope) -> Result<Report, SyncError> {
+        let (family, reason) = (table.family, self.reason.clone());
+        Err(SyncError { backend: "cannot serve", family, reason })
+    }
+}
+
 /// What may differ from the last successful sync.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scope {

@@ -4,10 +4,12 @@ use anyhow::{Result, bail};
 
 use crate::backend::leftovers::{self, Connections, InUse};
 use crate::config::Config;
+use crate::net::Family;
 
 /// Removes it, and fails with the names of what could not be removed.
 pub(super) fn run(config: &Config) -> Result<()> {
-    let outcome = leftovers::remove(InUse::Nothing, &config.ipvs.exclude_cidrs, Connections::Cut);
+    let (families, excluded) = (Family::BOTH.into(), &config.ipvs.exclude_cidrs);
+    let outcome = leftovers::remove(InUse::Nothing, &families, excluded, Connections::Cut);
     for removed in &outcome.removed {
         tracing::info!("removed: {removed}");
     }

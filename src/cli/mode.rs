@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use tokio::sync::watch;
 
 use super::{IptablesLayout, RunFlags};
-use crate::backend::Backend;
 use crate::backend::iptables::{self, Iptables};
 use crate::backend::ipvs::{self, Ipvs};
 use crate::backend::leftovers::InUse;
 use crate::backend::nftables::{Connection, ServiceCounters, Sight};
 use crate::backend::userspace::{self, Counters, Relays};
+use crate::backend::{Backend, Unopened};
 use crate::config::{Config, Mode};
 use crate::kernel;
 use crate::kernel::nft::Counting;
@@ -37,6 +37,8 @@ pub(super) type Backends = Vec<(Family, Box<dyn Backend>)>;
 pub(super) struct Opened {
     /// Who makes the kernel match.
     pub(super) backends: Backends,
+    /// The families among them whose backend can work.
+    pub(super) served: Vec<Family>,
     /// Changes when somebody else may have changed our objects in the kernel.
     pub(super) foreign: watch::Receiver<()>,
     /// What the userspace mode counts.
@@ -79,7 +81,7 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
         sight,
     })
     .context("start the relays of the userspace mode")?;
-    let backends = backends(|family| {
+    let (backends, served) = backends(|family| {
         let redirection = Box::new(connection.redirection(sight, family));
         let mode = match sight {
             Sight::Node => relays.mode(family, redirection).map_err(anyhow::Error::new),
@@ -97,7 +99,7 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
         Some(gone) => (any_of(changes, gone), InUse::Transparent),
     };
     let relays = Some(relays.counters());
-    Ok(Opened { backends, foreign, relays, by_service: None, in_use })
+    Ok(Opened { backends, served, foreign, relays, by_service: None, in_use })
 }
 
 /// What to do where the kernel lacks something.
@@ -111,9 +113,10 @@ fn nftables(flags: &RunFlags) -> Result<Opened> {
     } else {
         (Counting::Off, None)
     };
-    let backends = backends(|family| Ok(Box::new(connection.mode(family).counting(counting))))?;
+    let (backends, served) =
+        backends(|family| Ok(Box::new(connection.mode(family).counting(counting))))?;
     let foreign = connection.follow()?;
-    Ok(Opened { backends, foreign, relays: None, by_service, in_use: InUse::Nftables })
+    Ok(Opened { backends, served, foreign, relays: None, by_service, in_use: InUse::Nftables })
 }
 
 /// IPVS, beside an nftables table.
@@ -133,14 +136,14 @@ fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
         ipvs::Leaving::Gracefully
     };
     let connection = Connection::open()?;
-    let backends = backends(|family| {
+    let (backends, served) = backends(|family| {
         let kernel = ipvs::Live::open(family, &options)
             .with_context(|| "mode ipvs cannot work; modes nftables, iptables and userspace can")?;
         let table = connection.beside_ipvs(family);
         Ok(Box::new(Ipvs::new(table, kernel, Arc::clone(&options.scheduler), leaving)))
     })?;
     let foreign = any_of(connection.follow()?, calls(LOOK_PERIOD));
-    Ok(Opened { backends, foreign, relays: None, by_service: None, in_use: InUse::Ipvs })
+    Ok(Opened { backends, served, foreign, relays: None, by_service: None, in_use: InUse::Ipvs })
 }
 
 /// Changes whenever one of two does.
@@ -159,17 +162,32 @@ fn any_of(mut one: watch::Receiver<()>, mut other: watch::Receiver<()>) -> watch
     receiver
 }
 
-/// One backend per family that this kernel has.
-fn backends(open: impl Fn(Family) -> Result<Box<dyn Backend>>) -> Result<Backends> {
-    let mut backends: Backends = Vec::new();
+/// One backend per family that this kernel has, and which of them can work. Where one cannot be opened,
+/// that matters only if a Service needs it; the loop finds out.
+fn backends(open: impl Fn(Family) -> Result<Box<dyn Backend>>) -> Result<(Backends, Vec<Family>)> {
+    let (mut backends, mut served, mut why) = (Backends::new(), Vec::new(), None);
     for family in Family::BOTH {
-        if kernel::has_family(family) {
-            backends.push((family, open(family)?));
-        } else {
+        if !kernel::has_family(family) {
             tracing::warn!(%family, "this kernel does not have the family; it is not served");
+            continue;
         }
+        let backend = match open(family) {
+            Ok(backend) => {
+                served.push(family);
+                backend
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                why.get_or_insert(error);
+                Box::new(Unopened { reason })
+            }
+        };
+        backends.push((family, backend));
     }
-    Ok(backends)
+    match why {
+        Some(error) if served.is_empty() => Err(error),
+        _ => Ok((backends, served)),
+    }
 }
 
 /// The iptables mode, in the variant of iptables that this node uses.
@@ -191,12 +209,19 @@ fn iptables(config: &Config, flags: &RunFlags) -> Result<Opened> {
         },
     };
     let variant = Xtables::open(Family::V4)?.variant();
-    let backends = backends(|family| {
+    let (backends, served) = backends(|family| {
         tracing::info!(%family, %variant, "programming iptables");
         Ok(Box::new(Iptables::new(Xtables::new(family, variant), options)))
     })?;
     let in_use = InUse::Iptables(variant);
-    Ok(Opened { backends, foreign: calls(CANARY_PERIOD), relays: None, by_service: None, in_use })
+    Ok(Opened {
+        backends,
+        served,
+        foreign: calls(CANARY_PERIOD),
+        relays: None,
+        by_service: None,
+        in_use,
+    })
 }
 
 /// Changes once in a period: not every kernel interface tells of foreign changes.
@@ -209,4 +234,29 @@ fn calls(period: Duration) -> watch::Receiver<()> {
         }
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_that_cannot_be_opened_is_left_out_unless_none_can() {
+        let open = |broken: &[Family]| {
+            let backend = |family| -> Result<Box<dyn Backend>> {
+                anyhow::ensure!(!broken.contains(&family), "no {family} here");
+                Ok(Box::new(Unopened { reason: String::new() }))
+            };
+            backends(backend).map(|(backends, served)| (backends.len(), served))
+        };
+        let there = || Family::BOTH.into_iter().filter(|family| kernel::has_family(*family));
+        let count = there().count();
+        assert_eq!(open(&[]).expect("all can"), (count, there().collect()));
+        let error = open(&Family::BOTH).expect_err("none can").to_string();
+        assert_eq!(error, "no IPv4 here");
+        if count == 2 {
+            assert_eq!(open(&[Family::V6]).expect("one can"), (2, vec![Family::V4]));
+            assert_eq!(open(&[Family::V4]).expect("one can"), (2, vec![Family::V6]));
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::mode::{self, Opened};
@@ -15,7 +15,7 @@ use crate::config;
 use crate::kernel;
 use crate::metrics::Metrics;
 use crate::net::Family;
-use crate::sync::{self, RemovedTcp, Setup, Sources};
+use crate::sync::{self, InForce, RemovedTcp, Setup, Sources};
 use crate::trace::Traces;
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
@@ -67,10 +67,12 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     };
     let node_name = node_name.trim().to_lowercase();
     node::set_up(&config);
-    let Opened { backends, foreign, relays, by_service, in_use } = mode::open(&config, &flags)?;
-    let served: Vec<Family> = backends.iter().map(|(family, _)| *family).collect();
+    let Opened { backends, served, foreign, relays, by_service, in_use } =
+        mode::open(&config, &flags)?;
     options::check_families(&config, &served)?;
-    let families: Vec<String> = backends.iter().map(|(family, _)| family.to_string()).collect();
+    let families: Vec<String> = served.iter().map(ToString::to_string).collect();
+    let without: InForce =
+        Family::BOTH.into_iter().filter(|f| backends.iter().all(|(with, _)| with != f)).collect();
     let options =
         ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
     let metrics = Metrics::new(config.mode);
@@ -108,7 +110,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     let sources = Sources { updates, addresses, foreign, config: configured };
     let removed_tcp = removed_tcp(&flags);
     tokio::spawn(reload::follow(flags, settled, configure, show, stop.clone()));
-    let (in_force, told) = oneshot::channel();
+    let (in_force, told) = tokio::sync::watch::channel(without);
     let excluded = config.ipvs.exclude_cidrs.clone();
     tokio::spawn(takeover::follow(in_use, excluded, told, stop.clone()));
     let setup = Setup { config, node_name, backends, removed_tcp, health, metrics, in_force };

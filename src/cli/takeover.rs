@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::leftovers::{self, Connections, InUse, LeftoverError, Outcome};
+use crate::net::Family;
+use crate::sync::InForce;
 
 /// Pauses after a failure: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -19,14 +21,15 @@ const LOOK: Duration = Duration::from_secs(5);
 /// are never idle.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// Removes leftovers once `in_force` says that the rules of all families are in force.
+/// Removes leftovers of the families that `in_force` says are served by now: where the rules are not in
+/// force, those of another mode may still do the work.
 pub(super) async fn follow(
     in_use: InUse,
     excluded: Vec<IpNet>,
-    in_force: oneshot::Receiver<()>,
+    mut in_force: watch::Receiver<InForce>,
     stop: CancellationToken,
 ) {
-    if in_force.await.is_err() {
+    if in_force.changed().await.is_err() {
         return;
     }
     let started = Instant::now();
@@ -35,14 +38,17 @@ pub(super) async fn follow(
     loop {
         let patient = started.elapsed() < LONGEST_WAIT;
         let connections = if patient { Connections::Keep } else { Connections::Cut };
-        let excluded = excluded.clone();
-        let removing = move || leftovers::remove(in_use, &excluded, connections);
+        let (families, excluded) = (in_force.borrow_and_update().clone(), excluded.clone());
+        let all = Family::BOTH.iter().all(|family| families.contains(family));
+        let removing = move || leftovers::remove(in_use, &families, &excluded, connections);
         let Ok(outcome) = tokio::task::spawn_blocking(removing).await else { return };
         let rest = if outcome.failed.iter().any(LeftoverError::may_pass) {
             pause = (pause * 2).min(LONGEST_PAUSE);
-            pause
+            Some(pause)
         } else if outcome.connections > 0 {
-            LOOK
+            Some(LOOK)
+        } else if !all {
+            None
         } else {
             said.hear(outcome);
             tracing::info!("nothing is left of other modes");
@@ -51,7 +57,8 @@ pub(super) async fn follow(
         said.hear(outcome);
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(rest) => {}
+            changed = in_force.changed(), if !all => if changed.is_err() { return },
+            () = tokio::time::sleep(rest.unwrap_or_default()), if rest.is_some() => {}
         }
     }
 }

@@ -56,6 +56,16 @@ impl Health {
         self.state().updated(family, Moment::now());
     }
 
+    /// A family cannot be served, and nobody needs it: it does not count.
+    pub fn left_out(&self, family: Family) {
+        self.state().left_out(family);
+    }
+
+    /// A family counts that may have been left out before.
+    pub fn needed(&self, family: Family) {
+        self.state().needed(family);
+    }
+
     /// The own Node as it is now, if there is one.
     pub fn node(&self, node: Option<&Node>) {
         self.state().node(node);

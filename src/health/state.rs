@@ -45,6 +45,7 @@ pub(super) enum Eligibility {
 struct Progress {
     updated: Option<Timestamp>,
     waiting_since: Option<Instant>,
+    left_out: bool,
 }
 
 /// The state machine (upstream: `pkg/proxy/healthcheck/proxy_health.go`).
@@ -82,7 +83,19 @@ impl State {
 
     /// Everything is carried out.
     pub(super) fn updated(&mut self, family: Family, at: Moment) {
-        self.families.insert(family, Progress { updated: Some(at.wall), waiting_since: None });
+        let updated = Some(at.wall);
+        self.families.insert(family, Progress { updated, ..Progress::default() });
+    }
+
+    /// A family cannot be served, and nobody needs it: it does not count.
+    pub(super) fn left_out(&mut self, family: Family) {
+        let progress = self.families.entry(family).or_default();
+        *progress = Progress { left_out: true, waiting_since: None, ..*progress };
+    }
+
+    /// A family counts that may have been left out before.
+    pub(super) fn needed(&mut self, family: Family) {
+        self.families.entry(family).or_default().left_out = false;
     }
 
     /// The own Node as it is now. When it is gone, what it said last holds on: upstream decides by
@@ -102,9 +115,8 @@ impl State {
             }
             _ => Pace::InTime,
         };
-        let families = self
-            .families
-            .iter()
+        let counted = self.families.iter().filter(|(_, progress)| !progress.left_out);
+        let families = counted
             .filter_map(|(family, progress)| Some((*family, (progress.updated?, pace(progress)))));
         Report { now: at.wall, node: self.node, families: families.collect() }
     }
@@ -169,6 +181,31 @@ mod tests {
         let report = state.report(clock.at(1000));
         assert_eq!((report.pace(), report.updated()), (Pace::InTime, None));
         assert!(report.families.is_empty());
+    }
+
+    #[test]
+    fn a_family_that_is_left_out_counts_once_it_is_needed() {
+        let (clock, mut state) = (clock(), State::new(TIMEOUT));
+        let at = |seconds| clock.at(seconds);
+        Family::BOTH.into_iter().for_each(|family| state.updated(family, at(1)));
+        let families = |state: &State, seconds| {
+            let report = state.report(at(seconds));
+            let paces = report.families.iter().map(|(family, (_, pace))| (*family, *pace));
+            paces.collect::<Vec<_>>()
+        };
+        let v4 = (Family::V4, Pace::InTime);
+        state.queued(Family::V6, at(2));
+        state.left_out(Family::V6);
+        assert_eq!(families(&state, 1000), [v4]);
+        state.queued(Family::V6, at(1000));
+        assert_eq!(families(&state, 2000), [v4], "it is tried again");
+        state.left_out(Family::V6);
+        state.queued(Family::V6, at(3000));
+        state.needed(Family::V6);
+        assert_eq!(families(&state, 3059), [v4, (Family::V6, Pace::InTime)]);
+        assert_eq!(families(&state, 3060), [v4, (Family::V6, Pace::Late)]);
+        state.updated(Family::V6, at(3061));
+        assert_eq!(families(&state, 9999), [v4, (Family::V6, Pace::InTime)]);
     }
 
     #[test]

@@ -10,18 +10,20 @@ pub mod host;
 mod own_node;
 mod pacer;
 mod triggers;
+mod unserved;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::conntrack::{Conntrack, World};
 use self::gaps::Gaps;
 use self::pacer::{Pacer, Reason};
 use self::triggers::Triggers;
+use self::unserved::{Failure, Need};
 use crate::backend::{Backend, Count, Observation, Report, Scope};
 use crate::config::Config;
 use crate::health::Health;
@@ -74,9 +76,12 @@ pub struct Setup {
     pub health: Health,
     /// Where it is measured.
     pub metrics: Metrics,
-    /// Told when the rules of all families are in force for the first time.
-    pub in_force: oneshot::Sender<()>,
+    /// Told when the rules of a family are in force for the first time.
+    pub in_force: watch::Sender<InForce>,
 }
+
+/// The families whose rules are in force, and those that are left out because no Service needs them.
+pub type InForce = BTreeSet<Family>;
 
 /// What a plane needs to know beside its table.
 struct Around<'a> {
@@ -100,6 +105,8 @@ struct Plane {
     checks_changed: bool,
     /// No sync has succeeded yet.
     fresh: bool,
+    /// What was said about the syncs that fail, until one succeeds.
+    failing: Option<(Need, String)>,
 }
 
 /// The loop's state.
@@ -109,6 +116,10 @@ struct Loop {
     listed: BTreeSet<Resource>,
     /// When all was known but the Node or the ServiceCIDRs.
     waiting_since: Option<Instant>,
+    /// What must be known for the first sync is known, or was waited for long enough.
+    ready: bool,
+    /// It was said that the Node's object lacks something.
+    said_waiting: bool,
     dirty: BTreeSet<ServiceName>,
     host_changed: bool,
     planes: Vec<Plane>,
@@ -116,13 +127,8 @@ struct Loop {
     lost: BTreeSet<Resource>,
     health: Health,
     metrics: Metrics,
-    /// What must be known for the first sync is known, or was waited for long enough.
-    ready: bool,
-    /// It was said that the Node's object lacks something.
-    said_waiting: bool,
     triggers: Triggers,
-    /// Taken when the rules of all families are in force.
-    in_force: Option<oneshot::Sender<()>>,
+    in_force: watch::Sender<InForce>,
     /// Where the traces of changes began that no sync has carried out.
     origins: Vec<Origin>,
 }
@@ -195,6 +201,7 @@ impl Loop {
                 gaps: Gaps::default(),
                 checks_changed: true,
                 fresh: true,
+                failing: None,
             }
         };
         let planes = backends.into_iter().map(plane).collect();
@@ -203,6 +210,8 @@ impl Loop {
             snapshot: Snapshot::default(),
             listed: BTreeSet::new(),
             waiting_since: None,
+            ready: false,
+            said_waiting: false,
             dirty: BTreeSet::new(),
             host_changed: true,
             planes,
@@ -210,10 +219,8 @@ impl Loop {
             lost: BTreeSet::new(),
             health,
             metrics,
-            ready: false,
-            said_waiting: false,
             triggers: Triggers::new(now()),
-            in_force: Some(in_force),
+            in_force,
             origins: Vec::new(),
         }
     }
@@ -266,16 +273,16 @@ impl Loop {
                 let for_all = matches!(change, Change::Node(_) | Change::ServiceCidrs(_));
                 self.host_changed |= for_all;
                 self.measure(&change);
+                let kept = self.snapshot.kept.clone();
                 self.snapshot.apply(change, &mut self.dirty);
+                own_node::tell(&kept, &self.snapshot.kept);
                 for_all || !self.dirty.is_empty()
             }
             Update::Warnings(warnings) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 false
             }
-                let kept = self.snapshot.kept.clone();
             Update::Connection { resource, state } => {
-                own_node::tell(&kept, &self.snapshot.kept);
                 self.connection(resource, state);
                 false
             }
@@ -310,11 +317,19 @@ impl Loop {
         }
     }
 
+    /// Whether enough is known to sync; what is known once stays known.
     fn ready(&mut self, now: Instant) -> bool {
+        self.ready = self.ready || self.knows_enough(now);
+        self.ready
+    }
+
+    fn knows_enough(&mut self, now: Instant) -> bool {
         let known = |resource| self.listed.contains(&resource);
         if !known(Resource::Services) || !known(Resource::EndpointSlices) {
             return false;
         }
+        let node = self.snapshot.node.as_ref();
+        let complete = own_node::suffices(&self.config, node);
         if known(Resource::Node) && known(Resource::ServiceCidrs) {
             if complete {
                 return true;
@@ -322,19 +337,11 @@ impl Loop {
             if !std::mem::replace(&mut self.said_waiting, true) {
                 own_node::wait_for(LONGEST_WAIT);
             }
-    /// Whether enough is known to sync; what is known once stays known.
         }
-        self.ready = self.ready || self.knows_enough(now);
-        self.ready
-    }
-
-    fn knows_enough(&mut self, now: Instant) -> bool {
         let since = *self.waiting_since.get_or_insert(now);
         now.duration_since(since) >= LONGEST_WAIT
     }
 
-        let node = self.snapshot.node.as_ref();
-        let complete = own_node::suffices(&self.config, node);
     /// Brings every family up to date; whether all of it worked.
     fn sync(&mut self, reason: Reason) -> bool {
         let origins = std::mem::take(&mut self.origins);
@@ -362,33 +369,61 @@ impl Loop {
                 started,
             };
             let end = plane.sync(reason, &around);
-            if end != End::Failed {
+            if !matches!(end, End::Failed(_)) {
                 for latency in self.triggers.programmed(family, now()) {
                     self.metrics.programmed(family, latency);
                 }
             }
             ends.push(end);
         }
-        if !ends.contains(&End::Failed) {
+        if self.settle(&ends) {
             self.metrics.caught_up();
-            // Nobody need listen.
-            let _ = self.in_force.take().map(|in_force| in_force.send(()));
         } else {
             self.origins = origins;
         }
         ends.iter().all(|end| *end == End::Done)
     }
+
+    /// Draws conclusions from how the syncs of all families ended; whether all is in force that a Service
+    /// needs.
+    fn settle(&mut self, ends: &[End]) -> bool {
+        let works = ends.iter().any(|end| !matches!(end, End::Failed(_)));
+        let mut in_force = InForce::new();
+        for (plane, end) in self.planes.iter_mut().zip(ends) {
+            let table = plane.planner.table();
+            let served = match end {
+                End::Done | End::Refusing => {
+                    unserved::over(&mut plane.failing, table.family);
+                    true
+                }
+                End::Failed(failure) => {
+                    let need = unserved::need(table, works);
+                    unserved::tell(&mut plane.failing, failure, need, table.family);
+                    unserved::note(failure, need, table.family, &self.health, &self.metrics);
+                    need == Need::None
+                }
+            };
+            in_force.extend(served.then_some(plane.planner.table().family));
+        }
+        let all = in_force.len() == self.planes.len();
+        self.in_force.send_if_modified(|known| {
+            let before = known.len();
+            known.append(&mut in_force);
+            known.len() != before
+        });
+        all
+    }
 }
 
 /// How the sync of a family ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     /// All is in force.
     Done,
     /// All but Services that the kernel refuses.
     Refusing,
     /// What was in force before stays.
-    Failed,
+    Failed(Failure),
 }
 
 /// Milliseconds since 1970.
@@ -444,10 +479,9 @@ impl Plane {
                 if self.refused.is_empty() { End::Done } else { End::Refusing }
             }
             Err(error) => {
-                tracing::error!("{error}; trying again, the rules in force stay");
-                metrics.synced(family, extent, Outcome::Failed, around.started.elapsed());
                 self.pending = scope.services;
-                End::Failed
+                let elapsed = around.started.elapsed();
+                End::Failed(Failure { reason: error.to_string(), extent, elapsed })
             }
         }
     }

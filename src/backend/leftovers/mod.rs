@@ -12,6 +12,7 @@ mod sets;
 mod tests;
 mod virtuals;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -123,24 +124,35 @@ pub struct Outcome {
 }
 
 /// Removes what is kube-proxy's in the current network namespace, its own included, but for what is in
-/// use. Virtual services in `excluded` are not kube-proxy's.
+/// use. Virtual services in `excluded` are not kube-proxy's. Of families that are not named, all stays, and
+/// so does what families share.
 ///
 /// It goes on after a failure: what is independent of it goes.
-pub fn remove(in_use: InUse, excluded: &[IpNet], connections: Connections) -> Outcome {
+pub fn remove(
+    in_use: InUse,
+    families: &BTreeSet<Family>,
+    excluded: &[IpNet],
+    connections: Connections,
+) -> Outcome {
     let mut outcome = Outcome::default();
     match Nft::open() {
-        Ok(mut nft) => outcome.nf_tables(&mut nft, in_use),
+        Ok(mut nft) => {
+            families.iter().for_each(|family| outcome.nf_tables(&mut nft, *family, in_use));
+        }
         // Without nf_tables there is nothing of it.
         Err(NftError::Unsupported) => {}
         Err(error) => outcome.failed.push(LeftoverError::Nftables(error)),
     }
-    for family in Family::BOTH {
-        outcome.legacy(family, in_use);
+    for family in families {
+        outcome.legacy(*family, in_use);
     }
     if in_use != InUse::Transparent {
-        for family in Family::BOTH.into_iter().filter(|family| has_family(*family)) {
-            outcome.routing(family);
+        for family in families.iter().filter(|family| has_family(**family)) {
+            outcome.routing(*family);
         }
+    }
+    if Family::BOTH.iter().any(|family| !families.contains(family)) {
+        return outcome;
     }
     // Rules hold sets, so these come after the rules.
     outcome.sets();
@@ -151,26 +163,24 @@ pub fn remove(in_use: InUse, excluded: &[IpNet], connections: Connections) -> Ou
 }
 
 impl Outcome {
-    fn nf_tables(&mut self, nft: &mut Nft, in_use: InUse) {
+    fn nf_tables(&mut self, nft: &mut Nft, family: Family, in_use: InUse) {
         let whose = match in_use {
             InUse::Iptables(Variant::Nft | Variant::Only) => Whose::ForeignToIptables,
             _ => Whose::EveryMode,
         };
-        for family in Family::BOTH {
-            for table in Table::ALL {
-                let table = TableName::new(family, &table.to_string());
-                match remove_chains(nft, &table, whose) {
-                    Ok(removal) => self.note(&removal, &format!("table {table}")),
-                    Err(source) => self.failed.push(LeftoverError::Chains { table, source }),
-                }
+        for table in Table::ALL {
+            let table = TableName::new(family, &table.to_string());
+            match remove_chains(nft, &table, whose) {
+                Ok(removal) => self.note(&removal, &format!("table {table}")),
+                Err(source) => self.failed.push(LeftoverError::Chains { table, source }),
             }
-            if !matches!(in_use, InUse::Nftables | InUse::Transparent | InUse::Ipvs) {
-                let table = TableName::new(family, TABLE);
-                match nft.apply(&table, &[Op::DeleteTable]) {
-                    Ok(()) => self.removed.push(format!("table {table}")),
-                    Err(ApplyError::Refused(refused)) if refused.iter().all(is_absent) => {}
-                    Err(source) => self.failed.push(LeftoverError::Table { table, source }),
-                }
+        }
+        if !matches!(in_use, InUse::Nftables | InUse::Transparent | InUse::Ipvs) {
+            let table = TableName::new(family, TABLE);
+            match nft.apply(&table, &[Op::DeleteTable]) {
+                Ok(()) => self.removed.push(format!("table {table}")),
+                Err(ApplyError::Refused(refused)) if refused.iter().all(is_absent) => {}
+                Err(source) => self.failed.push(LeftoverError::Table { table, source }),
             }
         }
     }
