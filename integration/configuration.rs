@@ -54,6 +54,8 @@ fn main() -> ExitCode {
         trial("what_cannot_change_live_ends_the_daemon_and_the_rules_stay", restart),
         trial("a_node_is_set_up_as_configured", set_up),
         trial("a_node_that_cannot_be_set_up_is_served", read_only),
+        trial("a_higher_limit_of_connections_stays", higher_limit),
+        trial("settings_are_made_when_connection_tracking_is_loaded", loaded_later),
         trial("with_net_admin_alone_it_serves", net_admin_alone),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -497,6 +499,49 @@ fn read_only() -> Outcome {
     assert_timeouts();
     let output = read_only_command().arg("--config").arg(&file).arg("--init-only").output()?;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    Ok(())
+}
+
+/// The program after a command that changes what it sees below /proc/sys.
+fn with_mounts(mounts: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let script = format!("{mounts} && exec \"$@\"");
+    command.args(["--mount", "sh", "-c", &script, "sh"]).arg(program());
+    command
+}
+
+fn higher_limit() -> Outcome {
+    let folder = TempDir::new()?;
+    let (file, limit) = (folder.path().join(FILE), folder.path().join("limit"));
+    for (there, expected) in [("3000000\n", "3000000\n"), ("200\n", "1048576")] {
+        fs::write(&limit, there)?;
+        // More than any machine has by default, and not more than what is asked for at most.
+        fs::write(&file, config("conntrack: {maxPerCore: 2000000}"))?;
+        let place = "/proc/sys/net/netfilter/nf_conntrack_max";
+        let mut command = with_mounts(&format!("mount --bind {} {place}", limit.display()));
+        // The size of the hash table is not this network's to change.
+        command.arg("--config").arg(&file).arg("--init-only").output()?;
+        assert_eq!(fs::read_to_string(&limit)?, expected);
+    }
+    Ok(())
+}
+
+fn loaded_later() -> Outcome {
+    let folder = TempDir::new()?;
+    let file = folder.path().join(FILE);
+    fs::write(&file, config(TIMEOUTS))?;
+    let api = api();
+    let mut command = with_mounts("mount -t tmpfs none /proc/sys/net/netfilter");
+    let daemon =
+        Daemon::start_as(command.arg("--config").arg(&file).args(["--master", &api.url()]));
+    daemon.wait_for_first_sync("IPv4");
+    daemon.wait_for("not these settings of connection tracking");
+    assert_ne!(conntrack("udp_timeout"), "20", "this test sees the true files");
+    let pid = daemon.pid().to_string();
+    run("nsenter", &["-t", &pid, "--mount", "umount", "/proc/sys/net/netfilter"]);
+    daemon.wait_for("has the settings of connection tracking now");
+    assert_timeouts();
+    assert_eq!(daemon.lines_with("WARN").len(), 1, "{}", daemon.log());
     Ok(())
 }
 

@@ -202,7 +202,10 @@ fn iptables(config: &Config, flags: &RunFlags) -> Result<Opened> {
         } else {
             iptables::LocalhostNodePorts::Closed
         },
-        out_of_window: if xtables::accepts_outside_of_window() {
+        // Where connection tracking is not loaded yet, its setting is made when it is.
+        out_of_window: if xtables::accepts_outside_of_window()
+            .unwrap_or(config.conntrack.tcp_be_liberal)
+        {
             iptables::OutOfWindow::Keep
         } else {
             iptables::OutOfWindow::Drop

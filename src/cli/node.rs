@@ -5,13 +5,18 @@
 //! serves.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::ipvs;
 use crate::config::{Config, Conntrack, Mode, NodePortAddresses};
 use crate::kernel::ipvs::Ipvs;
 use crate::kernel::sysctl::{self, Outcome, Setting, SysctlError, Wanted};
+use crate::sync::InForce;
 
 /// The most connections that are asked for on machines with many CPUs.
 const MOST_CONNECTIONS: u64 = 1 << 20;
@@ -19,17 +24,100 @@ const MOST_CONNECTIONS: u64 = 1 << 20;
 /// Connections for each bucket of the kernel's hash table.
 const CONNECTIONS_PER_BUCKET: u64 = 4;
 
-/// Sets everything up that the configuration asks for, and says once what could not be done.
-pub(super) fn set_up(config: &Config) {
-    let steps = conntrack(&config.conntrack, sysctl::cpus().into());
-    let failures = attempt(&steps, Path::new("/"));
-    if !failures.is_empty() {
-        tracing::warn!(
-            "some settings of this node stay as they are: {}; {WAY_OUT}",
-            list(&failures)
-        );
+/// How often it is looked whether the kernel has settings that it did not have. It takes a few system
+/// calls, and only while some are missing.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Settings that build on each other.
+type Step = Vec<Setting>;
+
+/// The settings of this node, and which of them wait for the kernel to have them: those of connection
+/// tracking come with its module, which is mostly loaded by the first rule that needs it.
+#[derive(Debug, Clone)]
+pub(super) struct NodeSettings {
+    /// `/`, or elsewhere in tests.
+    root: Arc<Path>,
+    absent: Arc<watch::Sender<Vec<Step>>>,
+}
+
+impl NodeSettings {
+    /// Those of this machine.
+    pub(super) fn new() -> NodeSettings {
+        NodeSettings::below(Path::new("/"))
     }
-    oom(config);
+
+    fn below(root: &Path) -> NodeSettings {
+        NodeSettings { root: root.into(), absent: Arc::new(watch::Sender::new(Vec::new())) }
+    }
+
+    /// Sets everything up that the configuration asks for, and says once what could not be done.
+    pub(super) fn set_up(&self, config: &Config) {
+        let steps = conntrack(&config.conntrack, sysctl::cpus().into());
+        let absent = self.attempt(steps);
+        if !absent.is_empty() {
+            tracing::info!(
+                "this kernel has no settings of connection tracking yet (is nf_conntrack loaded?); they are \
+                 made when it has: {}",
+                files(&absent)
+            );
+        }
+        self.absent.send_replace(absent);
+        oom(config);
+    }
+
+    /// Makes settings and says what could not be done; gives back those that the kernel does not have.
+    fn attempt(&self, steps: Vec<Step>) -> Vec<Step> {
+        let (mut absent, mut failures) = (Vec::new(), Vec::new());
+        for step in steps {
+            match ensure(&step, &self.root) {
+                Ok(()) => {}
+                Err(error) if error.is_absent() => absent.push(step),
+                Err(error) => failures.push(error),
+            }
+        }
+        if !failures.is_empty() {
+            tracing::warn!(
+                "some settings of this node stay as they are: {}; {WAY_OUT}",
+                list(&failures)
+            );
+        }
+        absent
+    }
+
+    /// Makes settings that the kernel did not have as soon as it has them: after the first sync, when the
+    /// rules are there that need connection tracking, or later. Until `stop`.
+    pub(super) async fn follow(
+        self,
+        mut in_force: watch::Receiver<InForce>,
+        stop: CancellationToken,
+    ) {
+        let mut absent = self.absent.subscribe();
+        let (mut synced, mut said) = (false, false);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                some = absent.wait_for(|absent| !absent.is_empty()) => if some.is_err() { return },
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Ok(()) = in_force.changed(), if !synced => synced = true,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let rest = self.attempt(self.absent.borrow().clone());
+            if rest.is_empty() {
+                tracing::info!(
+                    "this kernel has the settings of connection tracking now; they are made"
+                );
+            } else if synced && !std::mem::replace(&mut said, true) {
+                tracing::warn!(
+                    "this kernel has rules, but not these settings of connection tracking; they are made \
+                     when it has (modprobe nf_conntrack): {}",
+                    files(&rest)
+                );
+            }
+            self.absent.send_replace(rest);
+        }
+    }
 }
 
 /// Sets everything up that a daemon with CAP_NET_ADMIN alone could not.
@@ -42,7 +130,8 @@ pub(super) fn initialize(config: &Config) -> Result<()> {
         let settings = ipvs::settings(config.ipvs.strict_arp);
         steps.extend(settings.into_iter().map(|setting| vec![setting]));
     }
-    let failures = attempt(&steps, Path::new("/"));
+    let failed = |step: &Step| ensure(step, Path::new("/")).err();
+    let failures: Vec<SysctlError> = steps.iter().filter_map(failed).collect();
     if !failures.is_empty() {
         bail!("{}; {WAY_OUT}", list(&failures));
     }
@@ -58,11 +147,13 @@ fn list(failures: &[SysctlError]) -> String {
     failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-fn attempt(steps: &[Vec<Setting>], root: &Path) -> Vec<SysctlError> {
-    steps.iter().filter_map(|step| ensure(step, root).err()).collect()
+fn files(steps: &[Step]) -> String {
+    let all = steps.iter().flatten().map(|setting| setting.file);
+    all.collect::<Vec<_>>().join(", ")
 }
 
-/// Makes settings that build on each other; the first that stays as it is ends the row.
+/// Makes settings that build on each other. One that cannot be made ends the row, and one that is more
+/// than what is needed: who chose it has chosen the rest.
 fn ensure(step: &[Setting], root: &Path) -> Result<(), SysctlError> {
     for setting in step {
         let file = setting.file;
@@ -71,12 +162,9 @@ fn ensure(step: &[Setting], root: &Path) -> Result<(), SysctlError> {
             Outcome::Changed { before, now } => {
                 tracing::info!(file, ?before, now, "changed a setting of this node");
             }
-            Outcome::Suffices(there) => {
-                tracing::info!(
-                    file,
-                    there,
-                    "cannot change a setting of this node; it is high enough"
-                );
+            Outcome::Exceeds(there) => {
+                let asked = setting.wanted;
+                tracing::debug!(file, there, ?asked, "a setting of this node is higher; it stays");
                 return Ok(());
             }
         }
@@ -96,29 +184,29 @@ fn oom(config: &Config) {
 
 /// What the iptables mode sets itself as soon as it needs it, if it may.
 fn localhost(config: &Config) -> Option<Setting> {
-    let open = config.localhost_node_ports && config.node_port_addresses == NodePortAddresses::All;
-    (config.mode == Mode::Iptables && open)
-        .then(|| exactly("proc/sys/net/ipv4/conf/all/route_localnet", 1))
+    let open = config.mode == Mode::Iptables
+        && config.localhost_node_ports
+        && config.node_port_addresses == NodePortAddresses::All;
+    open.then(|| exactly("proc/sys/net/ipv4/conf/all/route_localnet", 1))
 }
 
 fn exactly(file: &'static str, value: u64) -> Setting {
-    Setting { file, wanted: Wanted::Exactly(value), enough: None }
+    Setting { file, wanted: Wanted::Exactly(value) }
 }
 
 /// What the configuration asks for on a machine with so many CPUs: rows of settings that build on each
 /// other.
-fn conntrack(conntrack: &Conntrack, cpus: u64) -> Vec<Vec<Setting>> {
+fn conntrack(conntrack: &Conntrack, cpus: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     if let Some(max) = connections(conntrack, cpus) {
         let limit = Setting {
             file: "proc/sys/net/netfilter/nf_conntrack_max",
-            wanted: Wanted::Exactly(max),
-            enough: Some(max),
+            // Upstream since 1.36.3: k/k#142035.
+            wanted: Wanted::AtLeast(max),
         };
         let buckets = Setting {
             file: "sys/module/nf_conntrack/parameters/hashsize",
             wanted: Wanted::AtLeast(max / CONNECTIONS_PER_BUCKET),
-            enough: None,
         };
         steps.push(vec![limit, buckets]);
     }
@@ -204,7 +292,7 @@ mod tests {
         let named: Vec<Vec<_>> =
             steps.iter().map(|step| step.iter().map(last_word).collect()).collect();
         let one = |name: &str, value| vec![(name.to_owned(), Wanted::Exactly(value))];
-        let mut limits = one("nf_conntrack_max", 400_000);
+        let mut limits = vec![("nf_conntrack_max".to_owned(), Wanted::AtLeast(400_000))];
         limits.push(("hashsize".to_owned(), Wanted::AtLeast(100_000)));
         let expected = [
             limits,
@@ -220,14 +308,66 @@ mod tests {
     #[test]
     fn settings_that_build_on_one_that_stays_are_left_alone() {
         let root = tempfile::TempDir::new().expect("a folder");
-        let second = root.path().join("second");
-        std::fs::write(&second, "5").expect("a file");
-        let step = [exactly("first", 1), exactly("second", 6)];
-        let failures = attempt(&[step.to_vec()], root.path());
-        assert_eq!(failures.len(), 1, "{failures:?}");
-        assert_eq!(std::fs::read_to_string(&second).expect("a file"), "5");
-        std::fs::write(root.path().join("first"), "0").expect("a file");
-        assert!(attempt(&[step.to_vec()], root.path()).is_empty());
-        assert_eq!(std::fs::read_to_string(&second).expect("a file"), "6");
+        let write = |name: &str, text: &str| {
+            std::fs::write(root.path().join(name), text).expect("a file");
+        };
+        let read = |name: &str| std::fs::read_to_string(root.path().join(name)).expect("a file");
+        write("second", "5");
+        let first = Setting { file: "first", wanted: Wanted::AtLeast(1) };
+        let step = [first, exactly("second", 6)];
+        let error = ensure(&step, root.path()).expect_err("there is no such file");
+        assert!(error.is_absent(), "{error}");
+        assert_eq!(read("second"), "5");
+        write("first", "2");
+        assert!(ensure(&step, root.path()).is_ok());
+        assert_eq!(
+            (read("first"), read("second")),
+            ("2".to_owned(), "5".to_owned()),
+            "more is kept"
+        );
+        write("first", "0");
+        assert!(ensure(&step, root.path()).is_ok());
+        assert_eq!((read("first"), read("second")), ("1".to_owned(), "6".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn settings_that_the_kernel_does_not_have_yet_are_made_when_it_has() {
+        let root = tempfile::TempDir::new().expect("a folder");
+        let folder = root.path().join("proc/sys/net/netfilter");
+        let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                    oomScoreAdj: 0\n\
+                    conntrack: {maxPerCore: 1, min: 200, tcpEstablishedTimeout: 1h, udpTimeout: 20s}";
+        let config = crate::config::parse(text, Path::new("file")).expect("it can be used").config;
+        let settings = NodeSettings::below(root.path());
+        settings.set_up(&config);
+        let mut absent = settings.absent.subscribe();
+        let waiting = absent.borrow_and_update().len();
+        assert_eq!(waiting, 4, "the limit, two timeouts, and the default of a third");
+        let (synced, in_force) = watch::channel(InForce::default());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(settings.clone().follow(in_force, stop.clone()));
+
+        // The first rule brings the module.
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = |name: &str| folder.join(format!("nf_conntrack_{name}"));
+        std::fs::write(path("tcp_timeout_established"), "60").expect("a file");
+        std::fs::write(path("udp_timeout"), "30").expect("a file");
+        synced.send_replace(InForce::default());
+        absent.wait_for(|absent| absent.len() == 2).await.expect("it runs");
+        let read = |name: &str| std::fs::read_to_string(path(name)).expect("a file");
+        assert_eq!(read("tcp_timeout_established"), "3600");
+        assert_eq!(read("udp_timeout"), "20");
+
+        // The rest comes much later.
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        std::fs::write(path("max"), "262144").expect("a file");
+        std::fs::write(path("tcp_timeout_close_wait"), "60").expect("a file");
+        absent.wait_for(Vec::is_empty).await.expect("it runs");
+        assert_eq!(
+            (read("max").as_str(), read("tcp_timeout_close_wait").as_str()),
+            ("262144", "3600")
+        );
+        stop.cancel();
+        task.await.expect("it ends");
     }
 }

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::node::NodeSettings;
 use super::options::{Settled, from_file};
-use super::{RunFlags, log, node};
+use super::{RunFlags, log};
 use crate::config::Config;
 use crate::config::change::Change;
 
@@ -26,10 +27,12 @@ pub(super) async fn follow(
     first: Settled,
     config: watch::Sender<Config>,
     shown: watch::Sender<String>,
+    settings: NodeSettings,
     stop: CancellationToken,
 ) {
     let Some(path) = flags.config.clone().filter(|path| path.is_file()) else { return };
-    let mut file = File { flags, path, text: Text::default(), current: first, config, shown, stop };
+    let (text, current) = (Text::default(), first);
+    let mut file = File { flags, path, text, current, config, shown, settings, stop };
     file.text.begin(std::fs::read_to_string(&file.path));
     let mut ticks = tokio::time::interval(PERIOD);
     loop {
@@ -74,6 +77,7 @@ struct File {
     config: watch::Sender<Config>,
     /// What `/configz` shows.
     shown: watch::Sender<String>,
+    settings: NodeSettings,
     stop: CancellationToken,
 }
 
@@ -123,7 +127,7 @@ impl File {
         log::set_verbosity(new.config.logging.verbosity);
         let of_the_node = |name: &String| name.starts_with("conntrack.") || name == "oomScoreAdj";
         if change.live.iter().any(of_the_node) {
-            node::set_up(&new.config);
+            self.settings.set_up(&new.config);
         }
         new.config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
         self.config.send_replace(new.config.clone());

@@ -8,9 +8,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::mode::{self, Opened};
+use super::node::{self, NodeSettings};
 use super::options::{self, Settled};
 use super::servers::{self, Given};
-use super::{RunFlags, cleanup, flag_values, log, node, reload, takeover, version};
+use super::{RunFlags, cleanup, flag_values, log, reload, takeover, version};
 use crate::config;
 use crate::kernel;
 use crate::metrics::Metrics;
@@ -66,7 +67,8 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
         None => kernel::host_name().context("find this host's name")?,
     };
     let node_name = node_name.trim().to_lowercase();
-    node::set_up(&config);
+    let settings = NodeSettings::new();
+    settings.set_up(&config);
     let Opened { backends, served, foreign, relays, by_service, in_use } =
         mode::open(&config, &flags)?;
     options::check_families(&config, &served)?;
@@ -109,8 +111,9 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     let (configure, configured) = tokio::sync::watch::channel(config.clone());
     let sources = Sources { updates, addresses, foreign, config: configured };
     let removed_tcp = removed_tcp(&flags);
-    tokio::spawn(reload::follow(flags, settled, configure, show, stop.clone()));
     let (in_force, told) = tokio::sync::watch::channel(without);
+    tokio::spawn(settings.clone().follow(in_force.subscribe(), stop.clone()));
+    tokio::spawn(reload::follow(flags, settled, configure, show, settings, stop.clone()));
     let excluded = config.ipvs.exclude_cidrs.clone();
     tokio::spawn(takeover::follow(in_use, excluded, told, stop.clone()));
     let setup = Setup { config, node_name, backends, removed_tcp, health, metrics, in_force };

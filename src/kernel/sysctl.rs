@@ -21,10 +21,13 @@ impl Wanted {
         }
     }
 
-    fn is_met_by(self, present: u64) -> bool {
+    fn is_met_by(self, present: u64) -> Option<Outcome> {
         match self {
-            Wanted::Exactly(value) => present == value,
-            Wanted::AtLeast(value) => present >= value,
+            Wanted::Exactly(value) | Wanted::AtLeast(value) if present == value => {
+                Some(Outcome::Kept)
+            }
+            Wanted::AtLeast(value) if present > value => Some(Outcome::Exceeds(present)),
+            Wanted::Exactly(_) | Wanted::AtLeast(_) => None,
         }
     }
 }
@@ -36,8 +39,6 @@ pub struct Setting {
     pub file: &'static str,
     /// What is to stand there.
     pub wanted: Wanted,
-    /// A refused write is no problem if at least this stands there.
-    pub enough: Option<u64>,
 }
 
 /// What became of a setting.
@@ -52,8 +53,8 @@ pub enum Outcome {
         /// The value now.
         now: u64,
     },
-    /// It could not be changed, and what is there is enough.
-    Suffices(u64),
+    /// It is this, more than what is needed; it was left alone.
+    Exceeds(u64),
 }
 
 /// A setting could not be made.
@@ -70,25 +71,29 @@ pub struct SysctlError {
     pub source: io::Error,
 }
 
+impl SysctlError {
+    /// Whether the kernel has no such setting, or not yet: that of a module comes with it.
+    pub fn is_absent(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
 impl Setting {
     /// Makes the setting in the files below `root`: `/`, or elsewhere in tests. What is right is not
     /// written, so that it may be read-only.
     ///
     /// # Errors
-    /// If the file is not there or not writable, and what is there is not enough.
+    /// If the file is not there, or not as wanted and not writable.
     pub fn ensure(&self, root: &Path) -> Result<Outcome, SysctlError> {
         let path = root.join(self.file);
         let present = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-        if present.is_some_and(|present| self.wanted.is_met_by(present)) {
-            return Ok(Outcome::Kept);
+        if let Some(met) = present.and_then(|present| self.wanted.is_met_by(present)) {
+            return Ok(met);
         }
         let value = self.wanted.value();
-        match (write(&path, value), present) {
-            (Ok(()), before) => Ok(Outcome::Changed { before, now: value }),
-            (Err(_), Some(there)) if self.enough.is_some_and(|enough| there >= enough) => {
-                Ok(Outcome::Suffices(there))
-            }
-            (Err(source), present) => Err(SysctlError { path, value, present, source }),
+        match write(&path, value) {
+            Ok(()) => Ok(Outcome::Changed { before: present, now: value }),
+            Err(source) => Err(SysctlError { path, value, present, source }),
         }
     }
 }
@@ -156,19 +161,21 @@ mod tests {
     fn settings_are_written_only_if_they_differ() {
         let root = tempfile::TempDir::new().expect("a folder");
         let file = root.path().join("max");
-        let setting = |wanted, enough| Setting { file: "max", wanted, enough };
-        let exactly = setting(Wanted::Exactly(10), None);
+        let setting = |wanted| Setting { file: "max", wanted };
+        let exactly = setting(Wanted::Exactly(10));
         let error = exactly.ensure(root.path()).expect_err("there is no such file");
         assert_eq!((error.present, error.source.kind()), (None, io::ErrorKind::NotFound));
-        assert!(!file.exists(), "nothing is made up");
+        assert!(error.is_absent() && !file.exists(), "nothing is made up");
         for (present, wanted, expected, now) in [
             ("10\n", Wanted::Exactly(10), Outcome::Kept, "10\n"),
             ("9\n", Wanted::Exactly(10), Outcome::Changed { before: Some(9), now: 10 }, "10"),
-            ("11\n", Wanted::AtLeast(10), Outcome::Kept, "11\n"),
+            ("10\n", Wanted::AtLeast(10), Outcome::Kept, "10\n"),
+            ("11\n", Wanted::AtLeast(10), Outcome::Exceeds(11), "11\n"),
+            ("11\n", Wanted::Exactly(10), Outcome::Changed { before: Some(11), now: 10 }, "10"),
             ("5\n", Wanted::AtLeast(10), Outcome::Changed { before: Some(5), now: 10 }, "10"),
         ] {
             fs::write(&file, present).expect("a file");
-            assert_eq!(setting(wanted, None).ensure(root.path()).ok(), Some(expected));
+            assert_eq!(setting(wanted).ensure(root.path()).ok(), Some(expected));
             let text = fs::read_to_string(&file).expect("a file");
             assert_eq!(text.trim(), now.trim(), "{present} {wanted:?}");
         }

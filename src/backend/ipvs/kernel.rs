@@ -102,7 +102,7 @@ impl Live {
 /// Settings that this mode rests on (upstream: `pkg/proxy/ipvs/proxier.go`, `NewProxier`). Those of IPVS
 /// are there only once it is.
 pub fn settings(strict_arp: bool) -> Vec<Setting> {
-    let setting = |(file, value)| Setting { file, wanted: Wanted::Exactly(value), enough: None };
+    let setting = |(file, value)| Setting { file, wanted: Wanted::Exactly(value) };
     let always = [
         // Connections are tracked, so that they can be masqueraded.
         ("proc/sys/net/ipv4/vs/conntrack", 1),

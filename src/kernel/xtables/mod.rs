@@ -180,10 +180,10 @@ pub fn route_localnet() -> std::io::Result<()> {
 }
 
 /// Whether connection tracking accepts TCP segments outside of the window instead of calling them
-/// invalid (`net.netfilter.nf_conntrack_tcp_be_liberal`).
-pub fn accepts_outside_of_window() -> bool {
+/// invalid (`net.netfilter.nf_conntrack_tcp_be_liberal`); none if it is not there (yet).
+pub fn accepts_outside_of_window() -> Option<bool> {
     const PATH: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
-    std::fs::read_to_string(PATH).is_ok_and(|value| value.trim() != "0")
+    std::fs::read_to_string(PATH).ok().map(|value| value.trim() != "0")
 }
 
 fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<Output, XtablesError> {
