@@ -24,7 +24,7 @@ use serde_json::json;
 use sluice::backend::iptables::{Iptables, Layout, Tables};
 use sluice::backend::{Backend, Observation, Scope};
 use sluice::kernel::xtables::{Counted, Table, Variant, Xtables, XtablesError};
-use sluice::lab::{Answer, Cluster, ClusterSpec, Isolation, Probe, prepare};
+use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Isolation, Probe, prepare};
 use sluice::model::{Change, ServiceName, ServiceType, Snapshot, SourceRanges, TrafficPolicy};
 use sluice::net::{Family, Protocol};
 
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Trial::test("the_variant_with_more_rules_or_a_hint_is_used", || in_own_network(variants)),
         Trial::test("the_lock_is_waited_for_and_its_holder_reported", || in_own_network(lock)),
         Trial::test("node_ports_answer_on_localhost_unless_switched_off", localhost),
+        Trial::test("node_ports_answer_on_localhost_where_it_is_named", localhost_by_name),
         Trial::test("without_ip6tables_ipv4_is_served_and_healthy", || {
             in_own_network(families::without_ip6tables)
         }),
@@ -411,6 +412,30 @@ fn localhost() -> Outcome {
         matches!(node.probe(&at(own)), Ok(Answer::Answered { .. })).then_some(())
     });
     assert_eq!(node.probe(&at(to))?, Answer::Refused);
+    Ok(())
+}
+
+fn localhost_by_name() -> Outcome {
+    let localhost = SocketAddr::from(([127, 0, 0, 1], 30_080));
+    let network = "172.18.0.0/16";
+    for (prefixes, elsewhere) in
+        [("127.0.0.0/8", false), (&format!("127.0.0.0/8, {network}"), true)]
+    {
+        let cluster =
+            cluster(&format!("}}\nnodePortAddresses: [{prefixes}]\nconntrack: {{maxPerCore: 0"))?;
+        let node = cluster.lab().node("node-a")?;
+        let (client, own) = (cluster.lab().client(), node.socket_addr(Family::V4, 30_080));
+        let answers =
+            |from: &Host, to| matches!(from.probe(&Probe::tcp(to)), Ok(Answer::Answered { .. }));
+        eventually("the node port answers on localhost", || {
+            answers(&node, localhost).then_some(())
+        });
+        assert_eq!(answers(&client, own), elsewhere, "{prefixes}");
+        assert_eq!(answers(&node, own), elsewhere, "{prefixes}");
+        let setting = "net.ipv4.conf.all.route_localnet";
+        let output = node.command("sysctl")?.args(["-n", setting]).output()?;
+        assert_eq!(output.stdout, b"1\n", "{prefixes}");
+    }
     Ok(())
 }
 

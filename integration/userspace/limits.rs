@@ -1,17 +1,18 @@
 //! Many connections, too many connections, and those that are not for a relay.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use sluice::lab::{Answer, Host, Probe};
 use sluice::net::Family;
 
 use super::support::daemon::program;
 use super::support::{Outcome, eventually, run};
 use super::world::{
-    FEW_FILES, Programs, World, connect, echo, exchange, exchange_udp, serve, serve_udp,
+    FEW_FILES, PORT, Programs, World, connect, echo, exchange, exchange_udp, serve, serve_udp,
     udp_client, vip,
 };
 
@@ -139,6 +140,41 @@ pub(crate) fn guarded() -> Outcome {
                 let answer = from.probe(&probe)?;
                 assert_eq!(answer, Answer::Refused, "{} -> {to}/{protocol}", from.name());
             }
+        }
+    }
+    Ok(())
+}
+
+/// On all addresses, and where localhost is named.
+pub(crate) fn localhost() -> Outcome {
+    const NODE_PORT: u16 = 30_080;
+    let world = World::new(program())?;
+    let pod = world.pod("web-1")?;
+    serve(&pod, echo);
+    serve_udp(&pod);
+    let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": 81, "targetPort": PORT, "nodePort": NODE_PORT});
+    world.cluster.create_service(&json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "ports"},
+        "spec": {
+            "type": "NodePort", "selector": {"app": "web"}, "ipFamilyPolicy": "RequireDualStack",
+            "ports": [port("t", "TCP"), port("u", "UDP")],
+        },
+    }))?;
+    let named = "nodePortAddresses: [127.0.0.0/8, '::1/128']";
+    for (configuration, elsewhere) in [("", true), (named, false)] {
+        world.cluster.stop_proxy("node-a")?;
+        world.cluster.start_proxy_with("node-a", configuration)?;
+        for family in Family::BOTH {
+            let ip: IpAddr = match family {
+                Family::V4 => [127, 0, 0, 1].into(),
+                Family::V6 => [0, 0, 0, 0, 0, 0, 0, 1].into(),
+            };
+            let to = SocketAddr::new(ip, NODE_PORT);
+            let mut stream = eventually("the node port answers", || connect(&world.node, to).ok());
+            exchange(&mut stream, b"on localhost");
+            exchange_udp(&udp_client(&world.node, to), b"on localhost");
+            let own = world.node.socket_addr(family, NODE_PORT);
+            assert_eq!(connect(&world.node, own).is_ok(), elsewhere, "{configuration} {own}");
         }
     }
     Ok(())

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         trial("many_connections_leave_nothing_behind", limits::leaks),
         trial("used_up_descriptors_stop_new_connections_only", limits::descriptors),
         trial("relays_are_for_redirected_traffic_only", limits::guarded),
+        trial("node_ports_answer_on_localhost", limits::localhost),
         trial("connections_outlive_their_endpoint_and_service", changes::removed),
         trial("connections_to_removed_endpoints_are_reset_if_asked_for", changes::reset_removed),
         trial("a_restart_brings_new_relays", changes::restart),

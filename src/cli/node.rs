@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::ipvs;
-use crate::config::{Config, Conntrack, Mode, NodePortAddresses};
+use crate::config::{Config, Conntrack, Mode};
 use crate::kernel::ipvs::Ipvs;
 use crate::kernel::sysctl::{self, Outcome, Setting, SysctlError, Wanted};
+use crate::net::Family;
 use crate::sync::InForce;
 
 /// The most connections that are asked for on machines with many CPUs.
@@ -185,8 +186,8 @@ fn oom(config: &Config) {
 /// What the iptables mode sets itself as soon as it needs it, if it may.
 fn localhost(config: &Config) -> Option<Setting> {
     let open = config.mode == Mode::Iptables
-        && config.localhost_node_ports
-        && config.node_port_addresses == NodePortAddresses::All;
+        && config.can_open_localhost(Family::V4)
+        && config.node_port_addresses.include_localhost();
     open.then(|| exactly("proc/sys/net/ipv4/conf/all/route_localnet", 1))
 }
 

@@ -22,11 +22,11 @@ mod canonical_tests;
 mod tests;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::net::Family;
 
@@ -102,6 +102,26 @@ pub enum NodePortAddresses {
     Cidrs(Vec<IpNet>),
     /// Every local address.
     All,
+}
+
+impl NodePortAddresses {
+    /// Whether 127.0.0.1 may be one of them (upstream: `pkg/proxy/util/nodeport_addresses.go`,
+    /// ContainsIPv4Loopback).
+    pub fn include_localhost(&self) -> bool {
+        const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+        match self {
+            NodePortAddresses::Primary => false,
+            NodePortAddresses::All => true,
+            NodePortAddresses::Cidrs(nets) => {
+                let mut v4 = nets.iter().filter_map(|net| match net {
+                    IpNet::V4(net) => Some(net),
+                    IpNet::V6(_) => None,
+                });
+                let unrestricted = v4.clone().next().is_none();
+                unrestricted || v4.any(|net| net.contains(&LOOPBACK) || LOOPBACK.contains(net))
+            }
+        }
+    }
 }
 
 /// When the kernel is brought up to date.
@@ -256,7 +276,28 @@ impl Config {
                 }
             }
         }
+        remarks.extend(self.localhost_remark());
         remarks.extend(gates::warnings(&self.feature_gates));
         remarks
+    }
+
+    /// Whether NodePorts of a family may answer on localhost, where it is one of their addresses.
+    pub fn can_open_localhost(&self, family: Family) -> bool {
+        match self.mode {
+            Mode::Iptables => family == Family::V4 && self.localhost_node_ports,
+            Mode::Userspace => true,
+            _ => false,
+        }
+    }
+
+    fn localhost_remark(&self) -> Option<String> {
+        let NodePortAddresses::Cidrs(nets) = &self.node_port_addresses else { return None };
+        let named = nets.iter().find(|net| net.addr().is_loopback())?;
+        (!self.can_open_localhost(Family::of_net(named))).then(|| {
+            format!(
+                "nodePortAddresses contains {named}, but NodePorts do not answer on localhost: they do in \
+                 mode userspace, and in mode iptables in IPv4 with iptables.localhostNodePorts"
+            )
+        })
     }
 }

@@ -397,3 +397,42 @@ fn durations_are_read_and_written_as_go_does() {
         assert!(text.parse::<GoDuration>().is_err(), "{text}");
     }
 }
+
+#[test]
+fn localhost_is_one_of_the_node_port_addresses_or_not() {
+    let table = [
+        ("", true),
+        ("nodePortAddresses: [primary]", false),
+        ("nodePortAddresses: [127.0.0.0/8]", true),
+        ("nodePortAddresses: [127.0.0.1/32, 10.0.0.0/8]", true),
+        ("nodePortAddresses: [126.0.0.0/7]", true),
+        ("nodePortAddresses: [0.0.0.0/0]", true),
+        ("nodePortAddresses: [10.0.0.0/8]", false),
+        ("nodePortAddresses: ['fd00::/8']", true),
+        ("mode: nftables\nnodePortAddresses: [127.0.0.0/8]", false),
+        ("mode: ipvs", false),
+        ("mode: userspace", true),
+        ("nodePortAddresses: [127.0.0.0/8]\niptables: {localhostNodePorts: false}", false),
+    ];
+    let config = |more: &str| {
+        let text = format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{more}\n"
+        );
+        parse(&text, Path::new("file")).expect("it can be used").config
+    };
+    let opens = |more: &str| {
+        let config = config(more);
+        config.can_open_localhost(Family::V4) && config.node_port_addresses.include_localhost()
+    };
+    for (more, expected) in table {
+        assert_eq!(opens(more), expected, "{more}");
+    }
+    let remarks = |more: &str| {
+        let all = config(more).remarks();
+        all.into_iter().filter(|remark| remark.contains("do not answer on localhost")).count()
+    };
+    assert_eq!(remarks("nodePortAddresses: [127.0.0.0/8]"), 0);
+    assert_eq!(remarks("nodePortAddresses: ['::1/128']"), 1);
+    assert_eq!(remarks("mode: nftables\nnodePortAddresses: [10.0.0.0/8, 127.0.0.1/32]"), 1);
+    assert_eq!(remarks("mode: nftables"), 0);
+}

@@ -22,7 +22,7 @@ pub fn host(
         pods: pods(family, &config.detect_local, node),
         masquerade_all: config.masquerade_all,
         masquerade_mark: 1 << config.masquerade_bit,
-        node_ports: node_ports(family, &config.node_port_addresses, node_ip, local),
+        node_ports: node_ports(family, config, node_ip, local),
         node_ip,
     }
 }
@@ -52,11 +52,11 @@ fn pods(family: Family, detect: &DetectLocal, node: Option<&Node>) -> PodDetecto
 
 fn node_ports(
     family: Family,
-    configured: &Configured,
+    config: &Config,
     node_ip: Option<IpAddr>,
     local: &BTreeSet<IpAddr>,
 ) -> NodePortAddresses {
-    match configured {
+    match &config.node_port_addresses {
         Configured::All => NodePortAddresses::AnyLocal,
         Configured::Primary => NodePortAddresses::Only(node_ip.into_iter().collect()),
         Configured::Cidrs(cidrs) => {
@@ -65,10 +65,63 @@ fn node_ports(
             if ours.is_empty() || ours.iter().any(|net| net.prefix_len() == 0) {
                 return NodePortAddresses::AnyLocal;
             }
-            let chosen = local
-                .iter()
-                .filter(|ip| !ip.is_loopback() && ours.iter().any(|net| net.contains(*ip)));
+            let answers = |ip: &IpAddr| !ip.is_loopback() || config.can_open_localhost(family);
+            let chosen =
+                local.iter().filter(|ip| answers(ip) && ours.iter().any(|net| net.contains(*ip)));
             NodePortAddresses::Only(chosen.copied().collect())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_ports_are_open_on_addresses_that_are_named() {
+        let local = ["10.0.0.1", "192.0.2.1", "127.0.0.1", "::1", "fd00::1"];
+        let local = local.iter().map(|text| text.parse().expect("an address")).collect();
+        let open = |family, more: &str| {
+            let text = format!(
+                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{more}"
+            );
+            let config = crate::config::parse(&text, std::path::Path::new("file"));
+            let config = config.expect("it can be used").config;
+            match host(family, &config, None, &local).node_ports {
+                NodePortAddresses::AnyLocal => vec!["any".to_owned()],
+                NodePortAddresses::Only(ips) => ips.iter().map(ToString::to_string).collect(),
+            }
+        };
+        let table: [(&str, &[&str], &[&str]); 6] = [
+            ("nodePortAddresses: [127.0.0.0/8]", &["127.0.0.1"], &["any"]),
+            ("nodePortAddresses: [127.0.0.0/8, 10.0.0.0/8]", &["10.0.0.1", "127.0.0.1"], &["any"]),
+            ("nodePortAddresses: ['::1/128', 'fd00::/8']", &["any"], &["fd00::1"]),
+            (
+                "mode: userspace\nnodePortAddresses: ['::1/128', '127.0.0.0/8']",
+                &["127.0.0.1"],
+                &["::1"],
+            ),
+            (
+                "iptables: {localhostNodePorts: false}\nnodePortAddresses: [127.0.0.0/8]",
+                &[],
+                &["any"],
+            ),
+            (
+                "mode: nftables\nnodePortAddresses: [127.0.0.0/8, 192.0.2.0/24]",
+                &["192.0.2.1"],
+                &["any"],
+            ),
+        ];
+        for (more, v4, v6) in table {
+            assert_eq!(
+                (open(Family::V4, more), open(Family::V6, more)),
+                (to_owned(v4), to_owned(v6)),
+                "{more}"
+            );
+        }
+    }
+
+    fn to_owned(list: &[&str]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! The chains that are always there, and where they hang in the built-in ones.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::dispatch::{Dispatch, loopback, only};
@@ -9,7 +10,7 @@ use super::rule::{Match, Rule, Sense, Target};
 use super::{Layout, LocalhostNodePorts, Options, OutOfWindow};
 use crate::kernel::xtables::Table;
 use crate::net::{Family, Protocol};
-use crate::plan::{ForwardingTable, NodePortAddresses, PodDetector};
+use crate::plan::{ForwardingTable, Host, NodePortAddresses, PodDetector};
 
 /// A jump from a built-in chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,16 @@ pub(super) fn hooks(family: Family, options: Options) -> Vec<Hook> {
 
 fn protects_localnet(family: Family, options: Options) -> bool {
     family == Family::V4 && options.localhost_node_ports == LocalhostNodePorts::Open
+}
+
+/// Whether node ports answer on localhost: where they are open on every address of the node, or on this
+/// one by name.
+pub(super) fn opens_localhost(host: &Host, family: Family, options: Options) -> bool {
+    protects_localnet(family, options)
+        && match &host.node_ports {
+            NodePortAddresses::AnyLocal => true,
+            NodePortAddresses::Only(ips) => ips.iter().any(IpAddr::is_loopback),
+        }
 }
 
 /// What a canary holds: gone after a flush of the table, whether or not chains are deleted too. That of
@@ -175,8 +186,7 @@ fn postrouting(table: &ForwardingTable, options: Options) -> Vec<Rule> {
     let on_localhost = Rule::new()
         .comment("connections to node ports on localhost")
         .when(Match::TranslatedFrom(loopback(family)));
-    let counts =
-        protects_localnet(family, options) && table.host.node_ports == NodePortAddresses::AnyLocal;
+    let counts = opens_localhost(&table.host, family, options);
     let on_localhost = counts.then_some(on_localhost);
     let translated = Match::CtState(Sense::Is, "DNAT");
     let hairpin = Rule::new()

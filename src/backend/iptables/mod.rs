@@ -30,8 +30,7 @@ use self::script::{Blame, Script, Written};
 use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use crate::kernel::xtables::{self, Table, Xtables, XtablesError};
 use crate::model::ServiceName;
-use crate::net::Family;
-use crate::plan::{ForwardingTable, NodePortAddresses};
+use crate::plan::ForwardingTable;
 use crate::trace;
 
 /// How many scripts are tried, each without the Service whose line was refused in the one before.
@@ -125,12 +124,14 @@ pub struct Iptables<T = Xtables> {
     options: Options,
     /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
     programmed: Option<Desired>,
+    /// `route_localnet` was asked for since the kernel was last read.
+    localnet: bool,
 }
 
 impl<T: Tables> Iptables<T> {
     /// The mode, on these tables.
     pub fn new(tables: T, options: Options) -> Iptables<T> {
-        Iptables { tables, options, programmed: None }
+        Iptables { tables, options, programmed: None, localnet: false }
     }
 
     /// Whether all tables still have what a flush would have taken along.
@@ -179,11 +180,14 @@ impl<T: Tables> Iptables<T> {
         Ok(if live { Observation::None } else { Observation::Drift })
     }
 
+    /// Lets connections to node ports on localhost leave this node; before the rules, which also keep
+    /// others from it.
     fn route_localnet(&mut self, table: &ForwardingTable) {
-        let wanted = table.family == Family::V4
-            && self.options.localhost_node_ports == LocalhostNodePorts::Open
-            && table.host.node_ports == NodePortAddresses::AnyLocal;
-        if wanted && let Err(error) = self.tables.route_localnet() {
+        let wanted = base::opens_localhost(&table.host, table.family, self.options);
+        if !wanted || std::mem::replace(&mut self.localnet, true) {
+            return;
+        }
+        if let Err(error) = self.tables.route_localnet() {
             tracing::warn!(
                 %error,
                 "node ports do not answer on 127.0.0.1: cannot write net.ipv4.conf.all.route_localnet"
@@ -196,9 +200,8 @@ impl<T: Tables> Iptables<T> {
         let observed = self.observation(scope)?;
         let mut refused: BTreeMap<ServiceName, String> = BTreeMap::new();
         let mut believed = self.programmed.take().filter(|_| observed == Observation::None);
-        if believed.is_none() {
-            self.route_localnet(table);
-        }
+        self.localnet &= believed.is_some();
+        self.route_localnet(table);
         let mut rounds = 0;
         loop {
             rounds += 1;

@@ -20,6 +20,8 @@ pub(super) struct Model {
     /// What was applied last.
     pub(super) script: String,
     pub(super) saves: usize,
+    /// How often `route_localnet` was asked for.
+    pub(super) localnet: usize,
 }
 
 pub(super) const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
@@ -135,6 +137,7 @@ impl Tables for Model {
     }
 
     fn route_localnet(&mut self) -> std::io::Result<()> {
+        self.localnet += 1;
         Ok(())
     }
 }

@@ -14,9 +14,9 @@ use super::rule::{Match, Rule};
 use super::service::LONGEST_POOL;
 use super::*;
 use crate::model::{Change, Condition, Service, Snapshot};
-use crate::net::Protocol;
+use crate::net::{Family, Protocol};
 use crate::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
-use crate::plan::{Planner, PodDetector, build};
+use crate::plan::{NodePortAddresses, Planner, PodDetector, build};
 
 const OPTIONS: Options = Options {
     layout: Layout::Compact,
@@ -453,4 +453,24 @@ impl Key {
             other => other,
         }
     }
+}
+
+#[test]
+fn localhost_is_opened_when_it_becomes_a_node_port_address() {
+    let mut mode = mode();
+    let mut table = build(Family::V4, "node-a", host(), &many(1, 1)).0;
+    let mut asked = |ips: &[&str]| {
+        table.host.node_ports = NodePortAddresses::Only(ips.iter().map(|at| ip(at)).collect());
+        sync(&mut mode, &table, &Scope::default());
+        let rules = mode.tables.table(Table::Nat)[names::SERVICES].join("\n");
+        (mode.tables.localnet, rules.contains("-d 127.0.0.1/32"))
+    };
+    assert_eq!(asked(&["192.0.2.1"]), (0, false));
+    assert_eq!(asked(&["192.0.2.1", "127.0.0.1"]), (1, true), "once");
+    assert_eq!(asked(&["192.0.2.7", "127.0.0.1"]), (1, true), "it is still open");
+    assert_eq!(asked(&["192.0.2.7"]), (1, false));
+    table.host.node_ports = NodePortAddresses::AnyLocal;
+    let full = Scope { full: true, ..Scope::default() };
+    sync(&mut mode, &table, &full);
+    assert_eq!(mode.tables.localnet, 2, "all addresses, and the kernel is looked at");
 }

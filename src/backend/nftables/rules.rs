@@ -411,15 +411,16 @@ impl Writer {
                     Family::V4 => IpNet::V4(ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8)),
                     Family::V6 => IpNet::from(std::net::IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])),
                 };
+                // Relays are on this node; what is sent from loopback does not get farther.
+                let other = match self.carrier {
+                    Carrier::Relays(_) => Phrase::new(),
+                    Carrier::Kernel | Carrier::Ipvs => phrase::outside(daddr, loopback),
+                };
                 let vips = match self.carrier {
                     Carrier::Kernel | Carrier::Relays(_) => Phrase::new(),
                     Carrier::Ipvs => phrase::is_not_in(&[daddr], &SetId::ClusterIps.name()),
                 };
-                all([
-                    phrase::destination_type(address_type::LOCAL),
-                    phrase::outside(daddr, loopback),
-                    vips,
-                ])
+                all([phrase::destination_type(address_type::LOCAL), other, vips])
             }
         }
     }
