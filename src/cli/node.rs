@@ -202,7 +202,7 @@ fn conntrack(conntrack: &Conntrack, cpus: u64) -> Vec<Step> {
     if let Some(max) = connections(conntrack, cpus) {
         let limit = Setting {
             file: "proc/sys/net/netfilter/nf_conntrack_max",
-            // Upstream since 1.36.3: k/k#142035.
+            // Never lowered, as upstream (k/k#142035).
             wanted: Wanted::AtLeast(max),
         };
         let buckets = Setting {

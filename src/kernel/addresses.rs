@@ -1,96 +1,301 @@
 //! The addresses of this node's interfaces, followed as they change.
 //!
 //! Those of [`VIRTUAL`] do not count: this node answers to them, but they are Services', not its own.
+//!
+//! Notifications only say when to look: the list is read whole, once for all that have arrived by then, and
+//! again after a pause if it could not be read or changed meanwhile. They wait in the kernel, which drops
+//! them when there are too many and says so.
 
 use std::collections::BTreeSet;
+use std::future::Future;
+use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use netlink_packet_core::NetlinkPayload;
+use futures::FutureExt;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_sys::{AsyncSocket, SocketAddr};
-use rtnetlink::Handle;
+use netlink_packet_route::address::AddressMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::constants::{RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR};
 use tokio::sync::watch;
 
+use super::datagram::messages;
+use super::requests::{Reading, RequestError, Requests, find};
+
 /// The device that has cluster IPs, in the IPVS mode of this and of the Go kube-proxy.
 pub const VIRTUAL: &str = "kube-ipvs0";
+
+/// How often a list that changed while it was read is read again at once.
+const ATTEMPTS: usize = 8;
+
+/// Pauses after a failure: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The addresses cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// No socket for routing messages.
     #[error("open rtnetlink: {0}")]
-    Open(#[source] std::io::Error),
-    /// The list was refused.
+    Open(#[source] io::Error),
+    /// No socket for requests, or the list was refused.
     #[error("list this node's addresses: {0}")]
-    List(#[source] rtnetlink::Error),
+    List(#[from] RequestError),
+    /// Nothing is heard any more.
+    #[error("hear of changes of this node's addresses: {0}")]
+    Hear(#[source] io::Error),
 }
 
 /// Lists the addresses of the current network namespace and follows them for as long as the receiver
 /// lives. Must be called within a Tokio runtime.
+///
+/// # Errors
+/// If they cannot be read now. Later failures are logged, and what is known stays.
 pub async fn follow() -> Result<watch::Receiver<BTreeSet<IpAddr>>, AddressError> {
-    let (mut connection, handle, mut messages) =
-        rtnetlink::new_connection().map_err(AddressError::Open)?;
-    let groups = SocketAddr::new(0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR);
-    connection.socket_mut().socket_mut().bind(&groups).map_err(AddressError::Open)?;
-    tokio::spawn(connection);
-
-    let (sender, receiver) = watch::channel(list(&handle).await?);
-    tokio::spawn(async move {
-        while let Some((message, _)) = messages.next().await {
-            let counts = match &message.payload {
-                NetlinkPayload::InnerMessage(
-                    RouteNetlinkMessage::NewAddress(about) | RouteNetlinkMessage::DelAddress(about),
-                ) => !is_virtual(about),
-                NetlinkPayload::Overrun(_) => true,
-                _ => false,
-            };
-            if !counts || sender.is_closed() {
-                continue;
-            }
-            match list(&handle).await {
-                Ok(now) => {
-                    sender.send_if_modified(|known| {
-                        let changed = *known != now;
-                        *known = now;
-                        changed
-                    });
-                }
-                Err(error) => tracing::warn!("{error}; node ports stay on the addresses known"),
-            }
-        }
-    });
+    let mut kernel = Kernel::open()?;
+    let (sender, receiver) = watch::channel(kernel.list().await?);
+    tokio::spawn(keep_up(sender, kernel));
     Ok(receiver)
 }
 
-fn is_virtual(address: &AddressMessage) -> bool {
-    // Asked each time, because the device may be made anew with another number.
-    nix::net::if_::if_nametoindex(VIRTUAL) == Ok(address.header.index)
+/// Where addresses are read: the kernel, or in tests something that fails on demand.
+trait Source: Send {
+    /// Waits for something that makes the list worth reading again.
+    fn changed(&mut self) -> impl Future<Output = Result<(), AddressError>> + Send;
+    /// Reads the list.
+    fn list(&mut self) -> impl Future<Output = Result<BTreeSet<IpAddr>, AddressError>> + Send;
+    /// Starts anew, after a failure.
+    fn reopen(&mut self) -> Result<(), AddressError>;
 }
 
-async fn list(handle: &Handle) -> Result<BTreeSet<IpAddr>, AddressError> {
-    let mut found = BTreeSet::new();
-    let mut replies = handle.address().get().execute();
-    let ignored = nix::net::if_::if_nametoindex(VIRTUAL).ok();
-    while let Some(message) = replies.try_next().await.map_err(AddressError::List)? {
-        if ignored == Some(message.header.index) {
-            continue;
-        }
-        // IFA_LOCAL is the own end of a point-to-point link, IFA_ADDRESS the other one.
-        let attribute = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
-            message.attributes.iter().find_map(wanted)
+/// Keeps what `sender` shows up to date until nobody looks. A failure is said once, and repaired.
+async fn keep_up(sender: watch::Sender<BTreeSet<IpAddr>>, mut source: impl Source) {
+    let mut pause = None;
+    let mut said = None;
+    loop {
+        let result = tokio::select! {
+            () = sender.closed() => return,
+            result = look(&mut source, pause) => result,
         };
-        let local = attribute(|a| match a {
-            AddressAttribute::Local(ip) => Some(*ip),
-            _ => None,
-        });
-        let address = attribute(|a| match a {
-            AddressAttribute::Address(ip) => Some(*ip),
-            _ => None,
-        });
-        found.extend(local.or(address));
+        match result {
+            Ok(now) => {
+                pause = None;
+                if said.take().is_some() {
+                    tracing::info!("this node's addresses are followed again");
+                }
+                sender.send_if_modified(|known| {
+                    let changed = *known != now;
+                    *known = now;
+                    changed
+                });
+            }
+            Err(error) => {
+                pause = Some(pause.map_or(FIRST_PAUSE, |p: Duration| (p * 2).min(LONGEST_PAUSE)));
+                let error = error.to_string();
+                if said.as_ref() != Some(&error) {
+                    tracing::warn!("{error}; trying again, node ports stay on the addresses known");
+                    said = Some(error);
+                }
+            }
+        }
     }
-    Ok(found)
+}
+
+/// The next list: after a change, or after the pause that a failure asks for.
+async fn look(
+    source: &mut impl Source,
+    pause: Option<Duration>,
+) -> Result<BTreeSet<IpAddr>, AddressError> {
+    match pause {
+        None => source.changed().await?,
+        Some(pause) => {
+            tokio::time::sleep(pause).await;
+            source.reopen()?;
+        }
+    }
+    source.list().await
+}
+
+/// The kernel, in the network namespace that this was opened in.
+struct Kernel {
+    events: TokioSocket,
+    /// Away while a list is read.
+    requests: Option<Requests>,
+}
+
+impl Kernel {
+    /// What happens from now on is heard.
+    fn open() -> Result<Kernel, AddressError> {
+        let mut events = TokioSocket::new(NETLINK_ROUTE).map_err(AddressError::Open)?;
+        let groups = SocketAddr::new(0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR);
+        events.socket_mut().bind(&groups).map_err(AddressError::Open)?;
+        Ok(Kernel { events, requests: Some(Requests::open(NETLINK_ROUTE)?) })
+    }
+
+    /// Whether something that was heard counts.
+    async fn hear(&mut self) -> Result<bool, AddressError> {
+        match self.events.recv_from_full().await {
+            // Any process may write to a netlink port.
+            Ok((_, from)) if from.port_number() != 0 => Ok(false),
+            Ok((datagram, _)) => Ok(counts(&datagram)),
+            // Notifications were lost.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(true),
+            Err(error) => Err(AddressError::Hear(error)),
+        }
+    }
+}
+
+impl Source for Kernel {
+    async fn changed(&mut self) -> Result<(), AddressError> {
+        while !self.hear().await? {}
+        // What has arrived by now is in the list.
+        while let Some(heard) = self.hear().now_or_never() {
+            heard?;
+        }
+        Ok(())
+    }
+
+    async fn list(&mut self) -> Result<BTreeSet<IpAddr>, AddressError> {
+        let mut requests = match self.requests.take() {
+            Some(requests) => requests,
+            None => Requests::open(NETLINK_ROUTE)?,
+        };
+        let reading = tokio::task::spawn_blocking(move || {
+            let result = read_list(&mut requests);
+            (requests, result)
+        });
+        let (requests, result) =
+            reading.await.map_err(|error| RequestError::Receive(io::Error::other(error)))?;
+        self.requests = Some(requests);
+        Ok(result?)
+    }
+
+    fn reopen(&mut self) -> Result<(), AddressError> {
+        *self = Kernel::open()?;
+        Ok(())
+    }
+}
+
+/// Whether a notification is of an address that counts.
+fn counts(datagram: &[u8]) -> bool {
+    // Asked each time, because the device may be made anew with another number.
+    let ignored = nix::net::if_::if_nametoindex(VIRTUAL).ok();
+    let mut of_addresses =
+        messages(datagram).filter(|m| matches!(m.kind, libc::RTM_NEWADDR | libc::RTM_DELADDR));
+    of_addresses.any(|message| {
+        read_address(message.payload).is_none_or(|(index, _)| Some(index) != ignored)
+    })
+}
+
+fn read_list(requests: &mut Requests) -> Result<BTreeSet<IpAddr>, RequestError> {
+    for _ in 0..ATTEMPTS {
+        let ignored = nix::net::if_::if_nametoindex(VIRTUAL).ok();
+        let mut found = BTreeSet::new();
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let reading = requests.list(question, |_, content| {
+            let address = read_address(content).filter(|(index, _)| Some(*index) != ignored);
+            found.extend(address.map(|(_, ip)| ip));
+        })?;
+        match reading {
+            Reading::Complete => return Ok(found),
+            Reading::Interrupted => {}
+        }
+    }
+    Err(RequestError::Interrupted)
+}
+
+/// The number of the interface and the address in a message: `struct ifaddrmsg`, then attributes.
+pub(super) fn read_address(content: &[u8]) -> Option<(u32, IpAddr)> {
+    const HEADER: usize = 8;
+    // The own end of a point-to-point link is IFA_LOCAL, the other one IFA_ADDRESS.
+    const ADDRESS: u16 = 1;
+    const LOCAL: u16 = 2;
+    let index = content.get(4..8)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))?;
+    let attributes = content.get(HEADER..)?;
+    let bytes = find(attributes, LOCAL).or_else(|| find(attributes, ADDRESS))?;
+    let ip = match i32::from(*content.first()?) {
+        libc::AF_INET => IpAddr::from(*bytes.first_chunk::<4>()?),
+        libc::AF_INET6 => IpAddr::from(*bytes.first_chunk::<16>()?),
+        _ => return None,
+    };
+    Some((index, ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// What happens, one after the other: the list as it is read, or a failure.
+    struct Script {
+        steps: VecDeque<Step>,
+        done: tokio::sync::oneshot::Sender<()>,
+        reopened: usize,
+    }
+
+    enum Step {
+        Changed(Result<(), AddressError>),
+        List(Result<&'static str, AddressError>),
+    }
+
+    fn addresses(text: &str) -> BTreeSet<IpAddr> {
+        text.split_whitespace().map(|ip| ip.parse().expect("an address")).collect()
+    }
+
+    impl Source for Script {
+        async fn changed(&mut self) -> Result<(), AddressError> {
+            match self.steps.pop_front() {
+                Some(Step::Changed(result)) => result,
+                Some(Step::List(_)) => panic!("a list is owed and not read"),
+                None => {
+                    let (sender, _) = tokio::sync::oneshot::channel();
+                    let _ = std::mem::replace(&mut self.done, sender).send(());
+                    std::future::pending().await
+                }
+            }
+        }
+
+        async fn list(&mut self) -> Result<BTreeSet<IpAddr>, AddressError> {
+            match self.steps.pop_front() {
+                Some(Step::List(result)) => result.map(addresses),
+                _ => panic!("the list is read without a reason"),
+            }
+        }
+
+        fn reopen(&mut self) -> Result<(), AddressError> {
+            self.reopened += 1;
+            if self.reopened == 1 {
+                Err(AddressError::Open(io::ErrorKind::Other.into()))
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_cannot_be_read_is_owed_until_it_can() {
+        let interrupted = || Err(AddressError::List(RequestError::Interrupted));
+        let steps = [
+            Step::Changed(Ok(())),
+            Step::List(Ok("192.0.2.1 192.0.2.2")),
+            // A notification is lost in a failure: nothing but the clock says to look again.
+            Step::Changed(Ok(())),
+            Step::List(interrupted()),
+            Step::List(interrupted()),
+            Step::List(Ok("192.0.2.2")),
+            // Nothing can be heard: the way to hear is opened anew.
+            Step::Changed(Err(AddressError::Hear(io::ErrorKind::Other.into()))),
+            Step::List(Ok("192.0.2.3")),
+        ];
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let script = Script { steps: steps.into(), done, reopened: 0 };
+        let (sender, mut seen) = watch::channel(addresses("192.0.2.1"));
+        let task = tokio::spawn(keep_up(sender, script));
+        ended.await.expect("every step is taken");
+        assert_eq!(*seen.borrow_and_update(), addresses("192.0.2.3"));
+        drop(seen);
+        task.await.expect("it ends when nobody looks");
+    }
 }

@@ -14,7 +14,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::LinkDummy;
 
-use super::requests::{Reading, Refusal, RequestError, Requests, find};
+use super::addresses::read_address;
+use super::requests::{Reading, Refusal, RequestError, Requests};
 use crate::net::Family;
 
 /// How often a list that changed while it was read is read again.
@@ -92,9 +93,8 @@ impl Dummy {
             let mut question = AddressMessage::default();
             question.header.family = address_family(family);
             let question = RouteNetlinkMessage::GetAddress(question);
-            let read = self
-                .requests
-                .list(question, |_, content| found.extend(address_of(index, family, content)));
+            let read =
+                self.requests.list(question, |_, content| found.extend(address_of(index, content)));
             match read.map_err(list)? {
                 Reading::Complete => return Ok(Some(found)),
                 Reading::Interrupted => {}
@@ -193,18 +193,9 @@ fn address(index: u32, ip: IpAddr) -> AddressMessage {
     message
 }
 
-/// The address in a message, if it is one of the device. (`struct ifaddrmsg`, then attributes.)
-fn address_of(index: u32, family: Family, content: &[u8]) -> Option<IpAddr> {
-    const HEADER: usize = 8;
-    const ADDRESS: u16 = 1; // IFA_ADDRESS
-    const LOCAL: u16 = 2; // IFA_LOCAL
-    let at = content.get(4..8)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))?;
-    let attributes = content.get(HEADER..)?;
-    let bytes = find(attributes, LOCAL).or_else(|| find(attributes, ADDRESS))?;
-    let ip = match family {
-        Family::V4 => IpAddr::from(*bytes.first_chunk::<4>()?),
-        Family::V6 => IpAddr::from(*bytes.first_chunk::<16>()?),
-    };
+/// The address in a message, if it is one of the device.
+fn address_of(index: u32, content: &[u8]) -> Option<IpAddr> {
+    let (at, ip) = read_address(content)?;
     // An address of the link itself is the kernel's.
     let own = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     (at == index && !own).then_some(ip)
