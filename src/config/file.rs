@@ -13,6 +13,8 @@ use super::{Config, KubeProxyConfiguration, Problem};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
+const MORE_DOCUMENTS: &str = "only the first YAML document of the configuration file counts; \
+    take away what follows it";
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -104,15 +106,18 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
 pub fn read(text: &str, path: &Path) -> Result<(KubeProxyConfiguration, Vec<String>), ConfigError> {
     let failed = |reason: String| ConfigError::Decode { path: path.to_owned(), reason };
     let mut warnings = Vec::new();
-    let mut tree: Value = match decode(text, DuplicateKeyPolicy::Error) {
-        Ok(tree) => tree,
+    let (mut tree, more) = match decode(text, DuplicateKeyPolicy::Error) {
+        Ok(decoded) => decoded,
         Err(strict) => {
-            let tree = decode(text, DuplicateKeyPolicy::LastWins)
+            let decoded = decode(text, DuplicateKeyPolicy::LastWins)
                 .map_err(|reason| failed(reason.to_string()))?;
             warnings.push(format!("{strict}; the last value is used"));
-            tree
+            decoded
         }
     };
+    if more {
+        warnings.push(MORE_DOCUMENTS.to_owned());
+    }
     check_kind(&tree, path)?;
     drop_nulls(&mut tree);
     let known = KubeProxyConfiguration::default().tree();
@@ -126,13 +131,21 @@ pub fn read(text: &str, path: &Path) -> Result<(KubeProxyConfiguration, Vec<Stri
     }
 }
 
-fn decode(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Value, serde_saphyr::Error> {
+/// The first document, and whether there is another one that is not empty. As in kube-proxy, whose
+/// decoder reads no further than the first, it does not matter what the others hold.
+fn decode(
+    text: &str,
+    duplicate_keys: DuplicateKeyPolicy,
+) -> Result<(Value, bool), serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         duplicate_keys: duplicate_keys,
         // Error messages go into one line of the log.
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options)
+    let mut rest = text.as_bytes();
+    let mut documents = serde_saphyr::read_with_options(&mut rest, options);
+    let first = documents.next().transpose()?.unwrap_or_default();
+    Ok((first, documents.next().is_some()))
 }
 
 fn check_kind(tree: &Value, path: &Path) -> Result<(), ConfigError> {

@@ -436,3 +436,31 @@ fn localhost_is_one_of_the_node_port_addresses_or_not() {
     assert_eq!(remarks("mode: nftables\nnodePortAddresses: [10.0.0.0/8, 127.0.0.1/32]"), 1);
     assert_eq!(remarks("mode: nftables"), 0);
 }
+
+#[test]
+fn the_first_document_of_a_file_counts() {
+    let table = [
+        ("mode: nftables\n---\n", None),
+        ("mode: nftables\n---\n# nothing but a comment\n", None),
+        ("mode: nftables\n...\n", None),
+        ("mode: nftables\n---\n---\n", None),
+        ("mode: nftables\n---\nmode: ipvs\n", Some(())),
+        ("mode: nftables\n---\nkind: [\n", Some(())),
+        ("mode: nftables\nmode: nftables\n---\n", None),
+    ];
+    for (body, more) in table {
+        let loaded = loaded(body);
+        assert_eq!(loaded.config.mode, Mode::Nftables, "{body}");
+        let said = loaded.warnings.iter().filter(|warning| warning.contains("document")).count();
+        assert_eq!(said, usize::from(more.is_some()), "{body} {:?}", loaded.warnings);
+    }
+    let text = format!("---\n{HEAD}mode: ipvs\n---\n{HEAD}mode: nftables\n");
+    let loaded = parse(&text, Path::new("config.conf")).expect("the first one is good");
+    assert_eq!(loaded.config.mode, Mode::Ipvs);
+    assert_eq!(
+        loaded.warnings,
+        [
+            "only the first YAML document of the configuration file counts; take away what follows it"
+        ]
+    );
+}
