@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         trial("init_only_sets_ipvs_up", init_ipvs).with_ignored_flag(!ipvs),
         trial("a_swapped_config_map_is_noticed", config_map),
         trial("an_invalid_file_is_refused_and_the_old_one_stays", refused),
+        trial("a_file_system_that_stands_still_holds_up_nothing", standstill),
         trial("what_cannot_change_live_ends_the_daemon_and_the_rules_stay", restart),
         trial("a_node_is_set_up_as_configured", set_up),
         trial("a_node_that_cannot_be_set_up_is_served", read_only),
@@ -415,6 +416,20 @@ fn refused() -> Outcome {
     assert_eq!(table(), before);
     one.write(&config("nftables: {masqueradeBit: 22}"));
     wait_for_table("a good file is taken", |text| text.contains("0x00400000"));
+    one.daemon.stop();
+    Ok(())
+}
+
+/// A pipe that nobody writes to is read as a file of a server that is away.
+fn standstill() -> Outcome {
+    let mut one = Configured::start("");
+    let (pipe, file) = (one.folder.path().join("pipe"), one.folder.path().join(FILE));
+    run("mkfifo", &[&pipe.to_string_lossy()]);
+    fs::rename(pipe, &file)?;
+    let mut writing = fs::OpenOptions::new();
+    writing.write(true).custom_flags(libc::O_NONBLOCK);
+    // It can be opened for writing as soon as the daemon reads.
+    let _open = eventually("the daemon reads the file", || writing.open(&file).ok());
     one.daemon.stop();
     Ok(())
 }

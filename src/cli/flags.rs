@@ -133,7 +133,9 @@ impl Target {
         let (period, min) = (wire.iptables.sync_period, wire.iptables.min_sync_period);
         let (given, given_min) = match mode {
             Some(Mode::Ipvs) => (self.ipvs_period, self.ipvs_min_period),
-            _ => (self.iptables_period, self.iptables_min_period),
+            Some(Mode::Nftables | Mode::Iptables | Mode::Userspace) | None => {
+                (self.iptables_period, self.iptables_min_period)
+            }
         };
         let (period, min) = (given.unwrap_or(period), given_min.unwrap_or(min));
         let all = self.masquerade_all.unwrap_or_default();
@@ -147,7 +149,7 @@ impl Target {
                 wire.iptables.masquerade_all = all;
                 (wire.ipvs.sync_period, wire.ipvs.min_sync_period) = (period, min);
             }
-            _ => {
+            Some(Mode::Iptables | Mode::Userspace) | None => {
                 let section = &mut wire.iptables;
                 section.masquerade_all = all;
                 (section.sync_period, section.min_sync_period) = (period, min);

@@ -60,7 +60,7 @@ pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
         Mode::Iptables => iptables(config, flags),
         Mode::Ipvs => ipvs(config, flags),
         Mode::Userspace => userspace(config, flags),
-        _ => nftables(flags),
+        Mode::Nftables => nftables(flags),
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::node::NodeSettings;
@@ -30,15 +31,27 @@ pub(super) async fn follow(
     settings: NodeSettings,
     stop: CancellationToken,
 ) {
-    let Some(path) = flags.config.clone().filter(|path| path.is_file()) else { return };
+    let Some(path) = flags.config.clone() else { return };
+    if !tokio::fs::metadata(&path).await.is_ok_and(|metadata| metadata.is_file()) {
+        return;
+    }
     let (text, current) = (Text::default(), first);
     let mut file = File { flags, path, text, current, config, shown, settings, stop };
-    file.text.begin(std::fs::read_to_string(&file.path));
+    file.text.begin(tokio::fs::read_to_string(&file.path).await);
+    let stop = file.stop.clone();
     let mut ticks = tokio::time::interval(PERIOD);
+    // After a pause, one look is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = file.stop.cancelled() => return,
-            _ = ticks.tick() => file.look(),
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        // A file system that stands still must hold up neither the end nor anybody else: files are
+        // read, and the node is set up, on threads for what blocks.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = file.look() => {}
         }
     }
 }
@@ -82,11 +95,11 @@ struct File {
 }
 
 impl File {
-    fn look(&mut self) {
-        let read = std::fs::read_to_string(&self.path);
+    async fn look(&mut self) {
+        let read = tokio::fs::read_to_string(&self.path).await;
         match self.text.settled(read) {
             None => {}
-            Some(Ok(text)) => self.take(&text),
+            Some(Ok(text)) => self.take(&text).await,
             Some(Err(error)) => tracing::error!(
                 "cannot read the changed configuration file {}: {error}; the configuration in force stays",
                 self.path.display()
@@ -94,7 +107,7 @@ impl File {
         }
     }
 
-    fn take(&mut self, text: &str) {
+    async fn take(&mut self, text: &str) {
         let new = match from_file(&self.flags, text, &self.path) {
             Ok(new) => new,
             Err(error) => {
@@ -113,12 +126,12 @@ impl File {
             self.stop.cancel();
             return;
         }
-        self.apply(&new, &change);
+        self.apply(&new, &change).await;
         self.shown.send_replace(new.shown());
         self.current = new;
     }
 
-    fn apply(&self, new: &Settled, change: &Change) {
+    async fn apply(&self, new: &Settled, change: &Change) {
         let ignored = change.never.join(" ");
         if change.live.is_empty() {
             tracing::info!(ignored, "the configuration file has changed, without effect");
@@ -127,7 +140,10 @@ impl File {
         log::set_verbosity(new.config.logging.verbosity);
         let of_the_node = |name: &String| name.starts_with("conntrack.") || name == "oomScoreAdj";
         if change.live.iter().any(of_the_node) {
-            self.settings.set_up(&new.config);
+            let (settings, config) = (self.settings.clone(), new.config.clone());
+            if tokio::task::spawn_blocking(move || settings.set_up(&config)).await.is_err() {
+                tracing::error!("the node could not be set up anew; its settings stay");
+            }
         }
         new.config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
         self.config.send_replace(new.config.clone());

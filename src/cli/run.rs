@@ -52,7 +52,10 @@ pub(super) fn run(flags: RunFlags) -> Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(serve(settled, flags))
+    let ended = runtime.block_on(serve(settled, flags));
+    // Whatever had to end has ended. A thread that still reads a file need not.
+    runtime.shutdown_background();
+    ended
 }
 
 #[allow(clippy::print_stdout)] // it is what was asked for
