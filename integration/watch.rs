@@ -12,6 +12,8 @@ mod refusals;
 mod restarts;
 #[path = "watch/tcp.rs"]
 mod tcp;
+#[path = "watch/tls.rs"]
+mod tls;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

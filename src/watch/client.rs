@@ -1,27 +1,35 @@
 //! Connecting to the API server.
 //!
-//! kube does the hard parts (kubeconfig, TLS, login programs, certificates that rotate). The connector
-//! is ours, because a connection that died without a word must be noticed within a minute: kube's
-//! own sets no TCP keepalive. Its request log is left out as well: it writes an error for every
-//! failed try. Which proxy is asked is decided in [`super::proxy`]: kube's own choice differs from client-go's. Tokens in files are read in [`super::token`]: kube does not take a line's end off them.
+//! kube does what is left over: login programs, headers, requests. The connector is ours, because a
+//! connection that died without a word must be noticed within a minute: kube's own sets no TCP
+//! keepalive. Its request log is left out as well: it writes an error for every failed try. Where kube
+//! and client-go differ, client-go counts: which proxy is asked is decided in [`super::proxy`], kubeconfigs are
+//! read in [`super::kubeconfig`], credentials in [`super::credentials`], and TLS is set up in [`super::tls`].
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::header::{AUTHORIZATION, USER_AGENT};
+use http::{HeaderValue, StatusCode};
+use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
+use hyper_rustls::{
+    DefaultServerNameResolver, FixedServerNameResolver, HttpsConnector, ResolveServerName,
+};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
-use kube::config::{Cluster, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use tower::util::MapRequestLayer;
+use rustls::ClientConfig;
+use tower::util::{MapRequestLayer, MapResponseLayer};
 use tower::{Service, ServiceBuilder};
 
+use super::connection::Connector;
+use super::credentials::Credentials;
+use super::kubeconfig::Access;
 use super::proxy::{Kind, Proxy, Wrong};
-use super::token::TokenFile;
+use super::tls;
 
 /// Where the API server is.
 #[derive(Debug, Clone, Default)]
@@ -77,18 +85,13 @@ pub enum ClientError {
         "no kubeconfig is given and the Pod's service account cannot be used: {0}; outside of a \
          Pod, name a kubeconfig with --kubeconfig"
     )]
-    InCluster(InClusterError),
+    InCluster(String),
     /// The token cannot be read.
     #[error(
-        "cannot read the token file {path}: {reason}; check tokenFile of the kubeconfig's user, or \
-         the Pod's mounted service account"
+        "cannot read the token file {0}; check tokenFile of the kubeconfig's user, or the Pod's \
+         mounted service account"
     )]
-    ReadToken {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: std::io::Error,
-    },
+    ReadToken(String),
     /// What names a proxy is not a proxy's URL.
     #[error(
         "cannot use the proxy that {field} names: {reason}; write it like http://host:3128, or take it away"
@@ -113,33 +116,36 @@ impl ApiServer {
     /// Reads the credentials and prepares a client. Nothing is sent yet, so this succeeds while the
     /// server is down. Must be called within a Tokio runtime.
     pub async fn new(options: &ClientOptions) -> Result<ApiServer, ClientError> {
-        let (mut config, own_proxy) = match (&options.kubeconfig, &options.master) {
-            (Some(path), _) => from_kubeconfig(path).await?,
-            (None, Some(url)) => (kube::Config::new(parse_url(url)?), None),
-            (None, None) => (kube::Config::incluster().map_err(ClientError::InCluster)?, None),
+        let mut access = match (&options.kubeconfig, &options.master) {
+            (Some(path), _) => Access::of_kubeconfig(path).await?,
+            (None, Some(url)) => Access::new(parse_url(url)?),
+            (None, None) => Access::of_the_pod()?,
         };
         if let Some(url) = &options.master {
-            config.cluster_url = parse_url(url)?;
+            access.config.cluster_url = parse_url(url)?;
         }
         let agent = concat!("sluice/", env!("CARGO_PKG_VERSION"));
-        config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
-        let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        access.config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
+        let server = &access.config.cluster_url;
+        let url = server.to_string().trim_end_matches('/').to_owned();
         tracing::info!(
             server = url,
             "the API server is asked for JSON; contentType settings and rate limits have no effect"
         );
-        let proxy = match own_proxy {
-            Some(proxy) => Some(proxy),
-            None => Proxy::of_environment(&config.cluster_url, |name| std::env::var(name).ok())?,
-        };
-        if let Some(Proxy { url, named_by, .. }) = &proxy {
+        if access.proxy.is_none() {
+            access.proxy = Proxy::of_environment(server, |name| std::env::var(name).ok())?;
+        }
+        if let Some(Proxy { url, named_by, .. }) = &access.proxy {
             tracing::info!(%url, named_by, "the API server is asked through a proxy");
         }
-        let token = token_file(&mut config)?;
-        match build(&config, token, proxy.as_ref()) {
-            Ok(client) => Ok(ApiServer { client, url }),
-            Err(error) => Err(ClientError::Setup { url, reason: error.to_string() }),
-        }
+        let credentials = Credentials::read(&access)?;
+        let setup = |error: &dyn std::fmt::Display| ClientError::Setup {
+            url: url.clone(),
+            reason: error.to_string(),
+        };
+        let tls = tls_config(&access, &credentials).map_err(|error| setup(&error))?;
+        let client = build(&access, &credentials, tls).map_err(|error| setup(&error))?;
+        Ok(ApiServer { client, url })
     }
 }
 
@@ -152,106 +158,9 @@ fn parse_url(url: &str) -> Result<http::Uri, ClientError> {
     }
 }
 
-/// The file that the token is in, unless the kubeconfig has it inline, which counts for more.
-fn token_file(config: &mut kube::Config) -> Result<Option<TokenFile>, ClientError> {
-    if config.auth_info.token.is_some() {
-        return Ok(None);
-    }
-    let path = config.auth_info.token_file.take().filter(|path| !path.is_empty());
-    let open = |path: String| {
-        let path = PathBuf::from(path);
-        TokenFile::open(path.clone()).map_err(|reason| ClientError::ReadToken { path, reason })
-    };
-    path.map(open).transpose()
-}
-
 impl From<Wrong> for ClientError {
     fn from(Wrong { field, reason }: Wrong) -> ClientError {
         ClientError::Proxy { field, reason }
-    }
-}
-
-/// What a kubeconfig says, and the proxy that it names.
-async fn from_kubeconfig(path: &Path) -> Result<(kube::Config, Option<Proxy>), ClientError> {
-    let kubeconfig = Kubeconfig::read_from(path).map_err(|error| ClientError::ReadKubeconfig {
-        path: path.to_owned(),
-        reason: match error {
-            KubeconfigError::ReadConfig(error, _) => error.to_string(),
-            // The lines after the first one quote the file, which holds secrets.
-            other => other.to_string().lines().next().unwrap_or_default().to_owned(),
-        },
-    })?;
-    let current = kubeconfig.current_context.clone().unwrap_or_default();
-    let (ca_file, proxy) = match cluster(&kubeconfig, &current) {
-        Some((name, cluster)) => {
-            let proxy = cluster.proxy_url.as_deref().filter(|url| !url.is_empty());
-            let proxy = proxy.map(|url| Proxy::of_kubeconfig(path, name, url)).transpose()?;
-            (ca_file(cluster), proxy)
-        }
-        None => (None, None),
-    };
-    let loaded =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let mut config = loaded.map_err(|error| ClientError::UseKubeconfig {
-        path: path.to_owned(),
-        reason: explain(&error, &current),
-    })?;
-    // Read again when it changes, as the token is: the Pod's CA rotates while the proxy runs.
-    config.root_cert_file = ca_file;
-    Ok((config, proxy))
-}
-
-/// The cluster of a context, with its name.
-fn cluster<'a>(kubeconfig: &'a Kubeconfig, context: &str) -> Option<(&'a str, &'a Cluster)> {
-    let context = kubeconfig.contexts.iter().find(|entry| entry.name == context)?;
-    let name = &context.context.as_ref()?.cluster;
-    let cluster = kubeconfig.clusters.iter().find(|entry| &entry.name == name)?.cluster.as_ref()?;
-    Some((name, cluster))
-}
-
-/// A cluster's `certificate-authority`, unless its data is given inline.
-fn ca_file(cluster: &Cluster) -> Option<PathBuf> {
-    match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
-        (None, Some(path)) if !path.is_empty() => Some(path.into()),
-        _ => None,
-    }
-}
-
-/// Names the field that is wrong; kube's messages name the value only.
-fn explain(error: &KubeconfigError, context: &str) -> String {
-    use std::error::Error as _;
-
-    let cause = error.source().map(ToString::to_string).unwrap_or_default();
-    match error {
-        KubeconfigError::CurrentContextNotSet => {
-            "current-context is not set; set it to a name from contexts".to_owned()
-        }
-        KubeconfigError::LoadContext(name) => {
-            format!("current-context names {name:?}, which contexts does not have")
-        }
-        KubeconfigError::LoadClusterOfContext(name) => {
-            format!("context {context:?} names cluster {name:?}, which clusters does not have")
-        }
-        KubeconfigError::MissingClusterUrl => {
-            format!(
-                "the cluster of context {context:?} has no server; write server: https://host:6443"
-            )
-        }
-        KubeconfigError::ParseClusterUrl(_) => {
-            format!("server of the cluster of context {context:?} is no URL: {cause}")
-        }
-        KubeconfigError::LoadCertificateAuthority(_) => {
-            format!("certificate-authority of the cluster of context {context:?}: {cause}")
-        }
-        KubeconfigError::ParseCertificates(_) => format!(
-            "certificate-authority of the cluster of context {context:?} is no PEM text: {cause}"
-        ),
-        // Without a proxy-url of its own, kube looks at the environment, too.
-        KubeconfigError::ParseProxyUrl(_) => {
-            "the variable HTTPS_PROXY or https_proxy names no URL; write it like http://host:3128"
-                .to_owned()
-        }
-        other => other.to_string(),
     }
 }
 
@@ -269,51 +178,94 @@ fn tcp() -> HttpConnector {
     tcp
 }
 
+fn tls_config(
+    access: &Access,
+    credentials: &Credentials,
+) -> Result<Arc<ClientConfig>, Box<dyn std::error::Error>> {
+    let identity = match &credentials.pair {
+        Some(pair) => tls::Identity::Pair(Arc::clone(pair)),
+        // The program may give a certificate; kube runs it.
+        None if access.config.auth_info.exec.is_some() => {
+            let config = access.config.rustls_client_config()?;
+            tls::Identity::Program(config.client_auth_cert_resolver)
+        }
+        None => tls::Identity::None,
+    };
+    Ok(Arc::new(tls::config(credentials.roots.clone(), identity)?))
+}
+
 fn build(
-    config: &kube::Config,
-    token: Option<TokenFile>,
-    proxy: Option<&Proxy>,
+    access: &Access,
+    credentials: &Arc<Credentials>,
+    tls: Arc<ClientConfig>,
 ) -> kube::Result<kube::Client> {
-    let Some(proxy) = proxy else { return client_over(config, token, tcp()) };
+    let over = Over { access, credentials, tls };
+    let Some(proxy) = &access.proxy else { return over.client(tcp()) };
     match proxy.kind {
-        Kind::Http => client_over(config, token, proxy.tunnel(tcp())),
+        Kind::Http => over.client(proxy.tunnel(tcp())),
         Kind::Https => {
             // The name that the server's certificate has is not the proxy's.
-            let mut of_proxy = config.clone();
-            of_proxy.tls_server_name = None;
-            let tls = of_proxy.rustls_https_connector_with_connector(tcp())?;
-            client_over(config, token, proxy.tunnel(tls))
+            let name = Arc::new(DefaultServerNameResolver::default());
+            let to_proxy = HttpsConnector::new(tcp(), Arc::clone(&over.tls), false, name);
+            over.client(proxy.tunnel(to_proxy))
         }
-        Kind::Socks => client_over(config, token, proxy.socks(tcp())),
+        Kind::Socks => over.client(proxy.socks(tcp())),
     }
 }
 
-/// A client whose connections are made by `connector`, with TLS over them if the server's URL says so.
-fn client_over<C>(
-    config: &kube::Config,
-    token: Option<TokenFile>,
-    connector: C,
-) -> kube::Result<kube::Client>
-where
-    C: Service<http::Uri> + Clone + Send + Sync + 'static,
-    C::Response: Connection + Read + Write + Send + Unpin + 'static,
-    C::Future: Send + 'static,
-    C::Error: Into<tower::BoxError>,
-{
-    let tls = config.rustls_https_connector_with_connector(connector)?;
-    let token = token.map(Arc::new).map(|token| {
-        MapRequestLayer::new(move |mut request: http::Request<Body>| {
-            request.headers_mut().insert(AUTHORIZATION, token.authorization());
-            request
-        })
-    });
-    let http = HttpClient::builder(TokioExecutor::new()).build::<_, Body>(tls);
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .option_layer(token)
-        .layer(config.extra_headers_layer()?)
-        .map_err(tower::BoxError::from)
-        .service(http);
-    Ok(kube::Client::new(service, config.default_namespace.clone()))
+/// What a client is made of, whatever its connections go through.
+struct Over<'a> {
+    access: &'a Access,
+    credentials: &'a Arc<Credentials>,
+    tls: Arc<ClientConfig>,
+}
+
+impl Over<'_> {
+    /// A client whose connections are made by `connector`, with TLS over them if the server's URL says
+    /// so.
+    fn client<C>(&self, connector: C) -> kube::Result<kube::Client>
+    where
+        C: Service<http::Uri> + Clone + Send + Sync + 'static,
+        C::Response: Connection + Read + Write + Send + Unpin + 'static,
+        C::Future: Send + 'static,
+        C::Error: Into<tower::BoxError>,
+    {
+        let config = &self.access.config;
+        let name: Arc<dyn ResolveServerName + Send + Sync> = match &self.access.server_name {
+            Some(name) => Arc::new(FixedServerNameResolver::new(name.clone())),
+            None => Arc::new(DefaultServerNameResolver::default()),
+        };
+        let over = HttpsConnector::new(connector, Arc::clone(&self.tls), false, name);
+        let connector = Connector { over, credentials: Arc::clone(self.credentials) };
+        let http = HttpClient::builder(TokioExecutor::new()).build::<_, Body>(connector);
+        let (asking, asked) = (Arc::clone(self.credentials), Arc::clone(self.credentials));
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer()?)
+            .layer(MapRequestLayer::new(move |request| with_token(request, &asking)))
+            .layer(MapResponseLayer::new(move |answer| noted(answer, &asked)))
+            .layer(config.extra_headers_layer()?)
+            .map_err(tower::BoxError::from)
+            .service(http);
+        Ok(kube::Client::new(service, config.default_namespace.clone()))
+    }
+}
+
+fn with_token(mut request: http::Request<Body>, credentials: &Credentials) -> http::Request<Body> {
+    if let Some(token) = &credentials.token {
+        request.headers_mut().insert(AUTHORIZATION, token.current().as_ref().clone());
+    }
+    request
+}
+
+/// A server that does not know us any more may know what the files hold now.
+fn noted(
+    answer: http::Response<Incoming>,
+    credentials: &Arc<Credentials>,
+) -> http::Response<Incoming> {
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        let credentials = Arc::clone(credentials);
+        tokio::spawn(async move { credentials.refresh().await });
+    }
+    answer
 }

@@ -13,15 +13,20 @@
 
 mod backoff;
 mod client;
+mod connection;
 mod convert;
+mod credentials;
 pub mod events;
 mod feed;
+mod kubeconfig;
 mod link;
 mod lists;
 mod loose;
 mod measured;
 mod proxy;
+mod reread;
 mod source;
+mod tls;
 mod token;
 mod transport;
 mod wire;

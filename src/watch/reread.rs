@@ -1,0 +1,209 @@
+//! What is read from files, and read again while the program runs: tokens, CAs and client
+//! certificates are renewed in place. As in client-go, what cannot be used leaves the last one in use: a
+//! file may be missing for a moment, or a pair be half-written.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ring::digest::{Context, Digest, SHA256};
+
+/// A value that files hold, as it was when they were last good.
+pub(super) struct Reread<T> {
+    /// For messages, such as `the token`.
+    what: &'static str,
+    files: Vec<PathBuf>,
+    parse: Box<Parse<T>>,
+    state: Mutex<State<T>>,
+}
+
+type Parse<T> = dyn Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync;
+
+struct State<T> {
+    current: Arc<T>,
+    /// Of the files that the value is from. Not the files: they may hold a key.
+    digest: Option<Digest>,
+    fault: Option<Fault>,
+}
+
+/// Why the files could not be used when they were last read.
+struct Fault {
+    reason: String,
+    said: bool,
+}
+
+impl<T> Reread<T> {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    /// If they cannot be used: which one, and why.
+    pub(super) fn open(
+        what: &'static str,
+        files: Vec<PathBuf>,
+        parse: impl Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Result<Reread<T>, String> {
+        let (texts, digest) = read(&files)?;
+        let value = parse(&texts).map_err(|reason| format!("{}: {reason}", names(&files)))?;
+        let mut reread = Reread::from(value, what, files, parse);
+        reread.state.get_mut().unwrap_or_else(PoisonError::into_inner).digest = Some(digest);
+        Ok(reread)
+    }
+
+    /// Begins with a value that is not from the files.
+    pub(super) fn from(
+        value: T,
+        what: &'static str,
+        files: Vec<PathBuf>,
+        parse: impl Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Reread<T> {
+        let state = State { current: Arc::new(value), digest: None, fault: None };
+        Reread { what, files, parse: Box::new(parse), state: Mutex::new(state) }
+    }
+
+    /// A value that no file holds.
+    pub(super) fn fixed(value: T) -> Reread<T> {
+        Reread::from(value, "", Vec::new(), |_| Err(String::new()))
+    }
+
+    /// Whether there is anything to read again.
+    pub(super) fn has_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Whether the files could not be used when they were last read.
+    pub(super) fn is_faulty(&self) -> bool {
+        self.state().fault.is_some()
+    }
+
+    /// The last good value.
+    pub(super) fn current(&self) -> Arc<T> {
+        Arc::clone(&self.state().current)
+    }
+
+    /// Reads the files, and says whether that gave another value. Blocks for as long as the file system
+    /// takes, but nobody who asks for the current value.
+    pub(super) fn look(&self) -> bool {
+        if self.files.is_empty() {
+            return false;
+        }
+        let read = read(&self.files);
+        let known = self.state().digest;
+        let same = |digest: &Digest| known.is_some_and(|known| known.as_ref() == digest.as_ref());
+        let new = match read {
+            Ok((_, digest)) if same(&digest) => Ok(None),
+            Ok((texts, digest)) => match (self.parse)(&texts) {
+                Ok(value) => Ok(Some((value, digest))),
+                Err(reason) => Err(format!("{}: {reason}", names(&self.files))),
+            },
+            Err(reason) => Err(reason),
+        };
+        let mut state = self.state();
+        match new {
+            Ok(None) => state.fault = None,
+            Ok(Some((value, digest))) => {
+                *state = State { current: Arc::new(value), digest: Some(digest), fault: None };
+                tracing::debug!(files = names(&self.files), "{} is renewed", self.what);
+                return true;
+            }
+            Err(reason) => self.note(&mut state, reason),
+        }
+        false
+    }
+
+    /// Says what is wrong at the second look in a row: at the first one, somebody may be writing.
+    fn note(&self, state: &mut State<T>, reason: String) {
+        let said = match &state.fault {
+            Some(fault) if fault.said => true,
+            Some(_) => {
+                tracing::warn!(
+                    "{} cannot be renewed: {reason}; the old one stays in use",
+                    self.what
+                );
+                true
+            }
+            None => false,
+        };
+        state.fault = Some(Fault { reason, said });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> fmt::Debug for Reread<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fault = self.state().fault.as_ref().map(|fault| fault.reason.clone());
+        f.debug_struct("Reread").field("files", &self.files).field("fault", &fault).finish()
+    }
+}
+
+/// The files, and what tells whether they have changed.
+fn read(files: &[PathBuf]) -> Result<(Vec<Vec<u8>>, Digest), String> {
+    let mut all = Context::new(&SHA256);
+    let mut texts = Vec::with_capacity(files.len());
+    for path in files {
+        let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        all.update(&text.len().to_be_bytes());
+        all.update(&text);
+        texts.push(text);
+    }
+    Ok((texts, all.finish()))
+}
+
+fn names(files: &[PathBuf]) -> String {
+    let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
+    names.join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upper(texts: &[Vec<u8>]) -> Result<String, String> {
+        let text = texts.concat();
+        if text.is_ascii() {
+            Ok(String::from_utf8_lossy(&text).to_uppercase())
+        } else {
+            Err("no".to_owned())
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_leaves_the_last_one_in_use() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let files = ["a", "b"].map(|name| folder.path().join(name));
+        let write = |texts: [&[u8]; 2]| {
+            files
+                .iter()
+                .zip(texts)
+                .for_each(|(path, text)| std::fs::write(path, text).expect("a file"));
+        };
+        assert!(Reread::open("it", files.to_vec(), upper).is_err(), "nothing is there");
+        write([b"x", b"y"]);
+        let value = Reread::open("it", files.to_vec(), upper).expect("both are there");
+        let now = || value.current().as_str().to_owned();
+        assert_eq!((value.look(), now()), (false, "XY".to_owned()), "nothing has changed");
+        write([b"x", b"z"]);
+        assert_eq!((value.look(), now()), (true, "XZ".to_owned()));
+        for _ in 0..3 {
+            write([b"x", b"\xff"]);
+            assert_eq!((value.look(), now(), value.is_faulty()), (false, "XZ".to_owned(), true));
+        }
+        assert!(value.state().fault.as_ref().is_some_and(|fault| fault.said));
+        std::fs::remove_file(&files[1]).expect("it was there");
+        assert_eq!((value.look(), now(), value.is_faulty()), (false, "XZ".to_owned(), true));
+        write([b"x", b"z"]);
+        assert_eq!((value.look(), value.is_faulty()), (false, false), "as it was");
+        write([b"xz", b""]);
+        assert_eq!((value.look(), now()), (true, "XZ".to_owned()), "divided differently");
+    }
+
+    #[test]
+    fn a_fault_is_said_at_the_second_look_and_then_not_again() {
+        let value = Reread::from(0, "it", vec![PathBuf::from("/nonexistent/file")], |_| Ok(1));
+        let said = || value.state().fault.as_ref().map(|fault| fault.said);
+        let seen: Vec<_> = (0..3).map(|_| (value.look(), said())).collect();
+        assert_eq!(seen, [(false, Some(false)), (false, Some(true)), (false, Some(true))]);
+    }
+}

@@ -1,0 +1,260 @@
+//! Whom the API server's certificate must come from, and whether it does.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+};
+
+use super::super::reread::Reread;
+use super::pem;
+use super::x509::{Certificate, GOOD_KEYS};
+
+/// The certificates that are trusted.
+#[derive(Debug)]
+pub(in crate::watch) struct Roots {
+    /// Those that were named, byte by byte. Mozilla's are not here.
+    named: Vec<CertificateDer<'static>>,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl Roots {
+    /// The CAs in a text of PEM, and what is wrong with others that stand there. One that is good is enough.
+    ///
+    /// # Errors
+    /// If there is none that can be used: why not.
+    pub(in crate::watch) fn of_pem(
+        text: &[u8],
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<(Roots, Vec<String>), String> {
+        let mut store = RootCertStore::empty();
+        let (mut named, mut unusable) = (Vec::new(), Vec::new());
+        for block in pem::blocks(text) {
+            if block.label != "CERTIFICATE" || block.headers {
+                continue;
+            }
+            let line = block.line;
+            match usable(block.der, &mut store) {
+                Ok(certificate) => named.push(certificate),
+                Err(reason) => unusable.push(format!("the certificate in line {line} {reason}")),
+            }
+        }
+        if named.is_empty() {
+            unusable.insert(0, "it has no certificate of a CA that can be used".to_owned());
+            return Err(unusable.join("; "));
+        }
+        Ok((Roots { named, verifier: verifier(store, provider)? }, unusable))
+    }
+
+    /// The CAs that browsers trust.
+    pub(in crate::watch) fn of_the_web(provider: &Arc<CryptoProvider>) -> Result<Roots, String> {
+        let store = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        Ok(Roots { named: Vec::new(), verifier: verifier(store, provider)? })
+    }
+
+    fn check(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.named.contains(certificate) {
+            return itself(certificate, name, now);
+        }
+        self.verifier.verify_server_cert(certificate, intermediates, name, &[], now).map_err(
+            |error| {
+                let is_ca = Certificate::parse(certificate).is_some_and(|one| one.is_ca);
+                match error {
+                    Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                        refused(Refused::Unknown)
+                    }
+                    Error::InvalidCertificate(CertificateError::Other(_)) if is_ca => {
+                        refused(Refused::Ca)
+                    }
+                    other => other,
+                }
+            },
+        )
+    }
+}
+
+/// Adds a CA to the store.
+fn usable(
+    der: Option<Vec<u8>>,
+    store: &mut RootCertStore,
+) -> Result<CertificateDer<'static>, String> {
+    let der = der.ok_or("is broken: check that it was copied as a whole")?;
+    let parsed = Certificate::parse(&der).ok_or("is none: check that it was copied as a whole")?;
+    let key = parsed.key();
+    if !key.can_be_checked() {
+        return Err(format!(
+            "has a key {key}, which is not supported: make the CA with {GOOD_KEYS}"
+        ));
+    }
+    let certificate = CertificateDer::from(der);
+    store.add(certificate.clone()).map_err(|error| format!("cannot be used: {error}"))?;
+    Ok(certificate)
+}
+
+fn verifier(
+    store: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, String> {
+    let builder = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider));
+    builder.build().map_err(|error| error.to_string())
+}
+
+/// Checks a certificate that is trusted itself, as `openssl req -x509` makes one for a server. As in
+/// Go (`crypto/x509`, `Certificate.Verify`), it needs no issuer then and may be a CA's, but must count
+/// now, be for servers, and have the name. webpki refuses the certificate of a CA.
+fn itself(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, Error> {
+    // This also refuses critical extensions that are not understood.
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    let facts = Certificate::parse(certificate).ok_or(CertificateError::BadEncoding)?;
+    let time = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if time < facts.not_before {
+        return Err(refused(Refused::NotYet));
+    }
+    if time > facts.not_after {
+        return Err(refused(Refused::Expired));
+    }
+    if !facts.for_servers {
+        return Err(refused(Refused::Usage));
+    }
+    verify_server_name(&parsed, name)?;
+    Ok(ServerCertVerified::assertion())
+}
+
+/// Why a server's certificate is refused, where rustls' words leave an operator without a way out.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(
+        "the server's certificate comes from no CA that is trusted; certificate-authority must name a \
+         file with the CA that has signed it, or with the certificate itself"
+    )]
+    Unknown,
+    #[error(
+        "the server's certificate is one of a CA (basicConstraints CA:TRUE), signed by another; make the \
+         server one with basicConstraints CA:FALSE, or put this one into certificate-authority"
+    )]
+    Ca,
+    #[error("the server's certificate does not count yet; check the clocks of node and server")]
+    NotYet,
+    #[error("the server's certificate has expired; make a new one, also in certificate-authority")]
+    Expired,
+    #[error(
+        "the server's certificate is not for servers; make one whose extended key usage has serverAuth"
+    )]
+    Usage,
+}
+
+fn refused(why: Refused) -> Error {
+    Error::Other(OtherError(Arc::new(why)))
+}
+
+/// Checks the server's certificate against the CAs that are trusted now.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) roots: Arc<Reread<Roots>>,
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Checked {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.roots.current().check(certificate, intermediates, name, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Takes whatever a server shows: `insecure-skip-tls-verify`.
+#[derive(Debug)]
+pub(super) struct Unchecked;
+
+impl ServerCertVerifier for Unchecked {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    // Whoever is in between could have a key of their own: to check its signature protects nobody,
+    // and keys that we do not know are welcome, too.
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        use SignatureScheme as Scheme;
+        vec![
+            Scheme::ECDSA_NISTP256_SHA256,
+            Scheme::ECDSA_NISTP384_SHA384,
+            Scheme::ECDSA_NISTP521_SHA512,
+            Scheme::ED25519,
+            Scheme::RSA_PSS_SHA256,
+            Scheme::RSA_PSS_SHA384,
+            Scheme::RSA_PSS_SHA512,
+            Scheme::RSA_PKCS1_SHA256,
+            Scheme::RSA_PKCS1_SHA384,
+            Scheme::RSA_PKCS1_SHA512,
+        ]
+    }
+}
