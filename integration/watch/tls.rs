@@ -305,7 +305,7 @@ fn client_certificates_of_every_form_are_shown() {
         ];
         for (what, certificate, key) in rows {
             let front = Front::start(&lab, "server.crt").await;
-            let given = Given::new(front.port, &format!("{CA}"), PAIR);
+            let given = Given::new(front.port, CA, PAIR);
             given.write("ca", &fixture("ca.crt"));
             let both = what.contains("in one");
             given.write("cert", &if both { key.clone() } else { fixture(certificate) });

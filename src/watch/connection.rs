@@ -136,8 +136,8 @@ fn explain(error: BoxError) -> BoxError {
         // Ours, from the check of the server's certificate.
         Some(rustls::Error::Other(OtherError(ours))) => ours.to_string().into(),
         Some(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)) => format!(
-            "the server refuses the TLS handshake (handshake_failure); perhaps its certificate has a key \
-             that is not supported: use {}",
+            "the server refuses the TLS handshake (handshake_failure); its certificate must have a key of \
+             {}, and it must offer TLS 1.3, or ECDHE with AES-GCM or ChaCha20",
             super::tls::GOOD_KEYS
         )
         .into(),
@@ -164,9 +164,9 @@ mod tests {
             (rustls::Error::Other(ours), "make another certificate"),
             (
                 rustls::Error::AlertReceived(AlertDescription::HandshakeFailure),
-                "the server refuses the TLS handshake (handshake_failure); perhaps its certificate has a \
-                 key that is not supported: use EC P-256 or P-384, RSA with 2048, 3072 or 4096 bits, \
-                 or Ed25519",
+                "the server refuses the TLS handshake (handshake_failure); its certificate must have a \
+                 key of EC P-256 or P-384, RSA with 2048, 3072 or 4096 bits, or Ed25519, and it must \
+                 offer TLS 1.3, or ECDHE with AES-GCM or ChaCha20",
             ),
             (rustls::Error::DecryptError, "cannot decrypt peer's message"),
         ];

@@ -55,7 +55,7 @@ impl Credentials {
             open: Mutex::default(),
             read: Arc::new(tokio::sync::Mutex::new(Instant::now())),
         });
-        if credentials.files().any(|(has_files, _)| has_files) {
+        if credentials.are_in_files() {
             let credentials = Arc::downgrade(&credentials);
             tokio::spawn(async move {
                 while let Some(pause) = credentials.upgrade().map(|one| one.pause()) {
@@ -71,6 +71,9 @@ impl Credentials {
 
     /// Reads the files again if that was not just done. Waits for them, but not for long.
     pub(super) async fn refresh(self: &Arc<Credentials>) {
+        if !self.are_in_files() {
+            return;
+        }
         let look = async {
             let mut last = Arc::clone(&self.read).lock_owned().await;
             if last.elapsed() >= SHORTEST_PERIOD {
@@ -110,6 +113,10 @@ impl Credentials {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *open).cancel();
         }
+    }
+
+    fn are_in_files(&self) -> bool {
+        self.files().any(|(has_files, _)| has_files)
     }
 
     fn pause(&self) -> Duration {

@@ -61,12 +61,16 @@ pub(super) fn config(
 
 #[cfg(test)]
 mod tests {
-    /// The first certificate of one of the tests' files.
-    pub(super) fn der(name: &str) -> Vec<u8> {
+    /// One of the tests' files.
+    pub(super) fn text(name: &str) -> Vec<u8> {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let path = folder.join("integration/fixtures/tls").join(name);
-        let text = std::fs::read(path).expect("the file is there");
-        let first = super::pem::blocks(&text).into_iter().next().expect("it has a block");
+        std::fs::read(folder.join("integration/fixtures/tls").join(name))
+            .expect("the file is there")
+    }
+
+    /// The first certificate in it.
+    pub(super) fn der(name: &str) -> Vec<u8> {
+        let first = super::pem::blocks(&text(name)).into_iter().next().expect("it has a block");
         first.der.expect("the block is whole")
     }
 }

@@ -13,7 +13,7 @@ use rustls::{
 
 use super::super::reread::Reread;
 use super::pem;
-use super::x509::{Certificate, GOOD_KEYS};
+use super::x509::{Certificate, GOOD_KEYS, KeyKind};
 
 /// The certificates that are trusted.
 #[derive(Debug)]
@@ -64,23 +64,22 @@ impl Roots {
         name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.named.contains(certificate) {
-            return itself(certificate, name, now);
+        let facts = Certificate::parse(certificate).ok_or(CertificateError::BadEncoding)?;
+        let key = facts.key();
+        if !key.can_be_checked() {
+            return Err(refused(Refused::Key(key)));
         }
-        self.verifier.verify_server_cert(certificate, intermediates, name, &[], now).map_err(
-            |error| {
-                let is_ca = Certificate::parse(certificate).is_some_and(|one| one.is_ca);
-                match error {
-                    Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                        refused(Refused::Unknown)
-                    }
-                    Error::InvalidCertificate(CertificateError::Other(_)) if is_ca => {
-                        refused(Refused::Ca)
-                    }
-                    other => other,
-                }
-            },
-        )
+        if self.named.contains(certificate) {
+            return itself(certificate, &facts, name, now);
+        }
+        let checked = self.verifier.verify_server_cert(certificate, intermediates, name, &[], now);
+        checked.map_err(|error| match error {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) => refused(Refused::Unknown),
+            Error::InvalidCertificate(CertificateError::Other(_)) if facts.is_ca => {
+                refused(Refused::Ca)
+            }
+            other => other,
+        })
     }
 }
 
@@ -115,12 +114,12 @@ fn verifier(
 /// now, be for servers, and have the name. webpki refuses the certificate of a CA.
 fn itself(
     certificate: &CertificateDer<'_>,
+    facts: &Certificate<'_>,
     name: &ServerName<'_>,
     now: UnixTime,
 ) -> Result<ServerCertVerified, Error> {
     // This also refuses critical extensions that are not understood.
     let parsed = ParsedCertificate::try_from(certificate)?;
-    let facts = Certificate::parse(certificate).ok_or(CertificateError::BadEncoding)?;
     let time = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     if time < facts.not_before {
         return Err(refused(Refused::NotYet));
@@ -156,6 +155,10 @@ enum Refused {
         "the server's certificate is not for servers; make one whose extended key usage has serverAuth"
     )]
     Usage,
+    #[error(
+        "the server's certificate has a key {0}, which is not supported; make one with {GOOD_KEYS}"
+    )]
+    Key(KeyKind),
 }
 
 fn refused(why: Refused) -> Error {
@@ -256,5 +259,58 @@ impl ServerCertVerifier for Unchecked {
             Scheme::RSA_PKCS1_SHA384,
             Scheme::RSA_PKCS1_SHA512,
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::text;
+    use super::*;
+
+    /// In the year 2030.
+    const NOW: u64 = 1_900_000_000;
+
+    #[test]
+    fn a_certificate_that_is_named_itself_is_checked_all_the_same() {
+        let check = |certificate: &str, name: &str, seconds: u64| {
+            let text = text(certificate);
+            let provider = super::super::provider();
+            let (roots, _) = Roots::of_pem(&text, &provider).expect("it is a certificate");
+            let name = ServerName::try_from(name.to_owned()).expect("a name");
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            roots.check(&roots.named[0], &[], &name, now).map_err(|error| error.to_string())
+        };
+        for name in ["self.crt", "server.crt", "server_ca.crt"] {
+            assert!(check(name, "127.0.0.1", NOW).is_ok(), "{name}");
+            assert!(check(name, "api.internal", NOW).is_ok(), "{name}");
+        }
+        let table = [
+            ("self.crt", "127.0.0.1", 1_000_000_000, "does not count yet"),
+            ("self.crt", "127.0.0.1", 5_000_000_000, "has expired"),
+            ("self.crt", "127.0.0.2", NOW, "not valid for name"),
+            ("self.crt", "other.internal", NOW, "not valid for name"),
+            ("self_expired.crt", "127.0.0.1", NOW, "has expired"),
+            ("self_client.crt", "127.0.0.1", NOW, "is not for servers"),
+        ];
+        for (certificate, name, seconds, expected) in table {
+            let why = check(certificate, name, seconds).expect_err(certificate);
+            assert!(why.contains(expected), "{certificate} {name} {seconds}: {why}");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_not_supported_are_named() {
+        let provider = super::super::provider();
+        let (roots, _) = Roots::of_pem(&text("ca.crt"), &provider).expect("it is a CA");
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
+        let name = ServerName::try_from("server").expect("a name");
+        for (certificate, key) in [("p521.crt", "EC P-521"), ("rsa1024.crt", "RSA with 1024 bits")]
+        {
+            let der = CertificateDer::from(super::super::tests::der(certificate));
+            let why = roots.check(&der, &[], &name, now).expect_err(certificate).to_string();
+            assert!(why.contains(key) && why.contains("EC P-256"), "{why}");
+        }
     }
 }
