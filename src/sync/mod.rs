@@ -155,7 +155,7 @@ pub async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
         }
         let wake = if state.ready(now) { at } else { now + Duration::from_secs(1) };
         tokio::select! {
-            biased;
+            // Each has its turn, however much comes from another one.
             () = stop.cancelled() => break,
             count = sources.updates.recv_many(&mut inbox, BATCH) => {
                 if count == 0 {
@@ -190,6 +190,7 @@ impl Loop {
         let Setup { config, node_name, backends, removed_tcp, health, metrics, in_force } = setup;
         // Healthy from the start: what was in force before stays so until all is known.
         backends.iter().for_each(|(family, _)| health.updated(*family));
+        let triggers = Triggers::new(now(), backends.iter().map(|(family, _)| *family));
         let plane = |(family, backend)| {
             let host = host::host(family, &config, None, &addresses);
             Plane {
@@ -219,7 +220,7 @@ impl Loop {
             lost: BTreeSet::new(),
             health,
             metrics,
-            triggers: Triggers::new(now()),
+            triggers,
             in_force,
             origins: Vec::new(),
         }
@@ -546,3 +547,6 @@ impl Plane {
         self.refused = refused;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,13 +16,14 @@ const REMEMBERED: usize = 100;
 pub(super) struct Triggers {
     /// What happened before this program started says nothing about it.
     started: i64,
+    /// By family; others are programmed by nobody, and their changes are never in force.
     waiting: BTreeMap<Family, BTreeMap<ServiceName, Vec<i64>>>,
 }
 
 impl Triggers {
-    /// `started` is when the program started.
-    pub(super) fn new(started: i64) -> Triggers {
-        Triggers { started, waiting: BTreeMap::new() }
+    /// `started` is when the program started; `families` are those that are programmed.
+    pub(super) fn new(started: i64, families: impl Iterator<Item = Family>) -> Triggers {
+        Triggers { started, waiting: families.map(|family| (family, BTreeMap::new())).collect() }
     }
 
     /// Looks at a change before it enters the snapshot.
@@ -48,7 +49,7 @@ impl Triggers {
         if known.into_iter().any(|known| known == slice) {
             return;
         }
-        let waiting = self.waiting.entry(slice.family).or_default();
+        let Some(waiting) = self.waiting.get_mut(&slice.family) else { return };
         let times = waiting.entry(slice.service.clone()).or_default();
         if times.len() < REMEMBERED {
             times.push(time);
@@ -57,7 +58,7 @@ impl Triggers {
 
     /// A family is up to date at `now`: how long its changes took.
     pub(super) fn programmed(&mut self, family: Family, now: i64) -> Vec<Duration> {
-        let waiting = self.waiting.remove(&family).unwrap_or_default();
+        let waiting = self.waiting.get_mut(&family).map(std::mem::take).unwrap_or_default();
         let latency = |time: i64| {
             Duration::from_millis(u64::try_from(now.saturating_sub(time)).unwrap_or_default())
         };
@@ -89,7 +90,8 @@ mod tests {
 
     #[test]
     fn changes_since_the_start_are_measured_once_per_family() {
-        let (mut triggers, snapshot) = (Triggers::new(10_000), Snapshot::default());
+        let (mut triggers, snapshot) =
+            (Triggers::new(10_000, Family::BOTH.into_iter()), Snapshot::default());
         let slices = [
             slice("a", Family::V4, Some(12_000)),
             slice("b", Family::V4, Some(19_500)),
@@ -104,8 +106,23 @@ mod tests {
     }
 
     #[test]
+    fn changes_of_a_family_that_nobody_programs_are_not_kept() {
+        let mut triggers = Triggers::new(0, std::iter::once(Family::V4));
+        for family in Family::BOTH {
+            let change = Change::Slice(slice("a", family, Some(1_000)));
+            triggers.note(&change, &Snapshot::default());
+        }
+        let kept = triggers.waiting.values().map(BTreeMap::len).sum::<usize>();
+        assert_eq!(kept, 1, "{triggers:?}");
+        assert_eq!(seconds(&mut triggers, Family::V4), [19.0]);
+        triggers.note(&Change::Slice(slice("a", Family::V4, Some(2_000))), &Snapshot::default());
+        assert_eq!(seconds(&mut triggers, Family::V4), [18.0], "it goes on");
+    }
+
+    #[test]
     fn neither_a_repetition_nor_the_end_of_a_slice_is_a_change_to_measure() {
-        let (mut triggers, mut snapshot) = (Triggers::new(0), Snapshot::default());
+        let (mut triggers, mut snapshot) =
+            (Triggers::new(0, Family::BOTH.into_iter()), Snapshot::default());
         let known = slice("a", Family::V4, Some(5_000));
         snapshot.apply(Change::Slice(known.clone()), &mut BTreeSet::new());
         triggers.note(&Change::Slice(known.clone()), &snapshot);
