@@ -1,10 +1,14 @@
-//! Listening TCP sockets, with a say in which families they serve.
+//! Listening TCP sockets, with a say in which families they serve, and what it means when nothing can be
+//! taken in at one.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
+
+use super::sockets::is_shortage;
 
 /// Connections that may wait in the kernel (its own limit is `net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
@@ -47,4 +51,127 @@ fn bind(address: SocketAddr, reach: Reach) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// How long nothing is taken in after an error that is likely to come again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// After so many successes an error is news again.
+const GOOD_ROW: u32 = 100;
+
+/// Whether an error of accept(2) or recvfrom(2) is about one peer, so that the next call does better
+/// (accept(2), "Error handling"). All others may last: no descriptor or memory is left, a security module
+/// forbids it, the socket is broken.
+pub fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::ECONNREFUSED
+                | libc::ECONNRESET
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EPROTO
+        )
+    )
+}
+
+/// What goes wrong at a socket that takes in what others send: it is said once, and waited for, so that
+/// an error that lasts costs no more than a look now and then.
+#[derive(Debug)]
+pub struct Troubles {
+    /// What cannot be done, after "cannot".
+    what: String,
+    said: Option<String>,
+    good: u32,
+}
+
+impl Troubles {
+    /// None yet; `what` follows "cannot" in messages.
+    pub fn new(what: String) -> Troubles {
+        Troubles { what, said: None, good: 0 }
+    }
+
+    /// It worked.
+    pub fn none(&mut self) {
+        if self.said.is_some() {
+            self.good += 1;
+            if self.good >= GOOD_ROW {
+                self.said = None;
+            }
+        }
+    }
+
+    /// It failed. Returns when it should be tried again.
+    pub async fn met(&mut self, error: &io::Error) {
+        let what = &self.what;
+        if is_passing(error) {
+            tracing::debug!(%error, "cannot {what}");
+            return;
+        }
+        self.good = 0;
+        let reason = error.to_string();
+        if self.said.as_ref() != Some(&reason) {
+            let way_out = if is_shortage(error) {
+                "; raise the limit of open files (LimitNOFILE, ulimit -n)"
+            } else {
+                ""
+            };
+            tracing::warn!("cannot {what}: {reason}{way_out}; trying again every {PAUSE:?}");
+            self.said = Some(reason);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Breaks a listening or receiving socket for good: it is ready for ever, and every call fails.
+#[cfg(test)]
+pub(crate) fn break_for_good(socket: &impl std::os::fd::AsFd) {
+    // A UDP socket that is not connected says so, and is shut down all the same.
+    let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Both);
+}
+
+/// Whether a loop that takes things in rests when all it meets is an error. The clock must be paused: it
+/// stands still for as long as somebody is busy.
+#[cfg(test)]
+pub(crate) async fn rests(taking_in: impl Future<Output = ()>) -> bool {
+    let mut looks = 0;
+    let busy = std::future::poll_fn(|_| {
+        looks += 1;
+        let spins = looks > 10_000;
+        if spins { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    });
+    tokio::select! {
+        () = taking_in => panic!("it ended"),
+        () = busy => false,
+        () = tokio::time::sleep(PAUSE * 20) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_that_lasts_is_said_once_until_all_was_well_for_long() {
+        let mut troubles = Troubles::new("do it".to_owned());
+        let error = |number| io::Error::from_raw_os_error(number);
+        troubles.met(&error(libc::ECONNABORTED)).await;
+        assert_eq!(troubles.said, None, "it was one peer's");
+        troubles.met(&error(libc::EPERM)).await;
+        let said = troubles.said.clone();
+        assert!(said.is_some());
+        (1..GOOD_ROW).for_each(|_| troubles.none());
+        troubles.met(&error(libc::EPERM)).await;
+        (1..GOOD_ROW).for_each(|_| troubles.none());
+        assert_eq!(troubles.said, said, "it comes and goes");
+        troubles.none();
+        assert_eq!(troubles.said, None, "it would be news");
+    }
 }

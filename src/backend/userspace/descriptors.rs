@@ -7,8 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::counters::Counters;
 
-/// Descriptors that are left to the rest of the process.
-const RESERVE: u64 = 96;
+/// Descriptors that are left to the rest of the process: one in eight, but so many at the least, and at
+/// the most. HTTP servers have one in sixteen, up to 256.
+const RESERVE: (u64, u64) = (96, 320);
 
 /// One in so many descriptors is for connections, however many listeners there are.
 const CONNECTIONS_SHARE: usize = 4;
@@ -32,7 +33,9 @@ impl Descriptors {
     /// Those of a process that may open `limit` files.
     pub(super) fn of(limit: u64, counters: Arc<Counters>) -> Descriptors {
         let most = u64::try_from(Semaphore::MAX_PERMITS).unwrap_or(u64::MAX);
-        let usable = limit.saturating_sub(RESERVE.min(limit / 2)).min(most).min(1 << 24);
+        let (least, most_left) = RESERVE;
+        let left = (limit / 8).clamp(least, most_left).min(limit / 2);
+        let usable = limit.saturating_sub(left).min(most).min(1 << 24);
         let total = usize::try_from(usable).unwrap_or(Semaphore::MAX_PERMITS);
         let (free, said) = (Arc::new(Semaphore::new(total)), Mutex::new(None));
         Descriptors { free, total, counters, said }
@@ -88,7 +91,7 @@ mod tests {
 
     #[test]
     fn listeners_leave_descriptors_for_connections() {
-        let descriptors = Descriptors::of(1000 + RESERVE, Arc::default());
+        let descriptors = Descriptors::of(1000 + 142, Arc::default());
         let listeners: Vec<Taken> =
             std::iter::from_fn(|| descriptors.try_take_for_listener(1)).collect();
         assert_eq!(listeners.len(), 750);

@@ -106,7 +106,8 @@ impl Place {
                 rejected.push(Box::new(listener));
                 continue;
             }
-            let accepting = tcp::listen(listener, Arc::clone(&target), Arc::clone(&self.shared));
+            let (to, shared) = (Arc::clone(&target), Arc::clone(&self.shared));
+            let accepting = tcp::listen(listener, at, to, shared);
             let task = self.runtime.spawn(accepting).abort_handle();
             return Ok(Listener { at, target, task, relay: None, _taken: taken });
         }
@@ -144,3 +145,37 @@ impl TakenPorts {
 
 /// All listeners of a Service.
 pub(super) type Listeners = BTreeMap<RelayFor, Listener>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::userspace::Options;
+    use crate::kernel::listen::{break_for_good, rests};
+
+    fn shared() -> Arc<Shared> {
+        let minute = std::time::Duration::from_secs(60);
+        let options = Options {
+            udp_timeout: minute,
+            udp_answered_timeout: minute,
+            drain: minute,
+            sight: Sight::Node,
+        };
+        Arc::new(Shared::new(options, 1000, None))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_at_which_every_call_fails_takes_no_processor() {
+        for ip in ["127.0.0.1", "::1"] {
+            let at = SocketAddr::new(ip.parse().expect("an address"), 0);
+            let target = Arc::new(Target::new(0, Sight::Node, SharedChoice::default()));
+            let (listener, to) = (sockets::listen_tcp(at).expect("a socket"), Arc::clone(&target));
+            break_for_good(&listener);
+            assert!(rests(tcp::listen(listener, at, to, shared())).await, "TCP at {ip}");
+            let listener = sockets::listen_udp(at).expect("a socket");
+            break_for_good(&listener);
+            let clients = Clients::default();
+            let relay = udp::Relay { listener, at, clients, target, shared: shared() };
+            assert!(rests(udp::listen(Arc::new(relay))).await, "UDP at {ip}");
+        }
+    }
+}

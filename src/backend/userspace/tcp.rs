@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::counters::Count;
 use super::pump;
 use super::relay::{Shared, Target};
+use crate::kernel::listen::Troubles;
 use crate::kernel::sockets;
 use crate::net::Protocol;
 
@@ -29,7 +30,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 const CONNECTION: u32 = 2;
 
 /// Accepts until the task is ended; connections go on after that.
-pub(super) async fn listen(listener: TcpListener, target: Arc<Target>, shared: Arc<Shared>) {
+pub(super) async fn listen(
+    listener: TcpListener,
+    at: SocketAddr,
+    target: Arc<Target>,
+    shared: Arc<Shared>,
+) {
+    let mut troubles = Troubles::new(format!("accept connections to a relay at {at}"));
     loop {
         let (client, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -39,11 +46,14 @@ pub(super) async fn listen(listener: TcpListener, target: Arc<Target>, shared: A
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
-                // It was gone before it was accepted.
-                Err(_) => continue,
+                Err(error) => {
+                    troubles.met(&error).await;
+                    continue;
+                }
             },
             () = shared.closing.cancelled() => return,
         };
+        troubles.none();
         let Some(taken) = shared.descriptors.take(CONNECTION).await else { return };
         let (target, shared) = (Arc::clone(&target), Arc::clone(&shared));
         tokio::spawn(async move {

@@ -12,6 +12,7 @@ use tokio::net::UdpSocket;
 use super::clients::{Client, Clients};
 use super::counters::Count;
 use super::relay::{Shared, Target};
+use crate::kernel::listen::Troubles;
 use crate::kernel::sockets;
 use crate::net::Protocol;
 
@@ -35,18 +36,34 @@ pub(super) struct Relay {
     pub(super) shared: Arc<Shared>,
 }
 
+/// After so many times in a row that a socket is said to be readable and is not, it is broken.
+const FALSE_ALARMS: u32 = 16;
+
 /// Relays until the task is ended; clients are dismissed by who ends it.
 pub(super) async fn listen(relay: Arc<Relay>) {
+    let mut troubles = Troubles::new(format!("receive datagrams at {}", relay.at));
+    let mut alarms = 0;
     loop {
         tokio::select! {
             ready = relay.listener.readable() => if ready.is_err() { return },
             () = relay.shared.closing.cancelled() => return,
         }
+        alarms += 1;
         for _ in 0..BURST {
             match relay.take_one() {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => tracing::debug!(at = %relay.at, %error, "cannot receive datagrams"),
+                Ok(()) => {
+                    alarms = 0;
+                    troubles.none();
+                }
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && alarms < FALSE_ALARMS =>
+                {
+                    break;
+                }
+                Err(error) => {
+                    troubles.met(&error).await;
+                    break;
+                }
             }
         }
         tokio::task::yield_now().await;
