@@ -124,6 +124,8 @@ pub fn main() -> ExitCode {
             return if answer.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
+    // Even if this ends by a panic.
+    let _ending = Ending;
     let result = match arguments.command {
         None => run::run(arguments.run),
         Some(Command::Demo) => demo::run(),
@@ -138,8 +140,16 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Lets the last lines of the log out when it is dropped.
+struct Ending;
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        log::end();
+    }
+}
+
 /// The one sentence that says why the program ended.
-#[allow(clippy::print_stderr)] // the log may be what could not be set up
 fn complain(error: &anyhow::Error) {
-    eprintln!("sluice: {error:#}");
+    log::say(&format!("sluice: {error:#}"));
 }
