@@ -34,7 +34,7 @@ impl Reply {
 /// Asks, and reads the whole answer.
 pub(crate) fn ask(at: &str, method: &str, path: &str, more: &str, body: &str) -> io::Result<Reply> {
     let at: SocketAddr = at.parse().map_err(io::Error::other)?;
-    let patience = Duration::from_secs(10);
+    let patience = Duration::from_secs(20);
     let mut stream = TcpStream::connect_timeout(&at, patience)?;
     stream.set_read_timeout(Some(patience))?;
     let length = body.len();
@@ -45,10 +45,15 @@ pub(crate) fn ask(at: &str, method: &str, path: &str, more: &str, body: &str) ->
     )?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
-    let code = head.split(' ').nth(1).and_then(|word| word.parse().ok());
-    let code = code.ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Reply { code, head: head.to_owned(), body: body.to_owned() })
+    let (code, body) = head_of(&text).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let head = text[..text.len() - body.len()].to_owned();
+    Ok(Reply { code, head, body: body.to_owned() })
+}
+
+/// The code of a whole answer, and its body.
+pub(crate) fn head_of(text: &str) -> Option<(u16, &str)> {
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
 /// Asks with GET.

@@ -3,9 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crowd;
 mod http;
 mod metrics;
 mod monitoring;
+mod starved;
 
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -30,6 +32,12 @@ fn main() -> ExitCode {
         trial("a_taken_metrics_address_ends_the_daemon_or_is_waited_for", taken),
         trial("owners_hear_of_the_start_and_of_what_cannot_be_served", events),
         trial("an_api_server_that_takes_no_events_does_not_matter", no_events),
+        trial("who_asks_is_answered_beside_any_number_of_idle_and_slow_connections", crowd::guests),
+        trial("who_closes_a_half_is_answered", crowd::half_closed),
+        trial("a_log_that_nobody_reads_holds_nothing_up", starved::nobody_reads),
+        trial("a_log_that_is_read_late_is_complete", starved::read_late),
+        trial("with_few_descriptors_it_serves_and_says_so", starved::few_files),
+        trial("the_limit_of_open_files_is_raised", starved::raised),
         trial("metrics_are_those_of_the_golden_file", metrics::golden),
         trial("a_change_moves_what_it_should", metrics::changes),
         trial("an_absent_api_server_shows", metrics::absent),

@@ -16,12 +16,16 @@ use crate::config;
 use crate::kernel;
 use crate::metrics::Metrics;
 use crate::net::Family;
+use crate::server::{self, Http};
 use crate::sync::{self, InForce, RemovedTcp, Setup, Sources};
 use crate::trace::Traces;
 use crate::watch::{self, ApiServer, ClientOptions, WatchOptions};
 
 /// Updates that may wait for the loop; beyond that the connections are slowed down.
 const INBOX: usize = 4096;
+
+/// Open files that a daemon needs at the least; the userspace mode needs more with each connection.
+const FILES: u64 = 64;
 
 /// Threads of the runtime: one to decode what arrives, one to program the kernel.
 const THREADS: usize = 2;
@@ -47,15 +51,39 @@ pub(super) fn run(flags: RunFlags) -> Result<()> {
         return node::initialize(&settled.config);
     }
     kernel::return_large_blocks();
+    let files = open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let ended = runtime.block_on(serve(settled, flags));
-    // Whatever had to end has ended. A thread that still reads a file need not.
-    runtime.shutdown_background();
+    // Where descriptors are few, the kernel and the API server come first.
+    let apart = if files < FILES { None } else { Some(server::runtime()?) };
+    let http = Http::new(apart.as_ref().unwrap_or(&runtime).handle().clone(), files);
+    let ended = runtime.block_on(serve(settled, flags, http));
+    // Whatever had to end has ended. A thread that still reads a file need not, and a scrape that is
+    // under way has nobody to read it any more.
+    apart.into_iter().chain([runtime]).for_each(tokio::runtime::Runtime::shutdown_background);
     ended
+}
+
+/// Raises the limit of open files as far as it goes, and says if that is too low; gives the limit.
+fn open_files() -> u64 {
+    match kernel::sockets::raise_descriptor_limit() {
+        Ok(files) if files < FILES => {
+            tracing::warn!(
+                "this process may have {files} open files and needs at least {FILES}, for sockets to the \
+                 kernel and the API server, and for whoever asks for health and metrics: changes may \
+                 come late, and answers fail; raise the limit (LimitNOFILE, ulimit -n)"
+            );
+            files
+        }
+        Ok(files) => files,
+        Err(error) => {
+            tracing::warn!("cannot raise the limit of open files: {error}");
+            FILES
+        }
+    }
 }
 
 #[allow(clippy::print_stdout)] // it is what was asked for
@@ -63,7 +91,7 @@ fn say(answer: &str) {
     println!("{answer}");
 }
 
-async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
+async fn serve(settled: Settled, flags: RunFlags, http: Http) -> Result<()> {
     let config = settled.config.clone();
     let node_name = match &config.hostname_override {
         Some(name) => name.clone(),
@@ -81,6 +109,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
     let options =
         ClientOptions { kubeconfig: config.kubeconfig.clone(), master: flags.master.clone() };
     let metrics = Metrics::new(config.mode);
+    servers::show_log(&metrics);
     servers::show_relays(&metrics, relays);
     servers::show_services(&metrics, by_service);
     servers::show_packets(&metrics, in_use);
@@ -103,6 +132,7 @@ async fn serve(settled: Settled, flags: RunFlags) -> Result<()> {
         flags: flag_values::all(&flags),
         server: &server,
         metrics: metrics.clone(),
+        http,
     };
     let servers = servers::start(&config, given, &stop).await?;
     let health = servers.health.clone();

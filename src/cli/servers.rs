@@ -21,7 +21,7 @@ use crate::kernel;
 use crate::kernel::xtables::{Counted, Xtables};
 use crate::metrics::{Kind, Metrics};
 use crate::net::Family;
-use crate::server::{BindError, BindFailure};
+use crate::server::{BindError, BindFailure, Http};
 use crate::sync;
 use crate::watch::{self, ApiServer};
 
@@ -37,6 +37,8 @@ pub(super) struct Given<'a> {
     pub(super) server: &'a ApiServer,
     /// What is measured.
     pub(super) metrics: Metrics,
+    /// Where HTTP servers run.
+    pub(super) http: Http,
 }
 
 /// What was started.
@@ -88,6 +90,13 @@ pub(super) async fn start(
     stop.cancel();
     Servers { health, sending }.ended().await;
     Err(failed.into())
+}
+
+/// Adds how much of the log was lost to the metrics.
+pub(super) fn show_log(metrics: &Metrics) {
+    let name = "sluice_log_lost_lines_total";
+    let help = "Lines of the log that were lost because nobody read standard error";
+    metrics.add(Kind::Counter, name, help, || Some(log::lost()));
 }
 
 /// A number of the userspace mode: how it behaves, its name, what it means, and where it is.
@@ -183,7 +192,7 @@ fn serve(
     let address = config.healthz_bind_address;
     let node_name = given.node_name.to_owned();
     let options = health::Options { address, failure, node_name };
-    health::start(health, options, &given.metrics, recorder, stop)?;
+    health::start(health, options, &given.http, &given.metrics, recorder, stop)?;
     let debugging = if config.enable_profiling {
         Debugging::On(Arc::new(log::set_verbosity))
     } else {
@@ -198,7 +207,7 @@ fn serve(
         metrics: given.metrics,
     };
     match config.metrics_bind_address {
-        Some(address) => inspect::start(shown, address, failure, stop),
+        Some(address) => inspect::start(shown, &given.http, address, failure, stop),
         None => Ok(()),
     }
 }

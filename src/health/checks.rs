@@ -13,7 +13,7 @@ use crate::kernel::listen::{Reach, listen};
 use crate::model::ServiceName;
 use crate::net::Family;
 use crate::plan::{ForwardingTable, NodePortAddresses};
-use crate::server::{Answer, RETRY, serve};
+use crate::server::{Answer, Http, Place, RETRY};
 
 /// What is to be answered, by family.
 pub(super) type Wanted = BTreeMap<Family, FamilyChecks>;
@@ -69,9 +69,10 @@ pub(super) struct Told {
 }
 
 /// Listens where it is wanted, until `stop`. What cannot be bound is tried again every [`RETRY`].
-pub(super) async fn run(health: Health, told: Told, stop: CancellationToken) {
+pub(super) async fn run(health: Health, http: Http, told: Told, stop: CancellationToken) {
     let mut wanted = health.wanted();
-    let mut listeners = Listeners { health, told, open: BTreeMap::new(), refused: BTreeMap::new() };
+    let (open, refused) = (BTreeMap::new(), BTreeMap::new());
+    let mut listeners = Listeners { health, http, told, open, refused };
     loop {
         let now = wanted.borrow_and_update().clone();
         listeners.follow(&now).await;
@@ -93,6 +94,7 @@ pub(super) async fn run(health: Health, told: Told, stop: CancellationToken) {
 /// The sockets, and those that could not be bound.
 struct Listeners {
     health: Health,
+    http: Http,
     told: Told,
     open: BTreeMap<SocketAddr, Listener>,
     refused: BTreeMap<SocketAddr, Refusal>,
@@ -141,11 +143,10 @@ impl Listeners {
                     self.refused.remove(&at);
                     tracing::debug!(%at, service = %check.service, "answering health checks");
                     let health = self.health.clone();
-                    let reply = move |_| {
-                        let answer = health.answer(at);
-                        async move { answer }
-                    };
-                    let task = tokio::spawn(serve(socket, reply));
+                    let reply = move |_| std::future::ready(health.answer(at));
+                    let (what, field) = ("health checks", "healthCheckNodePort");
+                    let place = Place { address: at, what, field };
+                    let task = self.http.spawn(self.http.clone().serve_on(socket, place, reply));
                     self.open.insert(at, Listener(task));
                 }
                 Err(error) => self.refuse(at, &check.service, &error),

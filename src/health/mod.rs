@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::model::Node;
 use crate::net::Family;
 use crate::plan::ForwardingTable;
-use crate::server::{BindError, BindFailure, Place};
+use crate::server::{BindError, BindFailure, Http, Place};
 
 /// What the loop knows of the proxy's health. Clones share it.
 #[derive(Debug, Clone)]
@@ -106,14 +106,15 @@ pub struct Options {
     pub node_name: String,
 }
 
-/// Starts to answer: `/healthz` and `/livez`, and the health check node ports of all Services. Must be
-/// called within a Tokio runtime; everything is closed when `stop` is cancelled.
+/// Starts to answer: `/healthz` and `/livez`, and the health check node ports of all Services. Everything
+/// is closed when `stop` is cancelled.
 ///
 /// # Errors
 /// With [`BindFailure::Fatal`], if the address cannot be bound.
 pub fn start(
     health: &Health,
     options: Options,
+    http: &Http,
     metrics: &Metrics,
     events: &Recorder,
     stop: &CancellationToken,
@@ -121,10 +122,19 @@ pub fn start(
     if let Some(address) = options.address {
         let (what, field) = ("/healthz and /livez", "healthzBindAddress");
         let place = Place { address, what, field };
-        let first = place.bind(options.failure)?;
-        tokio::spawn(proxy::run(health.clone(), place, first, metrics.clone(), stop.clone()));
+        let first = http.bind(place, options.failure)?;
+        let (health, metrics) = (health.clone(), metrics.clone());
+        let (here, stop) = (http.clone(), stop.clone());
+        http.spawn(async move {
+            let answer =
+                move |request| std::future::ready(proxy::answer(&health, &metrics, &request));
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = here.serve(place, first, answer) => {}
+            }
+        });
     }
     let told = checks::Told { events: events.clone(), node_name: options.node_name };
-    tokio::spawn(checks::run(health.clone(), told, stop.clone()));
+    http.spawn(checks::run(health.clone(), http.clone(), told, stop.clone()));
     Ok(())
 }

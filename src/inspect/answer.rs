@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body, Incoming};
 
-use super::{Debugging, Shown, debug, pages};
+use super::scrape::NoText;
+use super::{Debugging, Served, Shown, debug, pages};
 use crate::server::{Answer, TEXT, bare, not_found, typed};
 
 /// The type of the metrics' text, as Go's client declares it.
@@ -15,38 +15,37 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=unders
 /// Go's client says here when the process started.
 const STARTED: HeaderName = HeaderName::from_static("process-start-time-unix");
 
-/// No body that is meant for a flag is longer.
-const LONGEST: usize = 4096;
-
 /// Answers a request.
-pub(super) async fn answer(shown: Arc<Shown>, request: Request<Incoming>) -> Answer {
-    let (head, body) = request.into_parts();
-    let body = if head.method == Method::PUT { text_of(body).await } else { String::new() };
-    let request = Request::from_parts(head, body);
-    answer_whole(&shown, &request)
+pub(super) async fn answer(served: Arc<Served>, request: Request<String>) -> Answer {
+    let Served { shown, scrapes } = &*served;
+    if request.uri().path() != "/metrics" {
+        return at_once(shown, &request);
+    }
+    match scrapes.text().await {
+        Ok(text) => metrics(shown, text),
+        // In the words of Go's `promhttp`.
+        Err(NoText::TooMany) => {
+            let body = "Limit of concurrent requests reached, try again later.\n".to_owned();
+            typed(StatusCode::SERVICE_UNAVAILABLE, TEXT, body)
+        }
+        Err(NoText::Failed) => {
+            let body = "the metrics could not be gathered; the log says why\n".to_owned();
+            typed(StatusCode::INTERNAL_SERVER_ERROR, TEXT, body)
+        }
+    }
 }
 
-async fn text_of<B: Body>(body: B) -> String
-where
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let whole = Limited::new(body, LONGEST).collect().await;
-    let bytes = whole.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Answers a request that has arrived completely. As upstream, the method counts in few places.
-pub(super) fn answer_whole(shown: &Shown, request: &Request<String>) -> Answer {
+/// Answers what takes no time. As upstream, the method counts in few places.
+fn at_once(shown: &Shown, request: &Request<String>) -> Answer {
     let path = request.uri().path();
     match path {
         "/healthz" => healthz(shown, request.uri().query().unwrap_or_default()),
         "/healthz/ping" => bare(StatusCode::OK, TEXT, "ok".to_owned()),
-        "/metrics" => metrics(shown, shown.metrics.text()),
         "/metrics/slis" if request.method() == Method::DELETE => {
             shown.metrics.reset_slis();
             bare(StatusCode::OK, TEXT, "metrics reset\n".to_owned())
         }
-        "/metrics/slis" => metrics(shown, shown.metrics.slis()),
+        "/metrics/slis" => metrics(shown, shown.metrics.slis().into()),
         "/proxyMode" => typed(StatusCode::OK, TEXT, shown.mode.to_string()),
         "/configz" => {
             let configuration = (shown.configuration)();
@@ -81,7 +80,7 @@ fn healthz(shown: &Shown, query: &str) -> Answer {
     typed(StatusCode::OK, TEXT, body + "healthz check passed\n")
 }
 
-fn metrics(shown: &Shown, text: String) -> Answer {
+fn metrics(shown: &Shown, text: Bytes) -> Answer {
     let mut answer = bare(StatusCode::OK, METRICS, text);
     let started = HeaderValue::from(shown.started.as_second());
     answer.headers_mut().insert(STARTED, started);

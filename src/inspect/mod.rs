@@ -6,6 +6,7 @@ mod answer;
 mod debug;
 mod negotiate;
 mod pages;
+mod scrape;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Mode;
 use crate::metrics::Metrics;
-use crate::server::{BindError, BindFailure, Place, serve};
+use crate::server::{BindError, BindFailure, Http, Place};
+
+use self::scrape::Scrapes;
 
 /// Gives a text that is made anew for every request.
 pub type Text = Arc<dyn Fn() -> String + Send + Sync>;
@@ -57,28 +60,39 @@ impl fmt::Debug for Shown {
     }
 }
 
-/// Starts to answer on `address`, until `stop`. Must be called within a Tokio runtime.
+/// What is served: pages, and scrapes that are shared.
+struct Served {
+    shown: Shown,
+    scrapes: Scrapes,
+}
+
+impl Served {
+    fn new(shown: Shown) -> Arc<Served> {
+        let scrapes = Scrapes::new(shown.metrics.clone());
+        Arc::new(Served { shown, scrapes })
+    }
+}
+
+/// Starts to answer on `address`, until `stop`.
 ///
 /// # Errors
 /// With [`BindFailure::Fatal`], if the address cannot be bound.
 pub fn start(
     shown: Shown,
+    http: &Http,
     address: SocketAddr,
     failure: BindFailure,
     stop: &CancellationToken,
 ) -> Result<(), BindError> {
     let place = Place { address, what: "/metrics", field: "metricsBindAddress" };
-    let first = place.bind(failure)?;
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        let serving = async {
-            let listener = place.bound(first).await;
-            let shown = Arc::new(shown);
-            serve(listener, move |request| answer::answer(Arc::clone(&shown), request)).await;
-        };
+    let first = http.bind(place, failure)?;
+    let (stop, here) = (stop.clone(), http.clone());
+    http.spawn(async move {
+        let served = Served::new(shown);
+        let answer = move |request| answer::answer(Arc::clone(&served), request);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = serving => {}
+            () = here.serve(place, first, answer) => {}
         }
     });
     Ok(())

@@ -1,12 +1,13 @@
 //! Answers as the Go kube-proxy 1.36.2 gave them to the same requests.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 
-use super::answer::answer_whole;
+use super::answer::answer;
 use super::*;
 
 const TEXT_TYPE: &str = "content-type: text/plain; charset=utf-8";
@@ -27,7 +28,9 @@ fn shown(debugging: Debugging) -> Shown {
 
 /// Status, headers and body of an answer.
 fn ask(shown: &Shown, request: Request<String>) -> (u16, Vec<String>, String) {
-    let (head, body) = answer_whole(shown, &request).into_parts();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let answered = runtime.block_on(answer(Served::new(shown.clone()), request));
+    let (head, body) = answered.into_parts();
     let body = body.collect().now_or_never().and_then(Result::ok).expect("a whole body");
     let body = String::from_utf8(body.to_bytes().to_vec()).expect("text");
     let text = |value: &http::HeaderValue| value.to_str().expect("text").to_owned();
@@ -208,4 +211,66 @@ fn what_nobody_can_read_is_refused() {
     }
     let (code, headers, _) = ask(&shown, accepting("/statusz", "application/yaml"));
     assert_eq!((code, headers), (406, vec!["content-type: application/yaml".to_owned()]));
+}
+
+/// Metrics that are gathered when the test lets them, and how often that was begun.
+fn slow_metrics() -> (Metrics, Arc<AtomicU64>, std::sync::mpsc::SyncSender<()>) {
+    let metrics = Metrics::new(Mode::Nftables);
+    let (begun, (let_go, gate)) = (Arc::new(AtomicU64::new(0)), std::sync::mpsc::sync_channel(0));
+    let (count, gate) = (Arc::clone(&begun), Mutex::new(gate));
+    metrics.add(crate::metrics::Kind::Counter, "slow_total", "It takes its time", move || {
+        let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+        gate.lock().expect("no panic").recv().ok().map(|()| number)
+    });
+    (metrics, begun, let_go)
+}
+
+#[tokio::test]
+async fn a_scrape_that_takes_long_holds_nobody_up_and_is_shared() {
+    let (metrics, begun, let_go) = slow_metrics();
+    let served = Served::new(Shown { metrics, ..shown(Debugging::Off) });
+    let scrapers: Vec<_> =
+        (0..64).map(|_| tokio::spawn(answer(Arc::clone(&served), get("/metrics")))).collect();
+    while begun.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for path in ["/healthz", "/metrics/slis", "/configz"] {
+        let reply = answer(Arc::clone(&served), get(path)).now_or_never().expect("at once");
+        assert_eq!(reply.status(), 200, "{path}");
+    }
+    while served.scrapes.waiting() < 64 {
+        tokio::task::yield_now().await;
+    }
+    let reply = answer(Arc::clone(&served), get("/metrics")).now_or_never().expect("at once");
+    assert_eq!(reply.status(), 503, "not any number of them");
+    // Whoever leaves does not end what others wait for.
+    let mut scrapers = scrapers.into_iter();
+    scrapers.next().expect("there are many").abort();
+    tokio::task::spawn_blocking(move || let_go.send(()).map(|()| let_go))
+        .await
+        .expect("no panic")
+        .expect("it waits");
+    for scraper in scrapers {
+        let body =
+            scraper.await.expect("no panic").into_body().collect().await.expect("it is whole");
+        let text = String::from_utf8(body.to_bytes().to_vec()).expect("text");
+        assert!(text.contains("slow_total 1\n"), "{text}");
+    }
+    assert_eq!(begun.load(Ordering::SeqCst), 1);
+    // The gate is gone with the test's end of it: the next scrape is another one.
+    answer(Arc::clone(&served), get("/metrics")).await;
+    assert_eq!(begun.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_scrape_that_fails_is_told_and_tried_again() {
+    let (metrics, failing) = (Metrics::new(Mode::Nftables), Arc::new(AtomicU64::new(1)));
+    let left = Arc::clone(&failing);
+    metrics.add(crate::metrics::Kind::Counter, "bad_total", "It fails once", move || {
+        assert_eq!(left.swap(0, Ordering::SeqCst), 0, "this panic is meant");
+        Some(7)
+    });
+    let served = Served::new(Shown { metrics, ..shown(Debugging::Off) });
+    assert_eq!(answer(Arc::clone(&served), get("/metrics")).await.status(), 500);
+    assert_eq!(answer(served, get("/metrics")).await.status(), 200);
 }

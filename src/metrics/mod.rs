@@ -150,7 +150,7 @@ impl Metrics {
         }
     }
 
-    /// The text of `/metrics`.
+    /// The text of `/metrics`. What others keep is read now, which may take seconds: not for tasks.
     pub fn text(&self) -> String {
         exposition::text(&self.0.registry.gather())
     }
@@ -175,8 +175,7 @@ impl Metrics {
             total.with_label_values(&["ping", "success", "healthz"]).inc_by(pings);
         }
         let mut families = registry.gather();
-        let started = self.0.registry.gather().into_iter();
-        families.extend(started.filter(|f| f.name() == "process_start_time_seconds"));
+        families.extend(process::start_time());
         exposition::text(&families)
     }
 

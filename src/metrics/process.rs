@@ -33,6 +33,9 @@ const GAUGES: [(&str, &str); 6] = [
     ("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes."),
 ];
 
+/// Which of them is the start time.
+const START_TIME: usize = 3;
+
 impl Process {
     pub(super) fn new() -> Process {
         let all = COUNTERS.into_iter().chain(GAUGES);
@@ -41,6 +44,18 @@ impl Process {
         };
         Process { described: all.filter_map(|family| describe(family).ok()).collect() }
     }
+}
+
+/// When the process started, alone.
+pub(super) fn start_time() -> Vec<MetricFamily> {
+    let Ok(usage) = process::usage() else { return Vec::new() };
+    gauge(GAUGES[START_TIME], usage.start_time)
+}
+
+fn gauge((name, help): (&str, &str), value: f64) -> Vec<MetricFamily> {
+    let Ok(gauge) = Gauge::with_opts(Opts::new(name, help)) else { return Vec::new() };
+    gauge.set(value);
+    gauge.collect()
 }
 
 impl Collector for Process {
@@ -66,11 +81,7 @@ impl Collector for Process {
             counter.inc_by(value?);
             Some(counter.collect())
         });
-        let gauges = GAUGES.into_iter().zip(gauges).filter_map(|((name, help), value)| {
-            let gauge = Gauge::with_opts(Opts::new(name, help)).ok()?;
-            gauge.set(value);
-            Some(gauge.collect())
-        });
+        let gauges = GAUGES.into_iter().zip(gauges).map(|(family, value)| gauge(family, value));
         counters.chain(gauges).flatten().collect()
     }
 }

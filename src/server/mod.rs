@@ -1,25 +1,103 @@
 //! Small HTTP servers for those who ask this proxy something: listening, with second tries, and
 //! answers in the form of Go's servers.
+//!
+//! All of them run on a thread of their own ([`runtime`]) and share one limit of connections
+//! ([`Connections`]), so that neither what the daemon does elsewhere nor other clients delay an answer.
 
+mod connections;
 mod http;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use ::http::{HeaderValue, Response, StatusCode};
+use ::http::{HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
+use tokio::task::JoinHandle;
 
 use crate::kernel::listen::{Reach, listen};
 
-pub(crate) use self::http::serve;
+use self::connections::Connections;
+use self::http::serve;
 
 /// How long to wait before an address that could not be bound is tried again (upstream:
 /// `cmd/kube-proxy/app/server.go`, serveHealthz and serveMetrics).
 pub const RETRY: Duration = Duration::from_secs(5);
+
+/// After so many tasks the HTTP servers' thread looks for requests that have come: a request is read
+/// before many other connections are.
+const LOOK_AFTER: u32 = 8;
+
+/// A runtime for HTTP servers: one thread, which nothing else may hold up, and one beside it for what
+/// takes long. It takes four descriptors.
+///
+/// # Errors
+/// If a thread or a descriptor cannot be had.
+pub fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(1)
+        .thread_name("http")
+        .event_interval(LOOK_AFTER)
+        .enable_all()
+        .build()
+}
+
+/// Where HTTP servers run, and the connections that they share. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Http {
+    runtime: Handle,
+    connections: Arc<Connections>,
+}
+
+impl Http {
+    /// Servers on this runtime, in a process that may have `files` open files.
+    pub fn new(runtime: Handle, files: u64) -> Http {
+        Http { runtime, connections: Arc::new(Connections::new(files)) }
+    }
+
+    /// Starts a task where the servers run.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.runtime.spawn(task)
+    }
+
+    /// The first try to listen. What it gives goes to [`Http::serve`].
+    pub(crate) fn bind(
+        &self,
+        place: Place,
+        failure: BindFailure,
+    ) -> Result<io::Result<TcpListener>, BindError> {
+        let _context = self.runtime.enter();
+        place.bind(failure)
+    }
+
+    /// Answers requests for ever; dropping the future closes the listener and all its connections.
+    pub(crate) async fn serve<F, R>(self, place: Place, first: io::Result<TcpListener>, answer: F)
+    where
+        F: Fn(Request<String>) -> R + Clone + Send + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        let listener = place.bound(first).await;
+        serve(listener, place, self.connections, answer).await;
+    }
+
+    /// The same on a socket that listens already.
+    pub(crate) async fn serve_on<F, R>(self, listener: TcpListener, place: Place, answer: F)
+    where
+        F: Fn(Request<String>) -> R + Clone + Send + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+    {
+        serve(listener, place, self.connections, answer).await;
+    }
+}
 
 /// A whole response.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -63,7 +141,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// The first try. What it gives goes to [`Place::bound`].
-    pub(crate) fn bind(self, failure: BindFailure) -> Result<io::Result<TcpListener>, BindError> {
+    fn bind(self, failure: BindFailure) -> Result<io::Result<TcpListener>, BindError> {
         match (listen(self.address, Reach::BothFamilies), failure) {
             (Err(reason), BindFailure::Fatal) => {
                 let Place { address, what, field } = self;
@@ -74,7 +152,7 @@ impl Place {
     }
 
     /// Tries until the address can be bound, and says once why it cannot.
-    pub(crate) async fn bound(self, first: io::Result<TcpListener>) -> TcpListener {
+    async fn bound(self, first: io::Result<TcpListener>) -> TcpListener {
         let Place { address, what, .. } = self;
         let mut attempt = first;
         let mut said = String::new();
@@ -109,8 +187,12 @@ pub(crate) fn typed(status: StatusCode, content_type: &'static str, body: String
 }
 
 /// A response of this type.
-pub(crate) fn bare(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+pub(crate) fn bare(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer

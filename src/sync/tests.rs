@@ -70,7 +70,7 @@ async fn a_flood_of_changes_lets_other_sources_have_their_turn() {
         removed_tcp: RemovedTcp::Keep,
         health: Health::new(Duration::from_secs(60)),
         metrics: Metrics::new(Mode::Nftables),
-        in_force: oneshot::channel().0,
+        in_force: watch::Sender::default(),
     };
     let sources = Sources { updates: inbox, addresses, foreign, config: configured };
     tokio::spawn(run(setup, sources, stop)).await.expect("no panic");

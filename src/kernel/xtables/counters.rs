@@ -6,7 +6,11 @@
 
 use std::process::Output;
 
-use super::{LOCK_SECONDS, Table, Xtables, XtablesError, finished, run, text};
+use super::{Table, Xtables, XtablesError, finished, run, text};
+
+/// How long a look at counters waits for the lock: whoever scrapes metrics does not wait for long, and
+/// there is more to be scraped.
+const LOCK_SECONDS: u32 = 1;
 
 /// Rules whose packets are counted: those of a chain that contain some words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
