@@ -23,17 +23,27 @@ pub trait Backend: Send {
     /// If nothing could be applied. The kernel is as it was before; the next call repairs all.
     fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError>;
 
-    /// Who answers at a port of a Service as the kernel sees it, given the endpoints that may go on
-    /// answering there: these themselves, unless something stands between. Whatever stands there ends
-    /// what is under way to others. To be called when the rules are in force.
-    fn answered_by(
-        &mut self,
+    /// The addresses that connection tracking has as destinations after translation at a port of a
+    /// Service: its endpoints, or the relays in front of them. Changes nothing.
+    fn translated_to(
+        &self,
         service: &ServiceName,
         port: &PortPlan,
         endpoints: BTreeSet<SocketAddr>,
     ) -> BTreeSet<SocketAddr> {
         let _ = (service, port);
         endpoints
+    }
+
+    /// Ends what this process itself carries from a port of a Service to other endpoints than these. To
+    /// be called when the rules are in force.
+    fn end_others(
+        &mut self,
+        service: &ServiceName,
+        port: &PortPlan,
+        endpoints: &BTreeSet<SocketAddr>,
+    ) {
+        let _ = (service, port, endpoints);
     }
 
     /// The process is about to end: nothing new is taken on. Returns when all that would end with the

@@ -198,7 +198,7 @@ impl Loop {
                 backend,
                 pending: BTreeSet::new(),
                 refused: BTreeMap::new(),
-                conntrack: Conntrack::new(family, removed_tcp),
+                conntrack: Conntrack::new(family, removed_tcp, &metrics),
                 gaps: Gaps::default(),
                 checks_changed: true,
                 fresh: true,
@@ -440,8 +440,12 @@ impl Plane {
             let _span = trace::step("plan");
             change(&mut self.planner)
         };
-        effect.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let family = self.planner.table().family;
+        effect.warnings.iter().for_each(|warning| tracing::warn!(%family, "{warning}"));
         self.conntrack.touch(&effect.services);
+        if effect.host {
+            self.conntrack.shake();
+        }
         self.checks_changed |= effect.health_checks || effect.host;
         self.pending.extend(effect.services);
     }
@@ -452,25 +456,26 @@ impl Plane {
         let table = self.planner.table();
         let (family, metrics) = (table.family, around.metrics);
         let extent = if scope.full { Extent::Full } else { Extent::Partial };
+        let handle = self.conntrack.handle();
+        let rules = handle.hold();
         match self.backend.sync(table, &scope) {
             Ok(report) => {
+                let repaired = report.observed != Observation::None;
+                if report.operations > 0 && (repaired || !report.refused.is_empty()) {
+                    // Rules of other Services may have been missing for a while.
+                    self.conntrack.shake();
+                }
                 let extent =
                     if report.observed == Observation::None { extent } else { Extent::Full };
                 self.report(&scope, report, around);
                 let table = self.planner.table();
-                let mut answered_by = |service: &_, port: &_, endpoints| {
-                    self.backend.answered_by(service, port, endpoints)
-                };
                 let world = World {
                     table,
                     snapshot: around.snapshot,
                     local: around.local,
-                    answered_by: &mut answered_by,
+                    backend: &mut *self.backend,
                 };
-                let removed = self.conntrack.reconcile(world, self.refused.keys());
-                if let Some((elapsed, removed)) = removed {
-                    metrics.reconciled(family, elapsed, removed);
-                }
+                self.conntrack.reconcile(rules, world, self.refused.keys());
                 // A Service that the kernel refuses is no reason to take the node out of service.
                 around.health.updated(family);
                 metrics.synced(family, extent, Outcome::Done, around.started.elapsed());
@@ -480,6 +485,8 @@ impl Plane {
                 if self.refused.is_empty() { End::Done } else { End::Refusing }
             }
             Err(error) => {
+                // One table may have been written, and another one not.
+                self.conntrack.shake();
                 self.pending = scope.services;
                 let elapsed = around.started.elapsed();
                 End::Failed(Failure { reason: error.to_string(), extent, elapsed })

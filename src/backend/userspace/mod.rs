@@ -312,6 +312,20 @@ impl Userspace {
     }
 }
 
+impl Userspace {
+    /// The listeners of a port.
+    fn relays_of(&self, service: &ServiceName, port: &PortPlan) -> impl Iterator<Item = &Listener> {
+        let pools = [PoolKind::Cluster, PoolKind::Local];
+        let each = |pool| [Sight::Node, Sight::Client].map(|sight| (pool, sight));
+        let keys: Vec<RelayFor> = pools
+            .into_iter()
+            .flat_map(each)
+            .map(|(pool, sight)| RelayFor::new(service, port, pool, sight))
+            .collect();
+        keys.into_iter().filter_map(|key| self.listeners.get(&key))
+    }
+}
+
 /// The address that traffic is redirected to: the node's own, or else any that routing can find.
 fn address(family: Family, host: &Host) -> Option<IpAddr> {
     host.node_ip.filter(|ip| sockets::is_local(*ip)).or_else(|| sockets::any_address(family))
@@ -358,8 +372,8 @@ impl Backend for Userspace {
         Ok(report)
     }
 
-    fn answered_by(
-        &mut self,
+    fn translated_to(
+        &self,
         service: &ServiceName,
         port: &PortPlan,
         endpoints: BTreeSet<SocketAddr>,
@@ -367,17 +381,16 @@ impl Backend for Userspace {
         if !is_relayed(port.protocol) {
             return endpoints;
         }
-        let mut relays = BTreeSet::new();
-        let pools = [PoolKind::Cluster, PoolKind::Local];
-        let each = |pool| [Sight::Node, Sight::Client].map(|sight| (pool, sight));
-        for (pool, sight) in pools.into_iter().flat_map(each) {
-            let key = RelayFor::new(service, port, pool, sight);
-            if let Some(listener) = self.listeners.get(&key) {
-                listener.target.only(&endpoints);
-                relays.insert(listener.at);
-            }
-        }
-        relays
+        self.relays_of(service, port).map(|listener| listener.at).collect()
+    }
+
+    fn end_others(
+        &mut self,
+        service: &ServiceName,
+        port: &PortPlan,
+        endpoints: &BTreeSet<SocketAddr>,
+    ) {
+        self.relays_of(service, port).for_each(|listener| listener.target.only(endpoints));
     }
 
     fn stop(&mut self) {

@@ -16,6 +16,17 @@ pub struct Flow {
     pub destination: SocketAddr,
     /// Whose replies belong to it: the destination after translation.
     pub answered_by: SocketAddr,
+    /// Whether there was a packet in the other direction, ever.
+    pub replied: bool,
+}
+
+/// Which flows of a protocol a reading is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Those without a packet in the other direction so far.
+    Unreplied,
+    /// Every one.
+    All,
 }
 
 impl Flow {
@@ -27,7 +38,7 @@ impl Flow {
 
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Flow { protocol, source, destination, answered_by } = self;
+        let Flow { protocol, source, destination, answered_by, replied: _ } = self;
         write!(f, "{protocol} {source} to {destination}, answered by {answered_by}")
     }
 }

@@ -6,7 +6,7 @@
 //! read before: its address in the table travels back as it came, with the number that tells it from
 //! a later flow between the same ends.
 //!
-//! [`remove`] opens a socket of its own each time: it is used seldom, and what an interrupted reading
+//! [`remove_judged`] opens a socket of its own each time: it is used seldom, and what an interrupted reading
 //! leaves behind in a socket is gone with it.
 
 mod error;
@@ -15,13 +15,13 @@ mod lookup;
 mod socket;
 mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use error::ConntrackError;
-pub use flow::Flow;
+pub use flow::{Flow, Part};
 pub use lookup::Lookup;
 
-use self::socket::ConntrackSocket;
+use self::socket::{ConntrackSocket, TOGETHER};
 use self::wire::Forget;
 use crate::net::{Family, Protocol};
 
@@ -38,38 +38,84 @@ pub struct Removal {
 }
 
 /// Makes the kernel forget every flow of these protocols for which `stale` says so, in the current
-/// network namespace. The table is read once, by one protocol if only one is asked for; flows of
-/// other protocols are not even looked at.
+/// network namespace.
 ///
 /// A flow that ended meanwhile, or was replaced by another between the same ends, is passed over.
 ///
 /// # Errors
-/// If the table could not be read, or a flow not be removed; others may have been. Also when the
-/// table could never be read completely: then all that was found is removed.
+/// As for [`remove_judged`].
 pub fn remove(
     family: Family,
     protocols: &BTreeSet<Protocol>,
-    mut stale: impl FnMut(&Flow) -> bool,
+    stale: impl Fn(&Flow) -> bool,
+) -> Result<Removal, ConntrackError> {
+    let which = protocols.iter().map(|protocol| (*protocol, Part::All)).collect();
+    remove_judged(family, &which, &stale, || &stale)
+}
+
+/// The same for parts of the table that are read while others go on working: `suspected` chooses flows
+/// during the reading. Then they are judged for good in groups, each with a `judge` that is kept until
+/// the kernel has forgotten its flows; whatever it holds locked stays as it is for that long. A flow that
+/// was chosen as one without a reply is asked for again before, and left alone if it has had one.
+///
+/// Each protocol is read once. Kernels before 5.8 send the flows of all protocols each time; of those,
+/// others are not even looked at.
+///
+/// # Errors
+/// If the table could not be read, or a flow not be removed; others may have been. Also when the
+/// table could never be read completely: then all that was found is removed.
+pub fn remove_judged<J: Fn(&Flow) -> bool>(
+    family: Family,
+    which: &BTreeMap<Protocol, Part>,
+    mut suspected: impl FnMut(&Flow) -> bool,
+    mut judge: impl FnMut() -> J,
 ) -> Result<Removal, ConntrackError> {
     let mut sum = Removal::default();
-    for _ in 0..ATTEMPTS {
+    for (protocol, part) in which {
+        remove_of(family, (*protocol, *part), &mut suspected, &mut judge, &mut sum)?;
+    }
+    Ok(sum)
+}
+
+/// One protocol of [`remove_judged`].
+fn remove_of<J: Fn(&Flow) -> bool>(
+    family: Family,
+    (protocol, part): (Protocol, Part),
+    suspected: &mut impl FnMut(&Flow) -> bool,
+    judge: &mut impl FnMut() -> J,
+    sum: &mut Removal,
+) -> Result<(), ConntrackError> {
+    for attempt in 1..=ATTEMPTS {
         let mut socket = ConntrackSocket::open()?;
-        let mut found: Vec<Forget> = Vec::new();
+        let mut found: Vec<(Flow, Forget)> = Vec::new();
         let mut seen = 0;
-        let reading = socket.read(family, protocols, |flow, forget| {
+        let reading = socket.read(family, protocol, part, |flow, forget| {
             seen += 1;
-            if stale(&flow) {
-                found.push(forget);
+            if suspected(&flow) {
+                found.push((flow, forget));
             }
         })?;
-        sum.seen = sum.seen.max(seen);
+        if attempt == 1 {
+            sum.seen += seen;
+        }
         if reading == Reading::Incomplete {
             // Late messages of the unfinished reading shall not be taken for answers.
             socket = ConntrackSocket::open()?;
         }
-        sum.removed += socket.forget(family, &found)?;
+        for group in found.chunks(TOGETHER) {
+            let judge = judge();
+            let mut stale = Vec::with_capacity(group.len());
+            for (_, forget) in group.iter().filter(|(flow, _)| judge(flow)) {
+                let silent = part == Part::All
+                    || socket.reread(family, forget)?.is_some_and(|flow| !flow.replied);
+                if silent {
+                    stale.push(forget.clone());
+                }
+            }
+            sum.removed += socket.forget(family, &stale)?;
+        }
         if reading == Reading::Complete {
-            return Ok(sum);
+            return Ok(());
         }
     }
     Err(ConntrackError::Incomplete { family, attempts: ATTEMPTS })
@@ -81,10 +127,26 @@ pub fn remove(
 /// As for [`remove`].
 pub fn list(family: Family, protocols: &BTreeSet<Protocol>) -> Result<Vec<Flow>, ConntrackError> {
     let mut flows = Vec::new();
+    for protocol in protocols {
+        flows.extend(list_part(family, *protocol, Part::All)?);
+    }
+    Ok(flows)
+}
+
+/// Lists one part of the flows of a protocol in the current network namespace.
+///
+/// # Errors
+/// As for [`remove`].
+pub fn list_part(
+    family: Family,
+    protocol: Protocol,
+    part: Part,
+) -> Result<Vec<Flow>, ConntrackError> {
     for _ in 0..ATTEMPTS {
-        flows.clear();
+        let mut flows = Vec::new();
         let socket = &mut ConntrackSocket::open()?;
-        if socket.read(family, protocols, |flow, _| flows.push(flow))? == Reading::Complete {
+        let reading = socket.read(family, protocol, part, |flow, _| flows.push(flow))?;
+        if reading == Reading::Complete {
             return Ok(flows);
         }
     }

@@ -1,6 +1,5 @@
 //! The netlink socket of connection tracking: requests out, answers in.
 
-use std::collections::BTreeSet;
 use std::io;
 
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
@@ -9,7 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 use super::wire::{self, Forget};
-use super::{ConntrackError, Flow, Reading};
+use super::{ConntrackError, Flow, Part, Reading};
 use crate::kernel::datagram::{Message, messages};
 use crate::net::{Family, Protocol};
 
@@ -20,7 +19,7 @@ const PATIENCE: u32 = 10;
 const RECEIVE: usize = 64 * 1024;
 /// Requests to forget that travel together. Refusals of all of them find room in the smallest usual
 /// receive queue.
-const TOGETHER: usize = 128;
+pub(super) const TOGETHER: usize = 128;
 
 /// A socket in the network namespace that it was opened in.
 #[derive(Debug)]
@@ -44,17 +43,19 @@ impl ConntrackSocket {
         Ok(ConntrackSocket { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE) })
     }
 
-    /// Reads the flows of some protocols, one by one.
+    /// Reads flows of a protocol, one by one.
     pub(super) fn read(
         &mut self,
         family: Family,
-        protocols: &BTreeSet<Protocol>,
+        protocol: Protocol,
+        part: Part,
         mut each: impl FnMut(Flow, Forget),
     ) -> Result<Reading, ConntrackError> {
         self.sequence += 1;
         let sequence = self.sequence;
-        let only = protocols.first().filter(|_| protocols.len() == 1).copied();
-        self.send(&wire::list_request(family, only, sequence))?;
+        self.send(&wire::list_request(family, protocol, part, sequence))?;
+        // Old kernels send more than was asked for.
+        let asked = |flow: &Flow| flow.protocol == protocol && (part == Part::All || !flow.replied);
         let mut reading = Reading::Complete;
         loop {
             let Some(datagram) = self.receive()? else { return Ok(Reading::Incomplete) };
@@ -72,9 +73,7 @@ impl ConntrackSocket {
                     },
                     _ => {
                         let flow = wire::flow(&message);
-                        if let Some((flow, forget)) =
-                            flow.filter(|(flow, _)| protocols.contains(&flow.protocol))
-                        {
+                        if let Some((flow, forget)) = flow.filter(|(flow, _)| asked(flow)) {
                             each(flow, forget);
                         }
                     }
@@ -107,6 +106,34 @@ impl ConntrackSocket {
                         return Err(refused_list(Family::of(source.ip()), errno));
                     }
                     _ => {}
+                }
+            }
+        }
+    }
+
+    /// A flow that was read before, as it is now; `None` if it has ended.
+    pub(super) fn reread(
+        &mut self,
+        family: Family,
+        forget: &Forget,
+    ) -> Result<Option<Flow>, ConntrackError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        self.send(&wire::reread_request(family, forget, sequence))?;
+        let mut found = None;
+        loop {
+            let Some(datagram) = self.receive()? else {
+                return Err(ConntrackError::Receive(io::Error::from_raw_os_error(libc::ENOBUFS)));
+            };
+            for answer in messages(datagram).filter(|message| message.sequence == sequence) {
+                match (answer.kind, answer.errno()) {
+                    (NLMSG_ERROR, Some(libc::ENOENT)) => return Ok(None),
+                    (NLMSG_ERROR, None | Some(0)) => return Ok(found),
+                    (NLMSG_ERROR, Some(errno)) => return Err(refused_list(family, errno)),
+                    _ => {
+                        let same = wire::flow(&answer).filter(|(_, other)| other == forget);
+                        found = same.map(|(flow, _)| flow);
+                    }
                 }
             }
         }

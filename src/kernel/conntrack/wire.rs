@@ -6,7 +6,7 @@ use netlink_packet_core::{
     NLA_F_NESTED, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NlaBuffer, NlasIterator,
 };
 
-use super::Flow;
+use super::{Flow, Part};
 use crate::kernel::datagram::Message;
 use crate::net::{Family, Protocol};
 
@@ -26,10 +26,12 @@ const DELETE: u16 = CTNETLINK | 2;
 mod attribute {
     pub(super) const TUPLE_ORIG: u16 = 1;
     pub(super) const TUPLE_REPLY: u16 = 2;
+    pub(super) const STATUS: u16 = 3;
     pub(super) const PROTOINFO: u16 = 4;
     pub(super) const ID: u16 = 12;
     pub(super) const ZONE: u16 = 18;
     pub(super) const FILTER: u16 = 25;
+    pub(super) const STATUS_MASK: u16 = 26;
 }
 
 /// `enum ctattr_tuple`, `ctattr_ip` and `ctattr_l4proto`
@@ -50,6 +52,10 @@ mod tuple {
 const FILTER_ORIG_FLAGS: u16 = 1;
 const FILTER_PROTO_NUM: u32 = 1 << 3;
 
+/// `IPS_SEEN_REPLY` of `linux/netfilter/nf_conntrack_common.h`: there were packets in both directions.
+/// A flow that is `IPS_ASSURED` has this bit as well.
+const SEEN_REPLY: u32 = 1 << 1;
+
 /// How to name a flow to the kernel when it shall forget it.
 ///
 /// Made by [`flow`] alone: without `TUPLE_ORIG`, a request to delete empties the whole table.
@@ -63,11 +69,19 @@ pub(super) struct Forget {
     zone: Option<[u8; 2]>,
 }
 
-/// Asks for all flows of a family, or for those of one protocol.
-pub(super) fn list_request(family: Family, only: Option<Protocol>, sequence: u32) -> Vec<u8> {
+/// Asks for flows of one protocol. Kernels before 5.15 do not look at their status, and send more.
+pub(super) fn list_request(
+    family: Family,
+    protocol: Protocol,
+    part: Part,
+    sequence: u32,
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     message(&mut bytes, GET, NLM_F_DUMP, family, sequence, |bytes| {
-        let Some(protocol) = only else { return };
+        if part == Part::Unreplied {
+            put(bytes, attribute::STATUS, &0_u32.to_be_bytes());
+            put(bytes, attribute::STATUS_MASK, &SEEN_REPLY.to_be_bytes());
+        }
         nest(bytes, attribute::TUPLE_ORIG, |bytes| {
             nest(bytes, tuple::PROTO, |bytes| put(bytes, tuple::NUM, &[protocol.number()]));
         });
@@ -111,6 +125,13 @@ pub(super) fn look_request(
     bytes
 }
 
+/// Asks for a flow that was read before.
+pub(super) fn reread_request(family: Family, forget: &Forget, sequence: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message(&mut bytes, GET, NLM_F_ACK, family, sequence, |bytes| name(bytes, forget));
+    bytes
+}
+
 /// Asks to forget flows, one message each, numbered from `sequence` on; gives the last number. Only
 /// the last one is always answered.
 pub(super) fn forget_requests(family: Family, flows: &[Forget], sequence: u32) -> (Vec<u8>, u32) {
@@ -119,15 +140,18 @@ pub(super) fn forget_requests(family: Family, flows: &[Forget], sequence: u32) -
     for (index, forget) in flows.iter().enumerate() {
         last = sequence + u32::try_from(index).unwrap_or(u32::MAX);
         let flags = if index + 1 == flows.len() { NLM_F_ACK } else { 0 };
-        message(&mut bytes, DELETE, flags, family, last, |bytes| {
-            put(bytes, attribute::TUPLE_ORIG | NLA_F_NESTED, &forget.tuple);
-            put(bytes, attribute::ID, &forget.id);
-            if let Some(zone) = &forget.zone {
-                put(bytes, attribute::ZONE, zone);
-            }
-        });
+        message(&mut bytes, DELETE, flags, family, last, |bytes| name(bytes, forget));
     }
     (bytes, last)
+}
+
+/// What tells a flow from all others, those between the same ends included.
+fn name(bytes: &mut Vec<u8>, forget: &Forget) {
+    put(bytes, attribute::TUPLE_ORIG | NLA_F_NESTED, &forget.tuple);
+    put(bytes, attribute::ID, &forget.id);
+    if let Some(zone) = &forget.zone {
+        put(bytes, attribute::ZONE, zone);
+    }
 }
 
 /// Reads a flow, if the message is one of a protocol that Services can have.
@@ -144,7 +168,11 @@ pub(super) fn flow(message: &Message<'_>) -> Option<(Flow, Forget)> {
         id: find(body, attribute::ID)?.try_into().ok()?,
         zone: find(body, attribute::ZONE).and_then(|zone| zone.try_into().ok()),
     };
-    Some((Flow { protocol, source, destination, answered_by }, forget))
+    // Without a word about it, nothing may be concluded from silence.
+    let replied = find(body, attribute::STATUS)
+        .and_then(|status| status.try_into().ok())
+        .is_none_or(|status| u32::from_be_bytes(status) & SEEN_REPLY != 0);
+    Some((Flow { protocol, source, destination, answered_by, replied }, forget))
 }
 
 /// Whether a message is a TCP connection that has ended, and is only remembered.
@@ -273,6 +301,25 @@ mod tests {
         assert_eq!((forget.id, forget.zone), ([1, 2, 3, 4], Some([0, 5])));
         assert!(read(&sample(132, None)).is_some(), "SCTP has ports too");
         assert!(read(&sample(1, None)).is_none(), "ICMP is no protocol of Services");
+    }
+
+    #[test]
+    fn a_flow_is_unreplied_only_if_the_kernel_says_so() {
+        let with_status = |status: Option<u32>| {
+            let mut bytes = sample(6, None);
+            if let Some(status) = status {
+                put(&mut bytes, attribute::STATUS, &status.to_be_bytes());
+                let length = u32::try_from(bytes.len()).expect("short");
+                bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            }
+            read(&bytes).expect("a flow").0.replied
+        };
+        // IPS_CONFIRMED, IPS_SEEN_REPLY, IPS_ASSURED
+        for (status, replied) in
+            [(None, true), (Some(8), false), (Some(8 | 2), true), (Some(8 | 4 | 2), true)]
+        {
+            assert_eq!(with_status(status), replied, "{status:?}");
+        }
     }
 
     #[test]

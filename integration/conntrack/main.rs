@@ -1,7 +1,12 @@
 //! Tracked flows after a change, with real packets: a client that goes on sending from one port finds
 //! the new endpoint, and the flows of others are left alone.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod senders;
+mod transitions;
+mod unanswered;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,9 +42,10 @@ fn main() -> ExitCode {
     prepare(Isolation::Private).expect("namespaces of our own");
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     write_resetting_daemon(&folder.path().join("resetting"));
+    transitions::Mode::write_daemons(folder.path());
     let arguments = libtest_mimic::Arguments::from_args();
     let trial = |name, run: fn() -> Outcome| libtest_mimic::Trial::test(name, run);
-    let trials = vec![
+    let mut trials = vec![
         trial("a_client_that_goes_on_sending_finds_the_new_pod", replaced),
         trial("flows_to_the_last_pod_end_with_it", last_pod),
         trial("flows_that_began_before_the_service_find_it", before_the_service),
@@ -51,7 +57,11 @@ fn main() -> ExitCode {
         trial("a_tcp_connection_outlives_the_removal_of_its_pod", tcp_lives),
         trial("a_tcp_connection_to_a_removed_pod_is_reset_if_asked_for", tcp_reset),
         trial("tcp_is_not_cut_where_it_would_hang", tcp_strict),
+        trial("a_connection_asked_for_before_its_address_came_is_made", unanswered::made),
+        trial("connections_that_were_answered_outlive_a_new_service", unanswered::answered_live),
+        trial("nat_rules_that_were_flushed_and_repaired_serve_again", transitions::repaired),
     ];
+    trials.extend(transitions::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
