@@ -26,7 +26,7 @@ pub struct Effect {
     pub host: bool,
     /// Whether a health check changed, appeared or went away.
     pub health_checks: bool,
-    /// What could not be used.
+    /// What could not be used, and could the last time, or for another reason.
     pub warnings: Vec<Warning>,
 }
 
@@ -38,6 +38,8 @@ pub struct Planner {
     numbers: Numbers,
     node_name: String,
     zone: Option<String>,
+    /// What was said of each Service when it was last planned.
+    warned: BTreeMap<ServiceName, Vec<Warning>>,
 }
 
 /// Makes the whole table at once.
@@ -69,6 +71,7 @@ impl Planner {
             numbers: Numbers::default(),
             node_name: node_name.to_owned(),
             zone: None,
+            warned: BTreeMap::new(),
         }
     }
 
@@ -127,13 +130,15 @@ impl Planner {
         todo.extend(contenders);
         for name in todo {
             let service = snapshot.services.get(&name);
-            let check = service.and_then(|s| self.health_check(s, snapshot, &mut effect.warnings));
+            let mut warnings = Vec::new();
+            let check = service.and_then(|s| self.health_check(s, snapshot, &mut warnings));
             effect.health_checks |= self.table.health_checks.get(&name) != check.as_ref();
             match check {
                 Some(check) => self.table.health_checks.insert(name.clone(), check),
                 None => self.table.health_checks.remove(&name),
             };
-            let mut plan = service.and_then(|s| self.plan(s, snapshot, &mut effect.warnings));
+            let mut plan = service.and_then(|s| self.plan(s, snapshot, &mut warnings));
+            effect.warnings.extend(self.news(&name, warnings));
             self.remember_clients(service, plan.as_mut(), &name);
             if self.table.plan(&name) == plan.as_ref() {
                 continue;
@@ -145,6 +150,18 @@ impl Planner {
             effect.services.insert(name);
         }
         effect
+    }
+
+    /// Of what there is to say about a Service, what was not said when it was last planned.
+    fn news(&mut self, name: &ServiceName, warnings: Vec<Warning>) -> Vec<Warning> {
+        let known = self.warned.get(name).map(Vec::as_slice).unwrap_or_default();
+        let new = warnings.iter().filter(|warning| !known.contains(warning)).cloned().collect();
+        if warnings.is_empty() {
+            self.warned.remove(name);
+        } else {
+            self.warned.insert(name.clone(), warnings);
+        }
+        new
     }
 
     /// The plan of one Service, or none if it has no address of this family.

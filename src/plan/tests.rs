@@ -369,3 +369,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_cannot_be_used_is_told_once_until_that_changes() {
+    let (old, young) = (service("old", "10.96.0.1"), service("young", "10.96.0.2"));
+    let external_ips = vec![ip("198.51.100.7")];
+    let old = Service { external_ips: external_ips.clone(), ..old };
+    let young = Service { created: 2, external_ips, ..young };
+    let mut planner = Planner::new(Family::V4, "node-a", host());
+    let mut snapshot = Snapshot::default();
+    let mut warned = |change: Change| {
+        let mut dirty = BTreeSet::new();
+        snapshot.apply(change, &mut dirty);
+        let warnings = planner.update(&snapshot, &dirty).warnings;
+        warnings.into_iter().map(|warning| warning.object).collect::<BTreeSet<_>>()
+    };
+    let of_young = BTreeSet::from(["Service default/young".to_owned()]);
+    assert_eq!(warned(Change::Services(vec![young.clone(), old.clone()])), of_young);
+    for last in 1..=3 {
+        let endpoints = vec![endpoint(&format!("10.244.1.{last}"), Condition::Ready, true)];
+        let quiet = warned(Change::Slice(slice("young", "1", endpoints)));
+        assert!(quiet.is_empty(), "nothing about the address has changed: {quiet:?}");
+    }
+    assert!(warned(Change::ServiceGone(old.name.clone())).is_empty(), "it is served now");
+    assert_eq!(warned(Change::Service(old)), of_young, "it is lost once more");
+    assert!(warned(Change::ServiceGone(young.name.clone())).is_empty());
+    assert_eq!(warned(Change::Service(young)), of_young, "another Service of this name");
+}
