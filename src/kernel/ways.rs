@@ -1,7 +1,6 @@
 //! Where the routing tables send a packet: questions about one destination, as `ip route get` asks them.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -9,9 +8,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::requests::{RequestError, Requests, find};
 
-/// Asks for routes in the network namespace that it was opened in; from any thread.
+/// Asks for routes in the network namespace that it was opened in; from any thread, one question at a time.
 #[derive(Debug)]
-pub struct Ways(Mutex<Requests>);
+pub struct Ways(Requests);
 
 /// The way to an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +41,14 @@ impl Ways {
     /// # Errors
     /// If the kernel has no rtnetlink.
     pub fn open() -> Result<Ways, RequestError> {
-        Requests::open(NETLINK_ROUTE).map(|requests| Ways(Mutex::new(requests)))
+        Requests::open(NETLINK_ROUTE).map(Ways)
     }
 
-    /// The way of a packet that this host sends to an address.
+    /// The way of a packet that this host sends to an address. Waits for the kernel.
     ///
     /// # Errors
     /// If the kernel does not answer.
-    pub fn to(&self, ip: IpAddr) -> Result<Way, RequestError> {
+    pub fn to(&mut self, ip: IpAddr) -> Result<Way, RequestError> {
         let mut question = RouteMessage::default();
         let (family, address, length) = match ip {
             IpAddr::V4(ip) => (AddressFamily::Inet, RouteAddress::Inet(ip), 32),
@@ -59,8 +58,7 @@ impl Ways {
         question.header.destination_prefix_length = length;
         question.attributes.push(RouteAttribute::Destination(address));
         let mut way = Way::Nowhere;
-        let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = requests.ask(RouteNetlinkMessage::GetRoute(question), |_, content| {
+        let asked = self.0.ask(RouteNetlinkMessage::GetRoute(question), |_, content| {
             way = read(content).unwrap_or(Way::Nowhere);
         });
         match asked {

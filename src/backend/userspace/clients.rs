@@ -78,11 +78,15 @@ impl Client {
 
 /// The clients of one relay.
 #[derive(Debug, Default)]
-pub(super) struct Clients(Mutex<FxHashMap<SocketAddr, Arc<Client>>>);
+pub(super) struct Clients {
+    map: Mutex<FxHashMap<SocketAddr, Arc<Client>>>,
+    /// Who comes now must go at once.
+    dismissed: AtomicBool,
+}
 
 impl Clients {
     fn map(&self) -> MutexGuard<'_, FxHashMap<SocketAddr, Arc<Client>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn get(&self, address: SocketAddr) -> Option<Arc<Client>> {
@@ -90,7 +94,11 @@ impl Clients {
     }
 
     pub(super) fn add(&self, client: &Arc<Client>) {
-        self.map().insert(client.address, Arc::clone(client));
+        let mut map = self.map();
+        map.insert(client.address, Arc::clone(client));
+        if self.dismissed.load(Relaxed) {
+            client.leave.notify_one();
+        }
     }
 
     /// Forgets a client, unless another one has its address by now.
@@ -105,9 +113,11 @@ impl Clients {
         }
     }
 
-    /// Tells all of them to end.
+    /// Tells all of them to end, and those that are still to come.
     pub(super) fn dismiss(&self) {
-        self.map().values().for_each(|client| client.leave.notify_one());
+        let map = self.map();
+        self.dismissed.store(true, Relaxed);
+        map.values().for_each(|client| client.leave.notify_one());
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
@@ -94,7 +94,8 @@ impl Place {
                     continue;
                 }
                 let (clients, shared) = (Clients::default(), Arc::clone(&self.shared));
-                let relay = udp::Relay { listener, at, clients, target, shared };
+                let waiting = Mutex::default();
+                let relay = udp::Relay { listener, at, clients, waiting, target, shared };
                 let relay = Arc::new(relay);
                 let task = self.runtime.spawn(udp::listen(Arc::clone(&relay))).abort_handle();
                 let target = Arc::clone(&relay.target);
@@ -173,8 +174,9 @@ mod tests {
             assert!(rests(tcp::listen(listener, at, to, shared())).await, "TCP at {ip}");
             let listener = sockets::listen_udp(at).expect("a socket");
             break_for_good(&listener);
-            let clients = Clients::default();
-            let relay = udp::Relay { listener, at, clients, target, shared: shared() };
+            let (clients, waiting) = (Clients::default(), Mutex::default());
+            let shared = shared();
+            let relay = udp::Relay { listener, at, clients, waiting, target, shared };
             assert!(rests(udp::listen(Arc::new(relay))).await, "UDP at {ip}");
         }
     }

@@ -16,7 +16,7 @@ use super::descriptors::Descriptors;
 use super::pump::Pipes;
 use crate::backend::nftables::Sight;
 use crate::kernel::sockets::Unreachable;
-use crate::net::{Family, Protocol};
+use crate::net::Family;
 use crate::plan::PoolEndpoint;
 
 /// What holds for all relays.
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     /// When connections that have not ended are cut.
     pub(super) drain_until: OnceLock<Instant>,
     /// How it is found out what endpoints may see of clients; `None` if they see nothing.
-    around: Option<Around>,
+    pub(super) around: Option<Around>,
     unreachable: [OnceLock<Option<Unreachable>>; 2],
 }
 
@@ -66,21 +66,6 @@ impl Shared {
             around,
             unreachable: [OnceLock::new(), OnceLock::new()],
         }
-    }
-
-    /// Whether what an endpoint answers to a client's address comes through this node's routing.
-    fn is_between(&self, client: IpAddr, endpoint: IpAddr) -> bool {
-        self.around.as_ref().is_some_and(|around| around.is_between(client, endpoint))
-    }
-
-    /// Where a relay may stand before an endpoint in the name of a client, the best place first.
-    pub(super) fn sources(
-        &self,
-        protocol: Protocol,
-        client: SocketAddr,
-        endpoint: SocketAddr,
-    ) -> impl Iterator<Item = SocketAddr> {
-        self.around.iter().flat_map(move |around| around.sources(protocol, client, endpoint))
     }
 
     /// Tells a UDP client that nobody listens; as far as this process may.
@@ -148,8 +133,13 @@ impl Target {
         choice.pick(client, Instant::now(), tried, |below| fastrand::usize(..below))
     }
 
-    /// Whether an endpoint shall see the client's address.
-    pub(super) fn shows(&self, client: IpAddr, endpoint: SocketAddr, shared: &Shared) -> bool {
+    /// Whom to ask where to stand before an endpoint so that it sees the client's address, if it shall.
+    pub(super) fn asks<'a>(
+        &self,
+        client: IpAddr,
+        endpoint: SocketAddr,
+        shared: &'a Shared,
+    ) -> Option<&'a Around> {
         let single_link = match client {
             IpAddr::V4(ip) => ip.is_link_local(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
@@ -161,7 +151,8 @@ impl Target {
         // Who asks for itself must not hear from itself.
         let hairpin = client == endpoint.ip();
         let usable = !hairpin && !single_link && !client.is_loopback();
-        self.sight == Sight::Client && usable && here() && shared.is_between(client, endpoint.ip())
+        let shows = self.sight == Sight::Client && usable && here();
+        shared.around.as_ref().filter(|_| shows)
     }
 
     /// Ends what is under way to endpoints that are not among these.

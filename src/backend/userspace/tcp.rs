@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
+use super::around::{MOST_TRIES, Question};
 use super::counters::Count;
 use super::pump;
 use super::relay::{Shared, Target};
@@ -123,16 +124,21 @@ async fn connect(
     target: &Target,
     shared: &Shared,
 ) -> io::Result<TcpStream> {
-    if !target.shows(client.ip(), endpoint, shared) {
+    let Some(around) = target.asks(client.ip(), endpoint, shared) else {
         return sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await;
-    }
-    for source in shared.sources(Protocol::Tcp, client, endpoint) {
+    };
+    let question = Question { protocol: Protocol::Tcp, client, endpoint };
+    let mut tried = Vec::new();
+    while tried.len() < MOST_TRIES {
+        let Some(source) = around.source(question, &tried).await else {
+            return sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await;
+        };
         let connected = match sockets::tcp_from(source, endpoint, target.mark) {
             Ok(socket) => socket.connect(endpoint).await,
             Err(error) => Err(error),
         };
         match connected {
-            Err(error) if sockets::is_taken(&error) => {}
+            Err(error) if sockets::is_taken(&error) => tried.push(source),
             connected => return connected,
         }
     }

@@ -3,14 +3,17 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use rustc_hash::FxHashMap;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::around::{MOST_TRIES, Question};
 use super::clients::{Client, Clients};
 use super::counters::Count;
+use super::descriptors::Taken;
 use super::relay::{Shared, Target};
 use crate::kernel::listen::Troubles;
 use crate::kernel::sockets;
@@ -26,12 +29,55 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; LONGEST]);
 }
 
+/// How many bytes may wait on one relay for the kernel to say where to send them from.
+const MOST_WAITING: usize = 1 << 20;
+
+/// What a datagram that waits takes beside its bytes, or a little more.
+const WAITING: usize = 64;
+
+/// Datagrams of new clients, whose sockets are not there yet.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    queues: FxHashMap<SocketAddr, Vec<Box<[u8]>>>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Keeps a datagram, if there is room.
+    fn push(&mut self, from: SocketAddr, datagram: &[u8]) -> bool {
+        let bytes = self.bytes + datagram.len() + WAITING;
+        let fits = bytes <= MOST_WAITING;
+        if fits {
+            self.bytes = bytes;
+            self.queues.entry(from).or_default().push(datagram.into());
+        }
+        fits
+    }
+
+    fn take(&mut self, from: SocketAddr) -> Vec<Box<[u8]>> {
+        let queue = self.queues.remove(&from).unwrap_or_default();
+        self.bytes -= queue.iter().map(|datagram| datagram.len() + WAITING).sum::<usize>();
+        queue
+    }
+}
+
+/// What becomes of a datagram of a new client.
+enum Admitted {
+    /// It can be sent on.
+    As(Arc<Client>),
+    /// It waits, and is sent on later.
+    Later,
+    /// It is lost.
+    No,
+}
+
 /// A socket that clients send to.
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) listener: UdpSocket,
     pub(super) at: SocketAddr,
     pub(super) clients: Clients,
+    pub(super) waiting: Mutex<Waiting>,
     pub(super) target: Arc<Target>,
     pub(super) shared: Arc<Shared>,
 }
@@ -87,8 +133,11 @@ impl Relay {
         let mut tried = Vec::new();
         let mut client = self.clients.get(from);
         for _ in 0..2 {
-            let Some(current) = client.take().or_else(|| self.admit(from, &tried)) else {
-                return false;
+            let known = client.take().map(Admitted::As);
+            let current = match known.unwrap_or_else(|| self.admit(from, &tried, datagram)) {
+                Admitted::As(client) => client,
+                Admitted::Later => return true,
+                Admitted::No => return false,
             };
             current.touch();
             match sockets::send_now(&current.upstream, datagram) {
@@ -110,41 +159,104 @@ impl Relay {
     }
 
     /// A new client.
-    fn admit(self: &Arc<Relay>, from: SocketAddr, tried: &[SocketAddr]) -> Option<Arc<Client>> {
+    fn admit(
+        self: &Arc<Relay>,
+        from: SocketAddr,
+        tried: &[SocketAddr],
+        datagram: &[u8],
+    ) -> Admitted {
+        let mut waiting = self.waiting();
+        if waiting.queues.contains_key(&from) {
+            return if waiting.push(from, datagram) { Admitted::Later } else { Admitted::No };
+        }
+        // It may have come in since it was looked for.
+        if let Some(client) = self.clients.get(from) {
+            return Admitted::As(client);
+        }
         let shared = &self.shared;
-        let endpoint = self.target.pick(from.ip(), tried)?;
+        let Some(endpoint) = self.target.pick(from.ip(), tried) else { return Admitted::No };
         let Some(taken) = shared.descriptors.try_take(1) else {
             // The next datagram finds room.
             shared.descriptors.used_up();
             shared.crowd.shrink(&shared.counters);
-            return None;
+            return Admitted::No;
         };
-        let upstream = match self.open(from, endpoint) {
-            Ok(upstream) => upstream,
-            Err(error) => {
-                if sockets::is_shortage(&error) {
-                    shared.descriptors.used_up();
-                }
-                tracing::debug!(%endpoint, %error, "cannot send to an endpoint");
-                return None;
+        if self.target.asks(from.ip(), endpoint, shared).is_some() {
+            if !waiting.push(from, datagram) {
+                return Admitted::No;
             }
-        };
-        let client = Client::new(from, endpoint, upstream, taken);
-        self.clients.add(&client);
-        shared.crowd.admit(&client, &shared.counters);
-        tokio::spawn(answers(Arc::clone(self), Arc::clone(&client)));
-        Some(client)
+            tokio::spawn(Arc::clone(self).admit_later(from, endpoint, taken));
+            return Admitted::Later;
+        }
+        drop(waiting);
+        match sockets::udp_to(endpoint, self.target.mark) {
+            Ok(upstream) => {
+                let client = Client::new(from, endpoint, upstream, taken);
+                self.enter(&client);
+                Admitted::As(client)
+            }
+            Err(error) => {
+                self.failed(endpoint, &error);
+                Admitted::No
+            }
+        }
     }
 
-    /// A socket that stands for a client before an endpoint.
-    fn open(&self, client: SocketAddr, endpoint: SocketAddr) -> io::Result<UdpSocket> {
-        let mark = self.target.mark;
-        if !self.target.shows(client.ip(), endpoint, &self.shared) {
-            return sockets::udp_to(endpoint, mark);
+    /// A new client in whose name the relay stands before the endpoint, once it is known how.
+    async fn admit_later(self: Arc<Relay>, from: SocketAddr, endpoint: SocketAddr, taken: Taken) {
+        let opened = self.open(from, endpoint).await;
+        // Kept until the client is known: what it sends meanwhile waits for this.
+        let mut waiting = self.waiting();
+        let queue = waiting.take(from);
+        let lost = match opened {
+            Ok(upstream) => {
+                let client = Client::new(from, endpoint, upstream, taken);
+                client.touch();
+                let send = |datagram: &[u8]| sockets::send_now(&client.upstream, datagram).is_ok();
+                let sent = queue.iter().filter(|datagram| send(datagram)).count();
+                self.shared.counters.datagrams_to_endpoints.add(sent);
+                self.enter(&client);
+                queue.len() - sent
+            }
+            Err(error) => {
+                self.failed(endpoint, &error);
+                queue.len()
+            }
+        };
+        self.shared.counters.lost_datagrams.add(lost);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on, a client is known.
+    fn enter(self: &Arc<Relay>, client: &Arc<Client>) {
+        self.clients.add(client);
+        self.shared.crowd.admit(client, &self.shared.counters);
+        tokio::spawn(answers(Arc::clone(self), Arc::clone(client)));
+    }
+
+    fn failed(&self, endpoint: SocketAddr, error: &io::Error) {
+        if sockets::is_shortage(error) {
+            self.shared.descriptors.used_up();
         }
-        for source in self.shared.sources(Protocol::Udp, client, endpoint) {
+        tracing::debug!(%endpoint, %error, "cannot send to an endpoint");
+    }
+
+    /// A socket that stands for a client before an endpoint, in its name if the kernel says how.
+    async fn open(&self, client: SocketAddr, endpoint: SocketAddr) -> io::Result<UdpSocket> {
+        let mark = self.target.mark;
+        let question = Question { protocol: Protocol::Udp, client, endpoint };
+        let mut tried = Vec::new();
+        while tried.len() < MOST_TRIES {
+            let source = match &self.shared.around {
+                Some(around) => around.source(question, &tried).await,
+                None => None,
+            };
+            let Some(source) = source else { return sockets::udp_to(endpoint, mark) };
             match sockets::udp_from(source, endpoint, mark) {
-                Err(error) if sockets::is_taken(&error) => {}
+                Err(error) if sockets::is_taken(&error) => tried.push(source),
                 opened => return opened,
             }
         }

@@ -1,15 +1,14 @@
 //! Whether the kernel tracks one certain flow.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 
 use super::ConntrackError;
 use super::socket::ConntrackSocket;
 use crate::net::Protocol;
 
-/// Asks for single flows in the network namespace that it was opened in; from any thread.
+/// Asks for single flows in the network namespace that it was opened in; from any thread, one at a time.
 #[derive(Debug)]
-pub struct Lookup(Mutex<ConntrackSocket>);
+pub struct Lookup(ConntrackSocket);
 
 impl Lookup {
     /// Opens the way to ask.
@@ -17,21 +16,20 @@ impl Lookup {
     /// # Errors
     /// If the kernel has no connection tracking.
     pub fn open() -> Result<Lookup, ConntrackError> {
-        ConntrackSocket::open().map(|socket| Lookup(Mutex::new(socket)))
+        ConntrackSocket::open().map(Lookup)
     }
 
     /// Whether there is a flow in which packets go from one of these ends to the other as they are. A TCP
-    /// connection that has ended is none.
+    /// connection that has ended is none. Waits for the kernel.
     ///
     /// # Errors
     /// If the kernel does not answer, or does not let this process ask.
     pub fn knows(
-        &self,
+        &mut self,
         protocol: Protocol,
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Result<bool, ConntrackError> {
-        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        socket.knows(protocol, source, destination)
+        self.0.knows(protocol, source, destination)
     }
 }
