@@ -9,7 +9,8 @@
 #   make image   an image archive for `kind load image-archive` and `ctr images import`, without
 #                Docker; ARCH=arm64 cross-builds, see manifests/image/README.md
 #   make image-iptables   the same with iptables' programs, for the iptables mode
-# On Debian, `demo`, `test` and `bench` install the packages that they need when run as root.
+# On Debian, `demo`, `test` and `bench` install the packages that they need when run as root, and name them
+# first; with SLUICE_INSTALL=no they only say what is missing.
 
 CARGO ?= cargo
 
