@@ -11,11 +11,12 @@ use super::{Ipvs, Leaving};
 use crate::backend::nftables::{Carrier, Nftables};
 use crate::backend::{Backend, Observation, Report, Scope};
 use crate::kernel::ipvs::Key;
+use crate::kernel::nft;
 use crate::model::{Change, Condition, ServiceName, Snapshot, TrafficPolicy};
 use crate::net::{Family, Protocol};
 use crate::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
 use crate::plan::{
-    ForwardingTable, Planner, PortPlan, Route, ServicePlan, SourceClass, Verdict, build,
+    Address, ForwardingTable, Planner, PortPlan, Route, ServicePlan, SourceClass, Verdict, build,
 };
 
 type Mode = Ipvs<Nftables<Handle>, Handle>;
@@ -376,6 +377,32 @@ fn each_class_of_sources_finds_its_own_pool() {
         assert_eq!(actual(&world.machine(), plan), expected(plan));
     }
     assert_eq!(world.machine().services.len(), 4, "two pools of two ports");
+}
+
+/// Nobody else translates a cluster IP, which is an address of this node: served, without endpoints, or dropped.
+#[test]
+fn every_port_of_a_cluster_ip_is_translated_before_iptables_looks() {
+    let mut objects = two_services();
+    objects.services.get_mut(&name("a")).expect("it is there").internal_policy =
+        TrafficPolicy::Local;
+    objects.slices.clear();
+    for objects in [two_services(), objects] {
+        let (table, _) = build(Family::V4, "node-a", host(), &objects);
+        let mut world = World::new(Machine::default());
+        world.sync(&table, &BTreeSet::new());
+        let model = world.machine().table.model;
+        let ports = table.services.values().flat_map(|plan| &plan.ports);
+        for frontend in ports.flat_map(|port| &port.frontends) {
+            let Address::Vip { ip, protocol, port } = frontend.at else { continue };
+            let key = nft::Key::new().address(ip).protocol(protocol).port(port);
+            let itself = nft::Element::data(key, nft::Data::new().address(ip).port(port));
+            assert_eq!(model.sets["service-virtual"].1.get(&key), Some(&itself), "{}", frontend.at);
+        }
+        for chain in ["nat-prerouting", "nat-output"] {
+            let hook = model.chains[chain].0.base.expect("a hook");
+            assert!(hook.priority < -100, "{chain}: {hook:?}");
+        }
+    }
 }
 
 /// Plays changes, and gives the table after each with the Services that it changed.

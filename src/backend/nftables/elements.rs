@@ -12,8 +12,8 @@ use crate::kernel::nft::{Data, Element, Key};
 use crate::model::ServiceName;
 use crate::net::fnv1a;
 use crate::plan::{
-    Admit, Affinity, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route,
-    ServicePlan, SourceClass, Verdict,
+    Address, Admit, Affinity, Frontend, FrontendKind, Masquerade, PoolEndpoint, PoolKind, PortPlan,
+    Route, ServicePlan, SourceClass, Verdict,
 };
 
 /// What some traffic to a frontend finds.
@@ -174,6 +174,13 @@ fn frontend_elements(
         (Verdict::Drop, _) => Found::Drop,
     };
     let anyone = frontend.routes.for_anyone();
+    let itself = match frontend.at {
+        Address::Vip { ip, port, .. } if virtuals.is_some() => {
+            Some(Data::new().address(ip).port(port))
+        }
+        _ => None,
+    };
+    let itself = itself.filter(|_| frontend.kind == FrontendKind::ClusterIp);
     if let Admit::Only(ranges) = &frontend.admit {
         out.push((SetId::Restricted, Element::new(key)));
         let admitted = |range: &IpNet| {
@@ -185,7 +192,7 @@ fn frontend_elements(
     if let Some(number) = number {
         out.push((SetId::Sticky(place), Element::data(key, Data::new().number(number))));
     }
-    let at = |place| FrontendKey { place, key, number };
+    let at = |place| FrontendKey { place, key, number, itself };
     if is_split(frontend) {
         out.push((SetId::Split(place), Element::new(key)));
         if let Some(privileged) = frontend.routes.first() {
@@ -212,20 +219,24 @@ struct FrontendKey {
     key: Key,
     /// Under which clients are remembered, if they are.
     number: Option<u32>,
+    /// A cluster IP that is an address of this node. Then all of it is translated, what IPVS serves there and
+    /// what is refused to that same address: rules of others for addresses of this node (a host port's) come
+    /// later, and a connection is translated once (k/k#66103).
+    itself: Option<Data>,
 }
 
 fn found_elements(at: &FrontendKey, found: Found<'_>, out: &mut Vec<(SetId, Element)>) {
-    let FrontendKey { place, key, number } = *at;
+    let FrontendKey { place, key, number, itself } = *at;
+    if let (Some(data), Found::Reject | Found::Drop) = (itself, &found) {
+        out.push((SetId::Virtual(place), Element::data(key, data)));
+    }
     match found {
         Found::Reject => out.push((SetId::Reject(place.whole()), Element::new(key))),
         Found::Drop => out.push((SetId::Drop(place.whole()), Element::new(key))),
         Found::Pool([]) => {}
         Found::Virtual(it) => {
-            let at = Key::new().address(it.ip).protocol(it.protocol).port(it.at);
-            if at != key {
-                let data = Data::new().address(it.ip).port(it.at);
-                out.push((SetId::Virtual(place), Element::data(key, data)));
-            }
+            let data = Data::new().address(it.ip).port(it.at);
+            out.push((SetId::Virtual(place), Element::data(key, data)));
         }
         Found::Pool(pool) => {
             // A single endpoint needs no memory.

@@ -398,7 +398,7 @@ impl SetId {
             }
             SetId::Virtual(place) => (
                 Set::map(name, place.key(family), vec![daddr, port]),
-                "the address of the virtual service that serves a frontend",
+                "the address of the virtual service that serves a frontend; its own where none does",
             ),
             SetId::VirtualServices => (
                 Set::set(name, Place::Service.key(family)),

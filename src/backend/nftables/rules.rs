@@ -39,6 +39,9 @@ const SRCNAT: i32 = 100;
 /// After address translation of the node's own traffic, and before IPVS takes it
 /// (`ip_vs_ops4` in `net/netfilter/ipvs/ip_vs_core.c`: `NF_IP_PRI_NAT_DST + 2`).
 const BEFORE_IPVS: i32 = DSTNAT + 1;
+/// Before iptables, whichever of the two was there first: cluster IPs are addresses of this node beside IPVS,
+/// and the first translation counts.
+const BEFORE_IPTABLES: i32 = DSTNAT - 1;
 
 /// How often a draw that hit no slot is repeated, in two factors. Each draw misses with a probability
 /// below one half, so all of them miss less often than the last bit of the kernel's random number is
@@ -133,14 +136,15 @@ impl Writer {
                 BEFORE_IPVS,
             ),
         };
+        let dstnat = if self.carrier == Carrier::Ipvs { BEFORE_IPTABLES } else { DSTNAT };
         let hooks: [(&str, ChainKind, Hook, i32, &[&str]); 8] = [
             ("filter-prerouting-pre-dnat", Filter, Prerouting, BEFORE_DSTNAT, &["sources-check"]),
             ("filter-output-pre-dnat", Filter, Output, BEFORE_DSTNAT, &["sources-check"]),
             ("filter-input", Filter, Input, FILTER, input),
             ("filter-forward", Filter, Forward, FILTER, forward),
             ("filter-output", Filter, Output, output, &["service-check", "cluster-ips-check"]),
-            ("nat-prerouting", Nat, Prerouting, DSTNAT, &["services"]),
-            ("nat-output", Nat, Output, DSTNAT, &["services"]),
+            ("nat-prerouting", Nat, Prerouting, dstnat, &["services"]),
+            ("nat-output", Nat, Output, dstnat, &["services"]),
             ("nat-postrouting", Nat, Postrouting, SRCNAT, &["masquerading"]),
         ];
         for (name, kind, hook, priority, targets) in hooks {

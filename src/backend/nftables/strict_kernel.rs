@@ -82,7 +82,9 @@ impl Model {
         let split = element(SetId::Split(place), &key).is_some();
         let looked_up = if split && from == SourceClass::Anyone { place.local() } else { place };
         let translated = element(SetId::Virtual(looked_up), &key)
-            .and_then(|element| endpoint(family, &element.value));
+            .and_then(|element| endpoint(family, &element.value))
+            // What is translated to itself stays what it is.
+            .filter(|(ip, port)| !matches!(at, Address::Vip { ip: own, port: at, .. } if (own, at) == (ip, port)));
         let (protocol, to) = match (*at, translated) {
             (Address::Vip { protocol, .. } | Address::NodePort { protocol, .. }, Some(to)) => {
                 (protocol, Some(to))
