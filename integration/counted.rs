@@ -39,7 +39,7 @@ fn set_flags(text: &str) -> std::io::Result<()> {
 fn counts(node: &Node) -> Result<BTreeMap<String, u64>, Box<dyn std::error::Error + Send + Sync>> {
     let page = node.namespace().run(|| -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", 10249))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
         let mut page = String::new();
         stream.read_to_string(&mut page)?;

@@ -373,8 +373,9 @@ fn api_server_away() -> Outcome {
     assert_eq!(sorted_elements(&table("ip")), before, "the rules stay");
     assert_eq!(daemon.lines_with("cannot reach the API server").len(), 1, "said once");
 
-    api.faults().set_outage(Outage::None);
+    // Before the daemon can list: its first sync shall have it to do.
     api.update(&slice("web", "IPv4", &["10.244.1.2".to_owned()]))?;
+    api.faults().set_outage(Outage::None);
     let line = daemon.wait_for_first_sync("IPv4");
     assert_eq!(number(&line, "operations"), 4, "the endpoint and its hairpin: {line}");
     assert!(table("ip").contains("10.244.1.2 . 8080"));

@@ -20,6 +20,7 @@ use libtest_mimic::Trial;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 use sluice::backend::iptables::{Iptables, Layout, Tables};
 use sluice::backend::{Backend, Observation, Scope};
@@ -442,16 +443,20 @@ fn localhost_by_name() -> Outcome {
 fn flush() -> Outcome {
     let cluster = cluster("")?;
     let node = cluster.lab().node("node-a")?;
-    let vip = Probe::tcp(SocketAddr::from(([10, 96, 0, 80], 80)));
+    let vip = Probe::tcp(SocketAddr::from(([10, 96, 0, 80], 80))).timeout(Duration::from_secs(1));
     let works = || matches!(node.probe(&vip), Ok(Answer::Answered { .. }));
     eventually("the Service answers", || works().then_some(()));
+    let daemon = cluster.with_proxy("node-a", |proxy| proxy.pid()).ok_or("it runs")?;
     for also_chains in [false, true] {
+        // It repairs the rules as soon as it hears of it, which may be before anybody looks.
+        kill(daemon, Signal::SIGSTOP)?;
         let flushed = node.command("iptables-nft")?.args(["-t", "nat", "-F"]).status()?;
         assert!(flushed.success());
         if also_chains {
             assert!(node.command("iptables-nft")?.args(["-t", "nat", "-X"]).status()?.success());
         }
         assert!(!works(), "the rules are gone");
+        kill(daemon, Signal::SIGCONT)?;
         eventually("the Service answers again", || works().then_some(()));
     }
     Ok(())

@@ -143,7 +143,7 @@ fn restart() -> Outcome {
     }
     let client = cluster.lab().client();
     let load = |kind, family| LoadSpec {
-        probe: Probe::tcp(vip(family)),
+        probe: Probe::tcp(vip(family)).timeout(Duration::from_secs(20)),
         kind,
         connections: 8,
         pause: Duration::from_millis(2),
@@ -153,19 +153,27 @@ fn restart() -> Outcome {
         loads.push(client.load(load(LoadKind::NewConnections, family))?);
         loads.push(client.load(load(LoadKind::HeldConnections, family))?);
     }
+    // Every load gets on with it, however busy the machine is.
+    let traffic = |what: &str| {
+        let before: Vec<u64> = loads.iter().map(|load| load.tally().successes()).collect();
+        eventually(what, || {
+            let now = loads.iter().map(|load| load.tally().successes());
+            now.zip(&before).all(|(now, before)| now >= before + 50).then_some(())
+        });
+    };
     for crash in [true, false] {
         if crash {
             cluster.with_proxy("node-a", |proxy| proxy.crash()).expect("it is running")?;
         } else {
             cluster.stop_proxy("node-a")?;
         }
-        std::thread::sleep(Duration::from_millis(300)); // traffic without a daemon
+        traffic("traffic without a daemon");
         cluster.start_proxy("node-a")?;
         let lines = cluster
             .with_proxy("node-a", |proxy| proxy.lines_with("first sync done"))
             .expect("it is running");
         assert!(lines.iter().all(|line| line.contains("operations=0")), "{lines:?}");
-        std::thread::sleep(Duration::from_millis(300)); // traffic with the new one
+        traffic("traffic with the new one");
     }
     for load in loads {
         let tally = load.stop()?;
@@ -285,8 +293,9 @@ fn source_ranges() -> Outcome {
     for family in Family::BOTH {
         for protocol in Protocol::ALL {
             let to = SocketAddr::new(balancer(family), 80);
-            let probe = Probe::new(protocol, to).timeout(Duration::from_millis(300));
+            let probe = Probe::new(protocol, to);
             assert_eq!(client.probe(&probe)?.by(), Some("web-1"), "{probe:?} within the range");
+            let probe = probe.timeout(Duration::from_millis(300));
             assert_eq!(outside.probe(&probe)?, Answer::Silent, "{probe:?} outside of it");
             assert_eq!(node.probe(&probe)?, Answer::Silent, "{probe:?} from the node");
             let node_port = Probe::new(protocol, node.socket_addr(family, NODE_PORT));

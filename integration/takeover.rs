@@ -220,7 +220,7 @@ impl World {
 
     fn load(&self, family: Family) -> Load {
         let spec = LoadSpec {
-            probe: Probe::tcp(vip(family)).timeout(Duration::from_secs(5)),
+            probe: Probe::tcp(vip(family)).timeout(Duration::from_secs(30)),
             kind: LoadKind::NewConnections,
             connections: 2,
             pause: Duration::from_millis(10),
@@ -255,7 +255,7 @@ impl World {
     /// `before` carried itself.
     fn switch(&self, before: Option<Mode>, after: Mode) {
         let loads = Family::BOTH.map(|family| self.load(family));
-        let probe = Probe::tcp(vip(Family::V4)).timeout(Duration::from_secs(10));
+        let probe = Probe::tcp(vip(Family::V4)).timeout(Duration::from_secs(30));
         let mut held = self.cluster.lab().client().connect(&probe).expect("a connection");
         held.exchange("before").expect("it works");
         self.cluster.stop_proxy(NODE).expect("the daemon ends");

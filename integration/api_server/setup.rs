@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sluice::lab::api::{ApiServer, Options};
 
 /// No test waits longer than this for anything.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Moves the process into a network namespace of its own, with the loopback up.
 pub(crate) fn enter_network_namespace() {

@@ -216,7 +216,7 @@ fn patience(case: &Case, step: &Step) -> Duration {
     // Flows that were under way are ended after the rules are in force.
     let flows = step.packets.iter().any(|line| line.source_port.is_some());
     let wait = flows || memories || step.writes.iter().any(untold);
-    if wait { Duration::from_secs(5) } else { Duration::ZERO }
+    if wait { Duration::from_secs(60) } else { Duration::ZERO }
 }
 
 fn report(problems: &[String]) -> Outcome {

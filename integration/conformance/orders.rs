@@ -17,7 +17,7 @@ use super::stage::Stage;
 type Outcome = Result<(), Failed>;
 
 /// How long the last changes may take to arrive that no sentinel tells of.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What happens between two states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use super::packets::{self, Check, Scene};
 use super::{kernel, objects, plan};
 
 /// How long the daemon may take to follow.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The first address that sentinels use; cases stay below.
 const SENTINELS: [u8; 2] = [10, 96];
@@ -129,11 +129,13 @@ impl Stage {
         )?;
         let client = self.cluster.lab().client();
         sysctl(&client, &["ipv4.ip_nonlocal_bind=1", "ipv6.ip_nonlocal_bind=1"])?;
-        // Source ports come back after 20,000 probes: what was tracked must be forgotten by then.
+        // Source ports come back after 20,000 probes: what was tracked must be forgotten by then, and not before
+        // the answer comes. In the guest both take longer.
+        let seconds = if Path::new("/run/guest").exists() { 30 } else { 2 };
         let node = self.host("node").ok_or("no node")?;
         let timeouts =
             ["udp_timeout", "udp_timeout_stream", "tcp_timeout_close", "sctp_timeout_closed"]
-                .map(|name| format!("netfilter.nf_conntrack_{name}=2"));
+                .map(|name| format!("netfilter.nf_conntrack_{name}={seconds}"));
         sysctl(&node, &timeouts.each_ref().map(String::as_str))
     }
 

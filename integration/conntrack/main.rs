@@ -32,6 +32,8 @@ const PORTS: [(Protocol, u16); 3] =
 const NODE_PORT: u16 = 30080;
 /// The port that every client sends from, all the time.
 const FROM: u16 = 5000;
+/// How long what must happen may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What the daemon says about each family.
 const REMOVED: &str = "removed stale flows family=";
 
@@ -135,7 +137,7 @@ impl World {
         let result = what(self);
         for (family, before) in Family::BOTH.into_iter().zip(before) {
             let wait = |proxy: &mut sluice::lab::Proxy| {
-                proxy.wait_for(&format!("{REMOVED}{family}"), before, Duration::from_secs(10))
+                proxy.wait_for(&format!("{REMOVED}{family}"), before, PATIENCE)
             };
             self.cluster.with_proxy("node-a", wait).expect("it runs").expect("flows were removed");
         }
@@ -215,7 +217,7 @@ fn served(from: &Host, probe: Probe) {
 /// One datagram, which this pod must answer.
 #[track_caller]
 fn answered_by(pod: &str, from: &Host, to: SocketAddr) {
-    let answer = from.probe(&udp(to)).expect("the host is there");
+    let answer = from.probe(&udp(to).timeout(PATIENCE)).expect("the host is there");
     assert_eq!(answer.by(), Some(pod), "{} -> {to}: {answer}", from.name());
 }
 
@@ -264,7 +266,7 @@ fn last_pod() -> Outcome {
     world.until_removed(|world| world.cluster.remove_pod(&old))?;
     for family in Family::BOTH {
         for (from, to) in world.ways(family) {
-            let answer = from.probe(&udp(to))?;
+            let answer = from.probe(&udp(to).timeout(PATIENCE))?;
             assert_eq!(answer, Answer::Refused, "{} -> {to}", from.name());
             assert_eq!(world.flows_to(Protocol::Udp, to), [].into(), "{} -> {to}", from.name());
         }
@@ -326,7 +328,8 @@ fn changed_node_port() -> Outcome {
     for (family, kept) in Family::BOTH.into_iter().zip(kept) {
         let old = world.node.socket_addr(family, NODE_PORT);
         assert_eq!(world.flows_to(Protocol::Udp, old), [].into());
-        assert_eq!(world.client.probe(&udp(old))?, Answer::Refused, "{old}");
+        let answer = world.client.probe(&udp(old).timeout(PATIENCE))?;
+        assert_eq!(answer, Answer::Refused, "{old}");
         answered_by("web-1", &world.client, world.node.socket_addr(family, NEW));
         assert_eq!(world.flows_to(Protocol::Udp, vip(family)), kept, "the cluster IP's");
     }
@@ -371,9 +374,7 @@ fn while_away() -> Outcome {
     world.cluster.start_proxy("node-a")?;
     for family in Family::BOTH {
         let removed = format!("{REMOVED}{family}");
-        let wait = |proxy: &mut sluice::lab::Proxy| {
-            proxy.wait_for(&removed, 0, Duration::from_secs(10)).map(drop)
-        };
+        let wait = |proxy: &mut sluice::lab::Proxy| proxy.wait_for(&removed, 0, PATIENCE).map(drop);
         world.cluster.with_proxy("node-a", wait).ok_or("it runs")??;
         world.ways(family).iter().for_each(|&(from, to)| answered_by("web-2", from, to));
     }
@@ -429,7 +430,7 @@ struct Connection {
 impl Connection {
     fn open(from: &Host, to: SocketAddr) -> Result<Connection, libtest_mimic::Failed> {
         let stream = from.namespace().run(move || TcpStream::connect(to))??;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let mut stream = BufReader::new(stream);
         stream.read_line(&mut String::new())?;
         Ok(Connection { way: format!("{} -> {to}", from.name()), stream })
@@ -505,7 +506,7 @@ fn tcp_reset() -> Outcome {
             let took = started.elapsed();
             let what = format!("{}, endpoints left: {endpoints_left}", connection.way);
             assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "{what}, after {took:?}");
-            assert!(took < Duration::from_secs(2), "{what}: {took:?}");
+            assert!(took < Duration::from_secs(10), "{what}: {took:?}");
         }
     }
     Ok(())

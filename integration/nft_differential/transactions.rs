@@ -203,7 +203,7 @@ pub(crate) fn undo(family: Family) {
 
 /// Waits for the next event, which must come soon.
 fn next(events: &mut NftEvents) -> NftEvent {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(event) = events.try_next().unwrap() {
             return event;

@@ -34,7 +34,7 @@ impl Reply {
 /// Asks, and reads the whole answer.
 pub(crate) fn ask(at: &str, method: &str, path: &str, more: &str, body: &str) -> io::Result<Reply> {
     let at: SocketAddr = at.parse().map_err(io::Error::other)?;
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_secs(30);
     let mut stream = TcpStream::connect_timeout(&at, patience)?;
     stream.set_read_timeout(Some(patience))?;
     let length = body.len();

@@ -53,6 +53,7 @@ pub(crate) fn half_close() -> Outcome {
             client.read_exact(&mut word).ok()?;
             (word == *b"last word").then_some(client)
         });
+        client.set_read_timeout(Some(PATIENCE))?;
         assert_eq!(client.read(&mut [0; 1])?, 0, "the server has ended");
         client.write_all(&[7; 100_000])?;
         drop(client);
@@ -104,10 +105,12 @@ pub(crate) fn reset() -> Outcome {
     let world = World::new(program())?;
     let pod = world.pod("web-1")?;
     let (sender, received) = mpsc::channel();
+    let (arrival, arrived) = mpsc::channel();
     // What the first byte says: break off; or wait, having said the last word or not.
     serve(&pod, move |mut stream| {
         let mut order = [0];
         let _ = stream.read_exact(&mut order);
+        let _ = arrival.send(order[0]);
         match order[0] {
             b'r' => break_off(stream),
             order => {
@@ -133,11 +136,10 @@ pub(crate) fn reset() -> Outcome {
         for order in [b"w", b"h"] {
             let mut client = world.connect(family);
             client.write_all(order)?;
+            // Then the connection to the endpoint is there; orders before this one arrived, too.
+            while arrived.recv_timeout(PATIENCE)? != order[0] {}
             if order == b"h" {
                 assert_eq!(client.read(&mut [0; 1])?, 0, "the server has ended");
-            } else {
-                // The connection to the endpoint is there.
-                std::thread::sleep(Duration::from_millis(50));
             }
             break_off(client);
             let ended = received.recv_timeout(PATIENCE)?;

@@ -324,7 +324,7 @@ fn from_port(host: &Host, here: SocketAddr, to: SocketAddr) -> std::io::Result<T
         socket.set_reuse_address(true)?;
         socket.bind(&here.into())?;
         socket.connect_timeout(&to.into(), PATIENCE)?;
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
         Ok(socket.into())
     };
     host.namespace().run(connect).map_err(std::io::Error::other)?

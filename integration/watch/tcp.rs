@@ -28,8 +28,8 @@ pub(super) fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
             let up = LinkUnspec::new_with_index(1).up().build();
             handle.link().change(up).execute().await.expect("lo comes up");
             connection.abort();
-            let within = Duration::from_secs(60);
-            tokio::time::timeout(within, test).await.expect("the test ends within a minute");
+            let within = Duration::from_secs(300);
+            tokio::time::timeout(within, test).await.expect("the test ends within five minutes");
         });
     });
     thread.join().expect("the test passes");

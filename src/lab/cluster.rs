@@ -17,7 +17,7 @@ use super::{endpoints, netns};
 use crate::net::{Family, Protocol};
 
 /// How long a daemon may take for its first sync.
-const FIRST_SYNC: Duration = Duration::from_secs(60);
+const FIRST_SYNC: Duration = Duration::from_secs(300);
 
 /// Why something did not work.
 #[derive(Debug, thiserror::Error)]

@@ -20,8 +20,8 @@ use super::sctp_socket::{NEWS, SctpSocket, new_tag, report_icmp_errors};
 use crate::net::{Family, Protocol};
 
 /// How long a probe waits for an answer if it is not told otherwise. On the lab's network an answer
-/// takes far less than a millisecond.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+/// takes far less than a millisecond, but on a busy machine some program has to wait for a processor.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many connections [`Host::spread`] has open at a time.
 const PARALLEL: usize = 64;
