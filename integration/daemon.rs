@@ -19,7 +19,7 @@ use sluice::lab::api::{ApiServer, Options, Outage, Part, Patch, Resource};
 use sluice::lab::{Isolation, prepare};
 use sluice::model::Snapshot;
 use sluice::net::Family;
-use sluice::plan::{self, Host, NodePortAddresses, PodDetector};
+use sluice::plan::{self, ClusterIpGuard, Host, NodePortAddresses, PodDetector};
 
 use support::daemon::{Daemon, config, number};
 use support::{Outcome, eventually, run, trial};
@@ -312,6 +312,7 @@ fn families() -> Outcome {
         masquerade_mark: 0x4000,
         node_ports: NodePortAddresses::AnyLocal,
         node_ip: None,
+        cluster_ip_guard: ClusterIpGuard::PortsAndAddresses,
     };
     let addresses: BTreeSet<IpAddr> =
         (0..120_000_u128).map(|n| Ipv6Addr::from((0xfd << 120) + n).into()).collect();

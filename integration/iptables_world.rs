@@ -13,7 +13,7 @@ use sluice::model::{
     ServiceType, SliceName, Snapshot, SourceRanges, TrafficPolicy,
 };
 use sluice::net::{Family, Protocol};
-use sluice::plan::{self, ForwardingTable, Host, NodePortAddresses, PodDetector};
+use sluice::plan::{self, ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, PodDetector};
 
 /// Both variants, which the tests need installed.
 pub(crate) const VARIANTS: [Variant; 2] = [Variant::Nft, Variant::Legacy];
@@ -41,6 +41,7 @@ pub(crate) fn host(family: Family) -> Host {
         masquerade_mark: 0x4000,
         node_ports: NodePortAddresses::AnyLocal,
         node_ip: Some(ip(family, [192, 168, 0, 2])),
+        cluster_ip_guard: ClusterIpGuard::Open,
     }
 }
 

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 
 use sluice::net::{Family, Protocol};
 
+use super::mode::Mode;
+
 /// One file: a behaviour (a single step), or a sequence of changes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Case {
@@ -122,7 +124,17 @@ pub(crate) struct PacketLine {
     pub(crate) to: String,
     pub(crate) port: u16,
     pub(crate) protocol: Protocol,
+    /// What happens in modes that [`PacketLine::otherwise`] does not name.
     pub(crate) expected: Expected,
+    /// What happens in others, by what the configuration calls them.
+    pub(crate) otherwise: BTreeMap<String, Expected>,
+}
+
+impl PacketLine {
+    /// What happens in a mode.
+    pub(crate) fn expected_in(&self, mode: Mode) -> &Expected {
+        self.otherwise.get(mode.setting()).unwrap_or(&self.expected)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -97,7 +97,7 @@ fn modes() -> Vec<Mode> {
 /// The ways in which a case is played in a mode.
 fn trials_of(case: &Arc<Case>, mode: Mode, stage: &SharedStage) -> Vec<Trial> {
     let mut trials = Vec::new();
-    let excepted = case.except.contains_key(mode.setting());
+    let excepted = excepts(case, mode);
     for family in Family::BOTH {
         let (it, stage) = (Arc::clone(case), Arc::clone(stage));
         let played = trial(case, &mode.to_string(), family, move || {
@@ -150,17 +150,24 @@ fn short(family: Family) -> &'static str {
     if family == Family::V4 { "v4" } else { "v6" }
 }
 
-/// What the plan decides is what the case states.
+/// Whether a case says that a mode does otherwise.
+fn excepts(case: &Case, mode: Mode) -> bool {
+    case.except.contains_key(mode.setting())
+}
+
+/// What the plan decides in each mode is what the case states.
 fn decided(case: &Case, family: Family) -> Outcome {
     let mut world = World::default();
     let mut problems = Vec::new();
     for step in &case.steps {
         world = world.after(step);
-        let oracle = Oracle::new(&case.settings, &world, family)?;
-        for line in &step.packets {
-            if let Some(shot) = shots::stated(line, family)? {
-                let outcome = oracle.outcome(&shot);
-                problems.extend(shots::compare(line, &outcome, family, &oracle, &shot).err());
+        let snapshot = oracle::snapshot(&world, family)?;
+        for mode in Mode::SETTINGS.into_iter().filter(|mode| !excepts(case, *mode)) {
+            let oracle = Oracle::knowing(&snapshot, &case.settings, mode, &world, family)?;
+            for line in &step.packets {
+                if let Some(shot) = shots::stated(line, family)? {
+                    problems.extend(shots::compare(line, mode, family, &oracle, &shot).err());
+                }
             }
         }
     }
@@ -191,7 +198,7 @@ fn played(stage: &mut Stage, case: &Case, family: Family) -> Outcome {
     let mut problems = Vec::new();
     for step in &case.steps {
         world = world.after(step);
-        let oracle = Oracle::new(&case.settings, &world, family)?;
+        let oracle = Oracle::new(&case.settings, stage.mode, &world, family)?;
         stage.write(&world, family)?;
         stage.settle()?;
         let checks = shots::checks(Extent::All, &step.packets, &oracle, family)?;

@@ -46,6 +46,10 @@ impl Mode {
         Mode::UserspaceTransparent,
     ];
 
+    /// One of each that the configuration tells apart.
+    pub(crate) const SETTINGS: [Mode; 4] =
+        [Mode::Nftables, Mode::Iptables, Mode::Ipvs, Mode::Userspace];
+
     /// What the configuration calls it.
     pub(crate) fn setting(self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::case::{Settings, SourceSeen, World};
+use super::mode::Mode;
 use super::objects;
 use super::plan::{address_of, twin};
 
@@ -64,30 +65,47 @@ pub(crate) enum Outcome {
     Pass,
 }
 
+/// A world as the watches tell it, through a real API server.
+pub(crate) fn snapshot(world: &World, family: Family) -> Result<Snapshot, String> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("loopback: {e}"))?;
+    let api = ApiServer::start(listener, Options::default()).map_err(|e| e.to_string())?;
+    let unchecked = world.writes.iter().filter_map(|(name, write)| match write {
+        super::case::Write::Raw { .. } => Some(name.as_str()),
+        _ => None,
+    });
+    let raw: BTreeSet<&str> = unchecked.collect();
+    api.create(&objects::node(&world.node())).map_err(|e| e.to_string())?;
+    for object in objects::objects(world, family)? {
+        write(&api, &object, raw.is_empty())?;
+    }
+    listed(&api)
+}
+
 impl Oracle {
-    /// Sends the world through API server, watches and plan.
+    /// Sends the world through API server, watches and plan of a mode.
     pub(crate) fn new(
         settings: &Settings,
+        mode: Mode,
         world: &World,
         family: Family,
     ) -> Result<Oracle, String> {
-        let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("loopback: {e}"))?;
-        let api = ApiServer::start(listener, Options::default()).map_err(|e| e.to_string())?;
-        let unchecked = world.writes.iter().filter_map(|(name, write)| match write {
-            super::case::Write::Raw { .. } => Some(name.as_str()),
-            _ => None,
-        });
-        let raw: BTreeSet<&str> = unchecked.collect();
-        api.create(&objects::node(&world.node())).map_err(|e| e.to_string())?;
-        for object in objects::objects(world, family)? {
-            write(&api, &object, raw.is_empty())?;
-        }
-        let snapshot = listed(&api)?;
-        let text = settings.file()?;
-        let config = config::parse(&text, Path::new("settings")).map_err(|e| e.to_string())?.config;
+        Oracle::knowing(&snapshot(world, family)?, settings, mode, world, family)
+    }
+
+    /// What the plan of a mode makes of a world that was listed before.
+    pub(crate) fn knowing(
+        snapshot: &Snapshot,
+        settings: &Settings,
+        mode: Mode,
+        world: &World,
+        family: Family,
+    ) -> Result<Oracle, String> {
+        let parsed = config::parse(&settings.file(mode)?, Path::new("settings"));
+        let mut config = parsed.map_err(|e| e.to_string())?.config;
+        config.strict_cluster_ips = settings.strict_cluster_ips();
         let local = local_addresses(world);
         let host = host::host(family, &config, snapshot.node.as_ref(), &local);
-        let table = plan::build(family, "node-a", host, &snapshot).0;
+        let table = plan::build(family, "node-a", host, snapshot).0;
         Ok(Oracle { table, local })
     }
 

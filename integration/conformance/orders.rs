@@ -86,7 +86,7 @@ pub(crate) fn run(stage: &mut Stage, case: &Case) -> Outcome {
     let family = Family::V4;
     let mut oracles = Vec::new();
     for (world, _) in &worlds {
-        oracles.push(Oracle::new(&case.settings, world, family)?);
+        oracles.push(Oracle::new(&case.settings, stage.mode, world, family)?);
     }
     let Some((last, _)) = worlds.last() else { return Ok(()) };
     stage.crash()?;

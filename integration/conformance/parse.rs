@@ -1,5 +1,6 @@
 //! Reading case files. The format is described in `integration/cases/README.md`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use sluice::net::{Family, Protocol};
@@ -8,6 +9,7 @@ use super::case::{
     Case, Endpoint, Expected, ExpectedPod, NodeState, PacketLine, Port, Service, Slice, SourceSeen,
     Step, Write,
 };
+use super::mode::Mode;
 use super::plan;
 
 type Parsed<T> = Result<T, String>;
@@ -254,6 +256,7 @@ fn packet(line: &str, only: Option<Family>) -> Parsed<PacketLine> {
     let wrong = || format!("{line:?} is not of the form FROM -> TO:PORT/PROTOCOL EXPECTED");
     let (from, rest) = line.split_once("->").ok_or_else(wrong)?;
     let (target, expected) = rest.trim().split_once(' ').ok_or_else(wrong)?;
+    let (expected, otherwise) = expected.split_once('|').unwrap_or((expected, ""));
     let (from, source_port) = match from.trim().split_once('#') {
         Some((host, port)) => (host, Some(number(port)?)),
         None => (from.trim(), None),
@@ -277,7 +280,25 @@ fn packet(line: &str, only: Option<Family>) -> Parsed<PacketLine> {
         port: number(port)?,
         protocol: protocol(proto)?,
         expected: expectation(expected)?,
+        otherwise: by_mode(otherwise)?,
     })
+}
+
+/// `MODE MODE: FATE`, the fate in modes that do otherwise.
+fn by_mode(text: &str) -> Parsed<BTreeMap<String, Expected>> {
+    if text.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let (modes, fate) = text.split_once(':').ok_or("after | comes MODE: FATE")?;
+    let fate = expectation(fate)?;
+    let mut fates = BTreeMap::new();
+    for name in modes.split_whitespace() {
+        if !Mode::ALL.iter().any(|mode| mode.setting() == name) {
+            return Err(format!("{name:?} is no mode"));
+        }
+        fates.insert(name.to_owned(), fate.clone());
+    }
+    Ok(fates)
 }
 
 fn expectation(text: &str) -> Parsed<Expected> {

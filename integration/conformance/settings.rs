@@ -24,6 +24,7 @@ impl Settings {
             "nodePortAddresses",
             "masqueradeAll",
             "masqueradeBit",
+            "strictClusterIPs",
         ];
         if let Some(unknown) = self.0.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(format!("there is no setting {unknown:?}"));
@@ -79,8 +80,18 @@ impl Settings {
     }
 
     /// A complete configuration file.
-    pub(crate) fn file(&self) -> Result<String, String> {
-        Ok(format!("{HEADER}{}", self.yaml(Mode::Nftables)?))
+    pub(crate) fn file(&self, by: Mode) -> Result<String, String> {
+        Ok(format!("{HEADER}{}", self.yaml(by)?))
+    }
+
+    /// Whether the daemon is started with `--strict-cluster-ips`.
+    pub(crate) fn strict_cluster_ips(&self) -> bool {
+        self.0.get("strictClusterIPs").is_some_and(|value| value == "true")
+    }
+
+    /// Flags of the daemon beside its configuration.
+    pub(crate) fn flags(&self) -> Option<&'static str> {
+        self.strict_cluster_ips().then_some("--strict-cluster-ips")
     }
 }
 

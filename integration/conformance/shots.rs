@@ -8,6 +8,7 @@ use sluice::net::{Family, Protocol};
 use sluice::plan::{Address, Admit, NodePortAddresses};
 
 use super::case::{Expected, PacketLine};
+use super::mode::Mode;
 use super::oracle::{Oracle, Outcome, Shot};
 use super::packets::{Check, Rigour};
 use super::plan::{self, address_of, twin};
@@ -35,15 +36,17 @@ pub(crate) fn stated(line: &PacketLine, family: Family) -> Result<Option<Shot>, 
 /// Compares what a line expects with what `decide` says.
 pub(crate) fn compare(
     line: &PacketLine,
-    outcome: &Outcome,
+    mode: Mode,
     family: Family,
     oracle: &Oracle,
     shot: &Shot,
 ) -> Result<(), String> {
-    let wrong = || Err(format!("{}: decided otherwise: {outcome:?}", line.text));
-    let Expected::Pods(pods) = &line.expected else {
+    let outcome = &oracle.outcome(shot);
+    let expected = line.expected_in(mode);
+    let wrong = || Err(format!("{}: {mode}: decided otherwise: {outcome:?}", line.text));
+    let Expected::Pods(pods) = expected else {
         let same = matches!(
-            (&line.expected, outcome),
+            (expected, outcome),
             (Expected::Refuse, Outcome::Refuse)
                 | (Expected::Silence, Outcome::Silence)
                 | (Expected::Pass, Outcome::Pass)

@@ -36,8 +36,8 @@ pub(crate) struct Stage {
     objects: BTreeMap<(String, String), Value>,
     node: NodeState,
     sentinel: u32,
-    /// Where its program may be.
-    _folder: tempfile::TempDir,
+    /// Where its program is.
+    folder: tempfile::TempDir,
 }
 
 impl Stage {
@@ -46,7 +46,7 @@ impl Stage {
         let folder = tempfile::TempDir::new()?;
         let cluster = Cluster::new(ClusterSpec {
             nodes: 3,
-            program: program(mode, folder.path())?,
+            program: program(folder.path()),
             configuration: String::new(),
         })?;
         for (name, number) in plan::PODS {
@@ -57,8 +57,7 @@ impl Stage {
             }
         }
         let (objects, node) = (BTreeMap::new(), NodeState::default());
-        let stage =
-            Stage { mode, cluster, settings: None, objects, node, sentinel: 0, _folder: folder };
+        let stage = Stage { mode, cluster, settings: None, objects, node, sentinel: 0, folder };
         stage.lay_ways()?;
         if mode == Mode::IptablesLegacy {
             let node = stage.host("node").ok_or("no node")?;
@@ -161,6 +160,7 @@ impl Stage {
             if self.settings.take().is_some() {
                 self.cluster.stop_proxy("node-a")?;
             }
+            write_program(self.mode, settings, self.folder.path())?;
             self.cluster.start_proxy_with("node-a", &settings.yaml(self.mode)?)?;
             self.settings = Some(settings.clone());
         }
@@ -343,14 +343,20 @@ impl Stage {
     }
 }
 
-/// The daemon, with the flags of a mode. The lab's own are its configuration.
-fn program(mode: Mode, folder: &Path) -> Result<PathBuf, Failed> {
+/// Where [`write_program`] writes.
+fn program(folder: &Path) -> PathBuf {
+    folder.join("sluice")
+}
+
+/// Writes a program that starts the daemon with the flags of a mode and of a case. The lab's own are
+/// its configuration.
+fn write_program(mode: Mode, settings: &Settings, folder: &Path) -> Result<(), Failed> {
     let daemon = env!("CARGO_BIN_EXE_sluice");
-    let Some(flags) = mode.flags() else { return Ok(PathBuf::from(daemon)) };
-    let script = folder.join("sluice");
-    std::fs::write(&script, format!("#!/bin/sh\nexec '{daemon}' {flags} \"$@\"\n"))?;
+    let flags: Vec<&str> = mode.flags().into_iter().chain(settings.flags()).collect();
+    let script = program(folder);
+    std::fs::write(&script, format!("#!/bin/sh\nexec '{daemon}' {} \"$@\"\n", flags.join(" ")))?;
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
-    Ok(script)
+    Ok(())
 }
 
 fn key(object: &Value) -> (String, String) {

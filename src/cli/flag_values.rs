@@ -83,6 +83,7 @@ pub(super) fn all(flags: &RunFlags) -> BTreeMap<String, String> {
         ("hostname-override", flags.hostname_override.clone()),
         ("iptables-layout", own(iptables_layout.to_owned())),
         ("service-counters", own(flags.service_counters.to_string())),
+        ("strict-cluster-ips", own(flags.strict_cluster_ips.to_string())),
         ("reset-removed-tcp-endpoints", own(flags.reset_removed_tcp_endpoints.to_string())),
         ("userspace-drain", own(flags.userspace_drain.to_string())),
         ("userspace-transparent", own(flags.userspace_transparent.to_string())),

@@ -82,6 +82,12 @@ struct RunFlags {
     /// `sluice_service_connections_total` among the metrics.
     #[arg(long)]
     service_counters: bool,
+    /// Guard cluster IPs in every mode as the nftables mode does: refuse the ports that their Service does
+    /// not have, and drop traffic to addresses of the ServiceCIDRs that no Service has. Otherwise mode
+    /// ipvs does the former only, and modes iptables and userspace let both pass, as in kube-proxy.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
+    strict_cluster_ips: bool,
     /// End TCP connections to endpoints that are no longer part of their Service: the client's next
     /// segment is answered by a reset. Otherwise they live for as long as the endpoint answers.
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 
 use super::RunFlags;
-use crate::config::{self, Config, ConfigError, DetectLocal, KubeProxyConfiguration};
+use crate::config::{self, Config, ConfigError, DetectLocal, KubeProxyConfiguration, Problem};
 use crate::net::Family;
 
 /// A configuration that counts.
@@ -39,7 +39,7 @@ pub(super) fn settle(flags: &RunFlags) -> Result<Settled> {
         None => {
             let wire = with_node_name(flags, flags.fields.configuration())?;
             let warnings = flags.fields.warnings(false);
-            let config = Config::new(&wire).map_err(|problems| {
+            let config = checked(flags, &wire).map_err(|problems| {
                 let lines: Vec<String> = problems.iter().map(|p| format!("\n  {p}")).collect();
                 anyhow!("the flags cannot be used:{}", lines.concat())
             })?;
@@ -53,10 +53,15 @@ pub(super) fn from_file(flags: &RunFlags, text: &str, path: &Path) -> Result<Set
     let (wire, warnings) = config::read(text, path)?;
     let wire = flags.fields.override_logging(wire.with_defaults()).for_linux();
     let wire = with_node_name(flags, wire)?;
-    match Config::new(&wire) {
+    match checked(flags, &wire) {
         Ok(config) => Ok(Settled { wire, config, warnings }),
         Err(problems) => Err(ConfigError::Invalid { path: path.to_owned(), problems }.into()),
     }
+}
+
+/// What the configuration means, with the flags that no field stands for.
+fn checked(flags: &RunFlags, wire: &KubeProxyConfiguration) -> Result<Config, Vec<Problem>> {
+    Ok(Config { strict_cluster_ips: flags.strict_cluster_ips, ..Config::new(wire)? })
 }
 
 /// `--hostname-override` counts beside a file: it differs on every node.

@@ -219,6 +219,9 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// Whether NodePorts answer on 127.0.0.1 (iptables mode and IPv4 only).
     pub localhost_node_ports: bool,
+    /// Whether every mode guards cluster IPs as strictly as the nftables mode. No field of the file says
+    /// it, only the flag `--strict-cluster-ips`.
+    pub strict_cluster_ips: bool,
     /// Whether all traffic to cluster IPs is masqueraded.
     pub masquerade_all: bool,
     /// Which bit of the packet mark says "masquerade": 0 to 31.

@@ -146,6 +146,7 @@ pub(super) fn resolve(wire: &KubeProxyConfiguration) -> Result<Config, Vec<Probl
         cluster_cidrs,
         node_port_addresses,
         localhost_node_ports: wire.iptables.localhost_node_ports.unwrap_or(true),
+        strict_cluster_ips: false,
         masquerade_all: match mode {
             Mode::Nftables => wire.nftables.masquerade_all,
             Mode::Iptables | Mode::Ipvs | Mode::Userspace => wire.iptables.masquerade_all,

@@ -54,6 +54,7 @@ fn an_empty_file_has_the_defaults_of_kube_proxy() {
         cluster_cidrs: vec![],
         node_port_addresses: NodePortAddresses::All,
         localhost_node_ports: true,
+        strict_cluster_ips: false,
         masquerade_all: false,
         masquerade_bit: 14,
         sync: SyncPeriods { min: Duration::from_secs(1), period: Duration::from_secs(30) },

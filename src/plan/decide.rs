@@ -93,15 +93,15 @@ impl Source {
     }
 }
 
-/// A cluster IP refuses ports that it does not serve; a free address of a ServiceCIDR swallows
-/// everything.
+/// What no frontend takes passes, but for what the guard of cluster IPs stops.
 fn elsewhere(table: &ForwardingTable, packet: &Packet) -> Decision {
-    let cluster_ip = |ip| table.services.values().any(|plan| plan.cluster_ip == Some(ip));
+    let guard = table.host.cluster_ip_guard;
+    let ip = packet.destination;
     if packet.to_this_node {
         Decision::Pass
-    } else if cluster_ip(packet.destination) {
-        Decision::Reject
-    } else if table.service_cidrs.iter().any(|net| net.contains(&packet.destination)) {
+    } else if table.services.values().any(|plan| plan.cluster_ip == Some(ip)) {
+        if guard.refuses_ports() { Decision::Reject } else { Decision::Pass }
+    } else if guard.drops_addresses() && table.service_cidrs.iter().any(|net| net.contains(&ip)) {
         Decision::Drop
     } else {
         Decision::Pass

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::{Host, NodePortAddresses, PodDetector};
+use super::{ClusterIpGuard, Host, NodePortAddresses, PodDetector};
 use crate::model::{
     Change, Condition, Endpoint, EndpointPort, EndpointSlice, Service, ServiceName, ServicePort,
     ServiceType, SliceName, Snapshot, SourceRanges, TrafficPolicy,
@@ -25,6 +25,7 @@ pub(crate) fn host() -> Host {
         masquerade_mark: 0x4000,
         node_ports: NodePortAddresses::Only([ip(NODE_IP)].into()),
         node_ip: Some(ip(NODE_IP)),
+        cluster_ip_guard: ClusterIpGuard::PortsAndAddresses,
     }
 }
 

@@ -23,9 +23,9 @@ pub use decide::{Decision, Packet, Source as PacketSource, decide};
 pub use endpoints::{Categories, Here, categorize, local_ready};
 pub use planner::{Effect, Planner, build};
 pub use table::{
-    Address, Admit, Affinity, ForwardingTable, Frontend, FrontendKind, HealthCheck, Host,
-    Masquerade, NodePortAddresses, PodDetector, PoolEndpoint, PoolKind, PortPlan, Route, Routes,
-    ServicePlan, SourceClass, Verdict,
+    Address, Admit, Affinity, ClusterIpGuard, ForwardingTable, Frontend, FrontendKind, HealthCheck,
+    Host, Masquerade, NodePortAddresses, PodDetector, PoolEndpoint, PoolKind, PortPlan, Route,
+    Routes, ServicePlan, SourceClass, Verdict,
 };
 
 pub use crate::model::Warning;

@@ -20,7 +20,8 @@ pub struct ForwardingTable {
     pub family: Family,
     /// What holds for all Services.
     pub host: Host,
-    /// Prefixes that cluster IPs are allocated from: traffic to an unallocated one is dropped.
+    /// Prefixes that cluster IPs are allocated from; what becomes of traffic to an unallocated one is
+    /// for [`Host::cluster_ip_guard`] to say.
     pub service_cidrs: BTreeSet<IpNet>,
     /// What to do for each Service. Shared with a backend that keeps what it wrote.
     pub services: BTreeMap<ServiceName, Arc<ServicePlan>>,
@@ -58,6 +59,35 @@ pub struct Host {
     /// This node's primary address: source ranges that contain it admit the node to its own
     /// load balancer addresses.
     pub node_ip: Option<IpAddr>,
+    /// What becomes of traffic to cluster IPs that no port of a Service takes.
+    pub cluster_ip_guard: ClusterIpGuard,
+}
+
+/// What becomes of traffic to cluster IPs that no port of a Service takes. Each mode of kube-proxy has
+/// an answer of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClusterIpGuard {
+    /// It passes, as if there were no proxy (upstream: `pkg/proxy/iptables`, and the userspace mode
+    /// when there was one).
+    Open,
+    /// Other ports of a Service's cluster IP are refused; free addresses pass (upstream:
+    /// `pkg/proxy/ipvs`, chain KUBE-IPVS-FILTER).
+    Ports,
+    /// Other ports are refused, and traffic to addresses of a ServiceCIDR that no Service has is
+    /// dropped (upstream: `pkg/proxy/nftables`, cluster-ips-check).
+    PortsAndAddresses,
+}
+
+impl ClusterIpGuard {
+    /// Whether a cluster IP refuses the ports and protocols that its Service does not have.
+    pub fn refuses_ports(self) -> bool {
+        self != ClusterIpGuard::Open
+    }
+
+    /// Whether traffic to an address of a ServiceCIDR that no Service has is dropped.
+    pub fn drops_addresses(self) -> bool {
+        self == ClusterIpGuard::PortsAndAddresses
+    }
 }
 
 /// How a packet is recognized as coming from a pod (upstream's detectLocalMode).
@@ -85,7 +115,8 @@ pub enum NodePortAddresses {
 /// What to do for one Service, port by port. Without ports of this family there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServicePlan {
-    /// Its cluster IP of this family. Traffic to other ports of it is rejected.
+    /// Its cluster IP of this family. What becomes of traffic to other ports of it is for
+    /// [`Host::cluster_ip_guard`] to say.
     pub cluster_ip: Option<IpAddr>,
     /// Its ports, in the Service's order.
     pub ports: Vec<PortPlan>,

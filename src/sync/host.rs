@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, DetectLocal, NodePortAddresses as Configured};
+use crate::config::{Config, DetectLocal, Mode, NodePortAddresses as Configured};
 use crate::model::Node;
 use crate::net::Family;
-use crate::plan::{Host, NodePortAddresses, PodDetector};
+use crate::plan::{ClusterIpGuard, Host, NodePortAddresses, PodDetector};
 
 /// The facts of one family. `local` are the addresses of this node's interfaces.
 pub fn host(
@@ -24,6 +24,17 @@ pub fn host(
         masquerade_mark: 1 << config.masquerade_bit,
         node_ports: node_ports(family, config, node_ip, local),
         node_ip,
+        cluster_ip_guard: cluster_ip_guard(config),
+    }
+}
+
+/// As the same mode of kube-proxy, unless it is to be as strict as the nftables mode.
+fn cluster_ip_guard(config: &Config) -> ClusterIpGuard {
+    match config.mode {
+        Mode::Nftables => ClusterIpGuard::PortsAndAddresses,
+        _ if config.strict_cluster_ips => ClusterIpGuard::PortsAndAddresses,
+        Mode::Ipvs => ClusterIpGuard::Ports,
+        Mode::Iptables | Mode::Userspace => ClusterIpGuard::Open,
     }
 }
 

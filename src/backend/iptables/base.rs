@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::dispatch::{Dispatch, loopback, only};
 use super::line::{Chains, Line};
 use super::names::{self, ChainId};
@@ -150,7 +152,8 @@ fn after_services(dispatch: Dispatch, table: &ForwardingTable, options: Options)
                 let rule = Rule::new().to(Sense::Is, net);
                 rule.comment("no service has this address").then(Target::Drop)
             };
-            table.service_cidrs.iter().map(|net| unallocated(*net)).collect()
+            let guarded = |_: &&IpNet| table.host.cluster_ip_guard.drops_addresses();
+            table.service_cidrs.iter().filter(guarded).map(|net| unallocated(*net)).collect()
         }
         Dispatch::NodePorts | Dispatch::Firewall | Dispatch::ExternalNodePorts => Vec::new(),
     }

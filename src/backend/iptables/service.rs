@@ -47,7 +47,7 @@ pub(super) fn render(common: Common<'_>, name: &ServiceName, plan: &ServicePlan)
         port.frontends.iter().for_each(|frontend| writer.frontend(frontend));
         writer.pools();
     }
-    if let Some(ip) = plan.cluster_ip {
+    if let Some(ip) = plan.cluster_ip.filter(|_| common.host.cluster_ip_guard.refuses_ports()) {
         let rule = Rule::new().to(Sense::Is, only(ip));
         let rule = rule.comment(format!("{name} has no such port")).jump(names::REJECT);
         let line = Line::owned(&rule, name);

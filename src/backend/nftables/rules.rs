@@ -336,10 +336,15 @@ impl Writer {
 
         let daddr = Field::Daddr(self.family);
         let to_cluster_ip = || phrase::is_in(&[daddr], &SetId::ClusterIps.name());
+        let guard = table.host.cluster_ip_guard;
+        // Hooks jump to it, whether or not there is anything to check.
+        self.chain(Chain::regular("cluster-ips-check"));
         match self.carrier {
-            Carrier::Kernel | Carrier::Relays(_) => {
+            Carrier::Kernel | Carrier::Relays(_) if guard.refuses_ports() => {
                 self.rule("cluster-ips-check", [to_cluster_ip(), reject])
             }
+            Carrier::Kernel | Carrier::Relays(_) => {}
+            // Whatever the guard says: they are addresses of this node here.
             Carrier::Ipvs => {
                 let check = || phrase::goto(&"virtual-check".into());
                 self.rule("virtual-ips-check", [to_cluster_ip(), check()]);
@@ -347,7 +352,7 @@ impl Writer {
                 self.virtual_checks(reject);
             }
         }
-        for cidr in &table.service_cidrs {
+        for cidr in table.service_cidrs.iter().filter(|_| guard.drops_addresses()) {
             self.rule("cluster-ips-check", [phrase::within(daddr, *cidr), phrase::drop()]);
         }
     }

@@ -8,13 +8,16 @@ use proptest::prelude::*;
 
 use super::Nftables;
 use super::layout::{Carrier, Place, SetId, Sight, frontend_key};
+use super::rules::schema;
 use super::strict_kernel::{Kernel, Model};
 use crate::backend::{Backend, Observation, Report, Scope};
 use crate::kernel::nft::{Counting, Element, Field, Key, Op, Set, SetKind, Value};
 use crate::model::{Change, Condition, Service, ServiceName, Snapshot};
 use crate::net::Family;
 use crate::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
-use crate::plan::{ForwardingTable, NodePortAddresses, Planner, PodDetector, build};
+use crate::plan::{
+    ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, Planner, PodDetector, build,
+};
 
 /// A daemon and its kernel.
 struct World {
@@ -393,6 +396,25 @@ fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
         "strays",
     ] {
         assert_eq!(SetId::from_name(name), None, "{name}");
+    }
+}
+
+/// Hooks jump to the chain of the check although nothing is checked; the kernel refuses a jump to nowhere.
+#[test]
+fn cluster_ips_are_guarded_as_the_table_says() {
+    for (guard, rules) in [
+        (ClusterIpGuard::Open, 0),
+        (ClusterIpGuard::Ports, 1),
+        (ClusterIpGuard::PortsAndAddresses, 2),
+    ] {
+        let host = Host { cluster_ip_guard: guard, ..host() };
+        let (mut table, _) = build(Family::V4, "node-a", host, &Snapshot::default());
+        table.service_cidrs = ["10.96.0.0/16".parse().expect("a prefix")].into();
+        for carrier in [Carrier::Kernel, Carrier::Relays(Sight::Node)] {
+            let schema = schema(&table, BTreeSet::new(), carrier);
+            let check = schema.chains.get("cluster-ips-check").map(|(_, rules)| rules.len());
+            assert_eq!(check, Some(rules), "{guard:?}");
+        }
     }
 }
 
