@@ -1,6 +1,8 @@
 //! The iptables mode against the kernel, in both variants of iptables and both families: what it
 //! writes, that it recognizes it, what it leaves alone, and what the real daemon makes of it.
 
+#[path = "iptables_around.rs"]
+mod around;
 #[path = "iptables_return.rs"]
 mod back;
 #[path = "iptables_families.rs"]
@@ -24,7 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 use sluice::backend::iptables::{Iptables, Layout, Tables};
 use sluice::backend::{Backend, Observation, Scope};
-use sluice::kernel::xtables::{Counted, Table, Variant, Xtables, XtablesError};
+use sluice::kernel::xtables::{Counted, Outline, Table, Variant, Xtables, XtablesError};
 use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Isolation, Probe, prepare};
 use sluice::model::{Change, ServiceName, ServiceType, Snapshot, SourceRanges, TrafficPolicy};
 use sluice::net::{Family, Protocol};
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
             in_own_network(families::leftovers_of_a_needed_family)
         }),
         Trial::test("a_daemon_heals_a_flush_within_seconds", flush),
+        Trial::test("a_daemon_serves_where_iptables_lacks_bpf", around::without_bpf),
     ];
     for family in Family::BOTH {
         for layout in [Layout::Compact, Layout::Classic] {
@@ -57,13 +60,16 @@ fn main() -> ExitCode {
             trials.push(Trial::test(name, move || in_own_network(|| golden(family, layout))));
         }
         for variant in world::VARIANTS {
-            let tests: [(&str, Test); 6] = [
+            let tests: [(&str, Test); 9] = [
                 ("a_restart_finds_nothing_to_do", restart),
                 ("a_foreign_change_is_undone_and_rules_of_others_stay", foreign),
                 ("an_endpoint_more_writes_one_chain", one_chain),
                 ("a_refusal_at_commit_is_traced_to_its_service", refusal_at_commit),
                 ("the_go_kube_proxy_can_delete_all_of_it", back::cleaned),
                 ("a_refused_line_is_traced_to_its_number", refusal),
+                ("rules_do_without_an_extension", around::without_extensions),
+                ("jumps_that_are_gone_and_older_rules_are_noticed", around::noticed),
+                ("a_native_rule_keeps_nothing_from_working", around::native),
             ];
             for (name, test) in tests {
                 let name = format!("{name}/{family}/{variant}");
@@ -281,6 +287,10 @@ impl Tables for Sabotaged {
         self.0.save(table)
     }
 
+    fn outline(&mut self, table: Table) -> Result<Outline, XtablesError> {
+        self.0.outline(table)
+    }
+
     fn restore(&mut self, script: &str) -> Result<(), XtablesError> {
         self.0.restore(&sabotaged(script, self.0.variant()))
     }
@@ -320,7 +330,8 @@ fn one_chain(family: Family, variant: Variant) -> Outcome {
     let scope = Scope { services: [name].into(), full: false };
     let report = mode.sync(&world::table(family, &snapshot), &scope)?;
     assert_eq!(report.observed, Observation::None);
-    assert_eq!(report.operations, 1 + 1 + pods.len(), "the chain, the mark, the endpoints");
+    let expected = 1 + 1 + pods.len() + 2;
+    assert_eq!(report.operations, expected, "the chain, the mark, the endpoints, the canary");
     Ok(())
 }
 
@@ -369,9 +380,13 @@ fn variants() -> Outcome {
 
 /// Two nodes whose daemons run in this mode, and a Service whose pod is on the other one.
 fn cluster(settings: &str) -> Result<Arc<Cluster>, Box<dyn std::error::Error>> {
+    cluster_of(program(), settings)
+}
+
+fn cluster_of(program: &Path, settings: &str) -> Result<Arc<Cluster>, Box<dyn std::error::Error>> {
     let cluster = Cluster::new(ClusterSpec {
         nodes: 2,
-        program: program().to_owned(),
+        program: program.to_owned(),
         configuration: format!(
             "mode: iptables\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n\
              detectLocalMode: ClusterCIDR\niptables: {{minSyncPeriod: 1ms{settings}}}"

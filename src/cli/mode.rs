@@ -19,7 +19,8 @@ use crate::kernel::nft::Counting;
 use crate::kernel::xtables::{self, Xtables};
 use crate::net::Family;
 
-/// How often the canaries of the iptables mode are looked at. A flushed table heals within that.
+/// How often the iptables mode looks whether somebody else changed something. A flushed table heals within
+/// that, anything that is looked at by turns within three of them.
 const CANARY_PERIOD: Duration = Duration::from_secs(5);
 
 /// How often it is looked in the IPVS mode whether somebody else changed something, and whether

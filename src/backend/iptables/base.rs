@@ -9,7 +9,7 @@ use super::dispatch::{Dispatch, loopback, only};
 use super::line::{Chains, Line};
 use super::names::{self, ChainId};
 use super::rule::{Match, Rule, Sense, Target};
-use super::{Layout, LocalhostNodePorts, Options, OutOfWindow};
+use super::{Form, Layout, LocalhostNodePorts, OutOfWindow};
 use crate::kernel::xtables::Table;
 use crate::net::{Family, Protocol};
 use crate::plan::{ForwardingTable, Host, NodePortAddresses, PodDetector};
@@ -33,7 +33,7 @@ enum Of {
 /// letter by letter (`pkg/proxy/iptables/proxier.go`, iptablesJumpChains): before the Go kube-proxy
 /// deletes the chains it unlinks them by these very rules, and a jump that it does not know would make
 /// its deletion fail as a whole (`pkg/proxy/iptables/cleanup.go`).
-pub(super) fn hooks(family: Family, options: Options) -> Vec<Hook> {
+pub(super) fn hooks(family: Family, form: Form) -> Vec<Hook> {
     use Of::{All, New};
     use Table::{Filter, Nat};
     let mut list = Vec::new();
@@ -44,8 +44,12 @@ pub(super) fn hooks(family: Family, options: Options) -> Vec<Hook> {
             Rule::new()
         };
         let rule = if comment.is_empty() { rule } else { rule.comment(comment) };
-        let line = Line::of(&rule.jump(to));
-        list.push(Hook { at: ChainId::new(table, builtin), to: to.into(), line });
+        let line = form.line(&rule.jump(to));
+        list.extend(line.map(|line| Hook {
+            at: ChainId::new(table, builtin),
+            to: to.into(),
+            line,
+        }));
     };
     let (firewall, portals) = ("kubernetes load balancer firewall", "kubernetes service portals");
     for builtin in ["INPUT", "FORWARD", "OUTPUT"] {
@@ -61,7 +65,7 @@ pub(super) fn hooks(family: Family, options: Options) -> Vec<Hook> {
         hook(Filter, builtin, to, comment, New);
         if builtin == "FORWARD" {
             hook(Filter, builtin, names::FORWARD, "kubernetes forwarding rules", All);
-        } else if protects_localnet(family, options) {
+        } else if protects_localnet(family, form) {
             hook(Filter, builtin, names::LOCALNET, "", All);
         }
     }
@@ -71,39 +75,42 @@ pub(super) fn hooks(family: Family, options: Options) -> Vec<Hook> {
     list
 }
 
-fn protects_localnet(family: Family, options: Options) -> bool {
-    family == Family::V4 && options.localhost_node_ports == LocalhostNodePorts::Open
+fn protects_localnet(family: Family, form: Form) -> bool {
+    family == Family::V4 && form.localhost_node_ports == LocalhostNodePorts::Open
 }
 
 /// Whether node ports answer on localhost: where they are open on every address of the node, or on this
 /// one by name.
-pub(super) fn opens_localhost(host: &Host, family: Family, options: Options) -> bool {
-    protects_localnet(family, options)
+pub(super) fn opens_localhost(host: &Host, family: Family, form: Form) -> bool {
+    protects_localnet(family, form)
         && match &host.node_ports {
             NodePortAddresses::AnyLocal => true,
             NodePortAddresses::Only(ips) => ips.iter().any(IpAddr::is_loopback),
         }
 }
 
-/// What a canary holds: gone after a flush of the table, whether or not chains are deleted too. That of
-/// the table mangle, where we have no other rule, is empty: the Go kube-proxy deletes it without
-/// emptying it (upstream: `pkg/proxy/iptables/cleanup.go`).
-pub(super) fn canary(table: Table) -> Option<Line> {
-    let rule = Rule::new().comment("the rules of kube-proxy are in place as long as this one is");
-    (table != Table::Mangle).then(|| Line::of(&rule))
+/// What a canary holds: gone after a flush of the table, whether or not chains are deleted too, and
+/// another after older rules were restored over ours. That of the table mangle, where we have no
+/// other rule, is empty: the Go kube-proxy deletes it without emptying it (upstream:
+/// `pkg/proxy/iptables/cleanup.go`).
+pub(super) fn canary(table: Table, digest: u64, form: Form) -> Vec<Line> {
+    let text =
+        format!("the rules of kube-proxy are in place as long as this one is: {digest:016x}");
+    let rule = Rule::new().comment(text).then(Target::Return);
+    form.line(&rule).filter(|_| table != Table::Mangle).into_iter().collect()
 }
 
 /// All chains that do not belong to a Service, but for those of dispatches; of these, only what comes
 /// after the rules of Services.
-pub(super) fn chains(table: &ForwardingTable, options: Options) -> Chains {
+pub(super) fn chains(table: &ForwardingTable, form: Form) -> Chains {
     let mut chains = Chains::new();
     let mut put = |table, name: &str, rules: Vec<Rule>| {
-        let lines = rules.iter().map(Line::of).collect();
+        let lines = rules.iter().filter_map(|rule| form.line(rule)).collect();
         chains.insert(ChainId::new(table, name), lines);
     };
     let (family, mark) = (table.family, table.host.masquerade_mark);
     put(Table::Nat, names::MARK_MASQ, vec![Rule::new().then(Target::SetMark(mark))]);
-    put(Table::Nat, names::POSTROUTING, postrouting(table, options));
+    put(Table::Nat, names::POSTROUTING, postrouting(table, form));
     if let PodDetector::Cidrs(nets) = &table.host.pods
         && nets.len() > 1
     {
@@ -112,19 +119,16 @@ pub(super) fn chains(table: &ForwardingTable, options: Options) -> Chains {
         rules.push(Rule::new().jump(names::MARK_MASQ));
         put(Table::Nat, names::MARK_NOT_POD, rules);
     }
-    put(Table::Filter, names::FORWARD, forward(mark, options));
+    put(Table::Filter, names::FORWARD, forward(mark, form));
     put(Table::Filter, names::NODE_PORTS, health_checks(table));
     let reset = Rule::new().protocol(Protocol::Tcp).then(Target::Reset);
     put(Table::Filter, names::REJECT, vec![reset, Rule::new().then(Target::Reject(family))]);
-    if protects_localnet(family, options) {
+    if protects_localnet(family, form) {
         put(Table::Filter, names::LOCALNET, vec![localnet()]);
     }
     for dispatch in Dispatch::ALL {
         let root = dispatch.root();
-        put(root.table, &root.name, after_services(dispatch, table, options));
-    }
-    for table in Table::ALL {
-        chains.insert(ChainId::new(table, names::CANARY), canary(table).into_iter().collect());
+        put(root.table, &root.name, after_services(dispatch, table, form));
     }
     chains
 }
@@ -136,16 +140,16 @@ pub(super) fn before_services(dispatch: Dispatch) -> Option<Line> {
     (dispatch == Dispatch::ClusterIps).then(external)
 }
 
-fn after_services(dispatch: Dispatch, table: &ForwardingTable, options: Options) -> Vec<Rule> {
+fn after_services(dispatch: Dispatch, table: &ForwardingTable, form: Form) -> Vec<Rule> {
     match dispatch {
         Dispatch::Services => {
             let last =
                 "kubernetes service nodeports; NOTE: this must be the last rule in this chain";
             let rule = |rule: Rule| rule.comment(last);
-            node_port_addresses(table, options, rule, names::NODE_PORTS)
+            node_port_addresses(table, form, rule, names::NODE_PORTS)
         }
         Dispatch::External => {
-            node_port_addresses(table, options, |rule| rule, names::EXTERNAL_NODE_PORTS)
+            node_port_addresses(table, form, |rule| rule, names::EXTERNAL_NODE_PORTS)
         }
         Dispatch::ClusterIps => {
             let unallocated = |net| {
@@ -161,13 +165,13 @@ fn after_services(dispatch: Dispatch, table: &ForwardingTable, options: Options)
 
 fn node_port_addresses(
     table: &ForwardingTable,
-    options: Options,
+    form: Form,
     about: impl Fn(Rule) -> Rule,
     chain: &str,
 ) -> Vec<Rule> {
     match &table.host.node_ports {
         NodePortAddresses::AnyLocal => {
-            let rule = if protects_localnet(table.family, options) {
+            let rule = if protects_localnet(table.family, form) {
                 Rule::new()
             } else {
                 Rule::new().to(Sense::IsNot, loopback(table.family))
@@ -183,13 +187,13 @@ fn node_port_addresses(
 /// An endpoint that reaches itself gets this node's address as the source, or it would answer past
 /// address translation. One rule compares source and destination, whatever the number of endpoints;
 /// the classic layout has a rule per endpoint.
-fn postrouting(table: &ForwardingTable, options: Options) -> Vec<Rule> {
+fn postrouting(table: &ForwardingTable, form: Form) -> Vec<Rule> {
     let (family, mark) = (table.family, table.host.masquerade_mark);
     // It does nothing but count: `Counted::LOCALHOST_NODE_PORTS`.
     let on_localhost = Rule::new()
         .comment("connections to node ports on localhost")
         .when(Match::TranslatedFrom(loopback(family)));
-    let counts = opens_localhost(&table.host, family, options);
+    let counts = opens_localhost(&table.host, family, form);
     let on_localhost = counts.then_some(on_localhost);
     let translated = Match::CtState(Sense::Is, "DNAT");
     let hairpin = Rule::new()
@@ -197,23 +201,24 @@ fn postrouting(table: &ForwardingTable, options: Options) -> Vec<Rule> {
         .when(translated)
         .when(Match::ToItself(family))
         .jump(names::MARK_MASQ);
+    let masquerade = Target::Masquerade { random_fully: true };
     let rest = [
         Rule::new().when(Match::Mark(Sense::IsNot, mark)).then(Target::Return),
         Rule::new().then(Target::FlipMark(mark)),
-        Rule::new().comment("kubernetes service traffic requiring SNAT").then(Target::Masquerade),
+        Rule::new().comment("kubernetes service traffic requiring SNAT").then(masquerade),
     ];
-    let hairpin = (options.layout == Layout::Compact).then_some(hairpin);
+    let hairpin = (form.layout == Layout::Compact).then_some(hairpin);
     on_localhost.into_iter().chain(hairpin).chain(rest).collect()
 }
 
-fn forward(mark: u32, options: Options) -> Vec<Rule> {
+fn forward(mark: u32, form: Form) -> Vec<Rule> {
     let comment = "kubernetes forwarding rules";
     let marked = Rule::new().comment(comment).when(Match::Mark(Sense::Is, mark));
     let comment = "kubernetes forwarding conntrack rule";
     let known = Match::CtState(Sense::Is, "RELATED,ESTABLISHED");
     // Such a packet would pass untranslated, and reset the connection at the other end (k/k#74839).
     let invalid = Rule::new().when(Match::CtState(Sense::Is, "INVALID")).then(Target::Drop);
-    let invalid = (options.out_of_window == OutOfWindow::Drop).then_some(invalid);
+    let invalid = (form.out_of_window == OutOfWindow::Drop).then_some(invalid);
     let accepted = [
         marked.then(Target::Accept),
         Rule::new().comment(comment).when(known).then(Target::Accept),

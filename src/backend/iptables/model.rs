@@ -1,9 +1,11 @@
 //! A strict model of iptables' programs, for tests: it refuses what they would refuse.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Tables;
-use crate::kernel::xtables::{Table, XtablesError};
+use super::extensions::PROBE;
+use crate::kernel::xtables::{Outline, Table, XtablesError};
 
 /// Tables as the programs keep them.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +24,10 @@ pub(super) struct Model {
     pub(super) saves: usize,
     /// How often `route_localnet` was asked for.
     pub(super) localnet: usize,
+    /// How many chains were looked at.
+    pub(super) looks: usize,
+    /// Tables with a native rule of somebody else, and the chain that it is in.
+    pub(super) incompatible: BTreeMap<Table, &'static str>,
 }
 
 pub(super) const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
@@ -95,6 +101,9 @@ impl Model {
 impl Tables for Model {
     fn save(&mut self, table: Table) -> Result<String, XtablesError> {
         self.saves += 1;
+        if self.incompatible.contains_key(&table) {
+            return Err(XtablesError::Incompatible { program: "model".to_owned(), table });
+        }
         let chains = self.table(table);
         let declared = chains.keys().map(|name| format!(":{name} - [0:0]\n"));
         let rules = chains
@@ -104,11 +113,29 @@ impl Tables for Model {
         Ok(format!("# comment\n*{table}\n{text}COMMIT\n"))
     }
 
+    fn outline(&mut self, table: Table) -> Result<Outline, XtablesError> {
+        let native = self.incompatible.get(&table).copied();
+        let mut outline = Outline::default();
+        for (name, rules) in self.table(table).clone() {
+            let at: Arc<str> = name.as_str().into();
+            let target = |rule: &String| Some(rule.rsplit_once("-j ")?.1.split(' ').next()?.into());
+            let jumps = rules.iter().filter_map(target).map(|to| (Arc::clone(&at), to));
+            outline.jumps.extend(jumps);
+            if BUILTIN.contains(&name.as_str()) {
+                let rules = rules.iter().map(|rule| format!("-A {name} {rule}\n")).collect();
+                outline.hooked.insert(at, Some(rules).filter(|_| native != Some(&*name)));
+            } else {
+                outline.regular.insert(at);
+            }
+        }
+        Ok(outline)
+    }
+
     fn restore(&mut self, script: &str) -> Result<(), XtablesError> {
         if self.locked {
             return Err(XtablesError::Locked { program: "model".to_owned() });
         }
-        self.restores += 1;
+        self.restores += usize::from(!script.contains(PROBE));
         let mut tried = self.clone();
         let mut current = None;
         for (number, line) in (1..).zip(script.lines()) {
@@ -131,6 +158,10 @@ impl Tables for Model {
     }
 
     fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
+        self.looks += 1;
+        if self.incompatible.get(&table) == Some(&chain) {
+            return Ok(None);
+        }
         let rules = self.table(table).get(chain).cloned();
         let line = |rule: String| format!("-A {chain} {rule}\n");
         Ok(rules.map(|rules| rules.into_iter().map(line).collect()))

@@ -7,12 +7,17 @@ use super::desired::Delta;
 use super::line::Chains;
 use super::names::{ChainId, is_of_proxy, is_perishable};
 use super::script::HookChange;
-use crate::kernel::xtables::Table;
+use crate::kernel::xtables::{Outline, Table};
+
+/// What stands for a rule that cannot be read.
+const UNREADABLE: &str = "(unreadable)";
 
 /// Chains with their rules in text, of everybody.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     chains: BTreeMap<ChainId, Vec<String>>,
+    /// Built-in chains whose rules cannot be read.
+    unreadable: BTreeSet<ChainId>,
 }
 
 impl Observed {
@@ -27,6 +32,31 @@ impl Observed {
                 let rules = self.chains.entry(ChainId::new(table, name)).or_default();
                 rules.push(rule.to_owned());
             }
+        }
+    }
+
+    /// Takes a table in that cannot be read: none of our chains is taken for what it should be.
+    pub(super) fn outline(&mut self, table: Table, outline: &Outline) {
+        for name in &outline.regular {
+            self.chains.insert(ChainId::new(table, name), vec![UNREADABLE.to_owned()]);
+        }
+        let mut hooked = BTreeSet::new();
+        for (name, rules) in &outline.hooked {
+            let id = ChainId::new(table, name);
+            self.chains.entry(id.clone()).or_default();
+            match rules {
+                Some(rules) => {
+                    self.read(table, rules);
+                    hooked.insert(name);
+                }
+                None => {
+                    self.unreadable.insert(id);
+                }
+            }
+        }
+        for (from, to) in outline.jumps.iter().filter(|(from, _)| !hooked.contains(from)) {
+            let rules = self.chains.entry(ChainId::new(table, from)).or_default();
+            rules.push(format!("{UNREADABLE} -j {to}"));
         }
     }
 
@@ -89,12 +119,31 @@ impl Observed {
                 let text = format!("{verb} {}{position} {rule}", at.name);
                 changes.push(HookChange { table: at.table, text });
             };
+            if self.unreadable.contains(at) {
+                // Only how often each jump is there is known: that of ours must be there once.
+                let times = |hook: &Hook| {
+                    found.iter().filter(|rule| target(rule) == Some(&*hook.to)).count()
+                };
+                for hook in hooks.iter().rev() {
+                    match times(hook) {
+                        0 => change("-I", " 1", &hook.line.text),
+                        times => (1..times).for_each(|_| change("-D", "", &hook.line.text)),
+                    }
+                }
+                continue;
+            }
             found.iter().for_each(|rule| change("-D", "", rule));
             // Before the rules of others, as upstream does.
             hooks.iter().rev().for_each(|hook| change("-I", " 1", &hook.line.text));
         }
         changes
     }
+}
+
+/// The rules of one chain, from the text of `iptables -S`.
+pub(super) fn rules(listed: &str) -> Vec<String> {
+    let rules = listed.lines().filter_map(|line| line.strip_prefix("-A ")?.split_once(' '));
+    rules.map(|(_, rule)| rule.to_owned()).collect()
 }
 
 /// Where a rule jumps or goes to.

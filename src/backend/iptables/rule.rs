@@ -16,8 +16,8 @@ pub(super) struct Rule {
     destination: Option<(Sense, IpNet)>,
     input: Option<(Sense, String)>,
     protocol: Option<Protocol>,
-    matches: Vec<Match>,
-    target: Option<Target>,
+    pub(super) matches: Vec<Match>,
+    pub(super) target: Option<Target>,
 }
 
 /// Whether a condition must hold or must not.
@@ -71,7 +71,9 @@ pub(super) enum Target {
     SetMark(u32),
     /// Turns the bits of the mask over.
     FlipMark(u32),
-    Masquerade,
+    Masquerade {
+        random_fully: bool,
+    },
     Dnat(PoolEndpoint),
 }
 
@@ -238,7 +240,8 @@ impl fmt::Display for Target {
             }
             Target::SetMark(mask) => write!(f, "MARK --set-xmark {mask:#x}/{mask:#x}"),
             Target::FlipMark(mask) => write!(f, "MARK --set-xmark {mask:#x}/0x0"),
-            Target::Masquerade => f.write_str("MASQUERADE --random-fully"),
+            Target::Masquerade { random_fully: true } => f.write_str("MASQUERADE --random-fully"),
+            Target::Masquerade { random_fully: false } => f.write_str("MASQUERADE"),
             Target::Dnat(endpoint) => write!(f, "DNAT --to-destination {}", place(endpoint)),
         }
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::Layout;
 use super::dispatch::{Dispatch, Entry, Key, Rank, only};
 use super::line::{Chains, Line};
 use super::names::{self, ChainId, PortName};
 use super::rule::{Match, Rule, Sense, Target, place};
+use super::{Form, Layout};
 use crate::kernel::xtables::Table;
 use crate::model::ServiceName;
 use crate::net::Family;
@@ -28,7 +28,7 @@ const PART: usize = 32;
 pub(super) struct Common<'a> {
     pub(super) family: Family,
     pub(super) host: &'a Host,
-    pub(super) layout: Layout,
+    pub(super) form: Form,
 }
 
 /// What one Service adds to the tables.
@@ -50,9 +50,9 @@ pub(super) fn render(common: Common<'_>, name: &ServiceName, plan: &ServicePlan)
     if let Some(ip) = plan.cluster_ip.filter(|_| common.host.cluster_ip_guard.refuses_ports()) {
         let rule = Rule::new().to(Sense::Is, only(ip));
         let rule = rule.comment(format!("{name} has no such port")).jump(names::REJECT);
-        let line = Line::owned(&rule, name);
-        let entry = Entry { key: Key::of(ip), rank: Rank::Last, line };
-        rendered.entries.push((Dispatch::ClusterIps, entry));
+        let line = common.form.owned_line(&rule, name);
+        let entry = line.map(|line| Entry { key: Key::of(ip), rank: Rank::Last, line });
+        rendered.entries.extend(entry.map(|entry| (Dispatch::ClusterIps, entry)));
     }
     rendered
 }
@@ -67,9 +67,13 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn rule(&mut self, table: Table, chain: &Arc<str>, rule: &Rule) {
-        let line = Line::owned(rule, self.service);
+        let line = self.line(rule);
         let id = ChainId { table, name: Arc::clone(chain) };
-        self.out.chains.entry(id).or_default().push(line);
+        self.out.chains.entry(id).or_default().extend(line);
+    }
+
+    fn line(&self, rule: &Rule) -> Option<Line> {
+        self.common.form.owned_line(rule, self.service)
     }
 
     fn has(&self, table: Table, chain: &Arc<str>) -> bool {
@@ -95,8 +99,8 @@ impl Writer<'_> {
             Address::Vip { ip, .. } => Key::of(ip),
             Address::NodePort { protocol, port } => Key::Port(protocol, port),
         };
-        let line = Line::owned(rule, self.service);
-        self.out.entries.push((dispatch, Entry { key, rank: Rank::Any, line }));
+        let entry = self.line(rule).map(|line| Entry { key, rank: Rank::Any, line });
+        self.out.entries.extend(entry.map(|entry| (dispatch, entry)));
     }
 
     fn frontend(&mut self, frontend: &Frontend) {
@@ -237,8 +241,8 @@ impl Writer<'_> {
         let last = Rule::new().comment(format!("{} not a source range", self.id));
         let last = last.then(Target::Drop);
         let id = ChainId { table: Table::Filter, name: Arc::clone(chain) };
-        let line = Line::owned(&last, self.service);
-        if self.out.chains.get(&id).is_none_or(|lines| lines.last() != Some(&line)) {
+        let line = self.line(&last);
+        if self.out.chains.get(&id).is_none_or(|lines| lines.last() != line.as_ref()) {
             self.rule(Table::Filter, chain, &last);
         }
     }
@@ -325,7 +329,7 @@ impl Writer<'_> {
     }
 
     fn has_chains_of_endpoints(&self) -> bool {
-        self.port.affinity.is_some() || self.common.layout == Layout::Classic
+        self.port.affinity.is_some() || self.common.form.layout == Layout::Classic
     }
 
     /// The chain of an endpoint; with affinity, its name is also that of the list of its clients.
@@ -338,7 +342,7 @@ impl Writer<'_> {
         if self.has(Table::Nat, &chain) {
             return chain;
         }
-        if self.common.layout == Layout::Classic {
+        if self.common.form.layout == Layout::Classic {
             let hairpin = Rule::new().from(Sense::Is, only(endpoint.ip));
             let hairpin = hairpin.comment(&self.id).jump(names::MARK_MASQ);
             self.rule(Table::Nat, &chain, &hairpin);

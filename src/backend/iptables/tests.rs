@@ -18,21 +18,21 @@ use crate::net::{Family, Protocol};
 use crate::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
 use crate::plan::{NodePortAddresses, Planner, PodDetector, build};
 
-const OPTIONS: Options = Options {
+pub(super) const OPTIONS: Options = Options {
     layout: Layout::Compact,
     localhost_node_ports: LocalhostNodePorts::Open,
     out_of_window: OutOfWindow::Drop,
 };
 
-fn mode() -> Iptables<Model> {
+pub(super) fn mode() -> Iptables<Model> {
     Iptables::new(Model::default(), OPTIONS)
 }
 
-fn scope<'a>(services: impl IntoIterator<Item = &'a ServiceName>) -> Scope {
+pub(super) fn scope<'a>(services: impl IntoIterator<Item = &'a ServiceName>) -> Scope {
     Scope { services: services.into_iter().cloned().collect(), full: false }
 }
 
-fn sync(mode: &mut Iptables<Model>, table: &ForwardingTable, scope: &Scope) -> Report {
+pub(super) fn sync(mode: &mut Iptables<Model>, table: &ForwardingTable, scope: &Scope) -> Report {
     let report = mode.sync(table, scope).expect("the model accepts it");
     assert_eq!(report.refused, []);
     let chains = mode.programmed.as_ref().map(|desired| desired.chains()).unwrap_or_default();
@@ -50,7 +50,7 @@ fn written(script: &str) -> Vec<&str> {
     names.collect()
 }
 
-fn many(count: u16, endpoints: u8) -> Snapshot {
+pub(super) fn many(count: u16, endpoints: u8) -> Snapshot {
     let mut services = Vec::new();
     let mut slices = Vec::new();
     for n in 0..count {
@@ -89,12 +89,15 @@ fn a_change_writes_the_chains_that_it_is_about() {
         slice("web-77", "1", pods.collect())
     };
     let script = change(Change::Slice(pods(6)));
-    assert_eq!(written(&script).len(), 1, "an endpoint more:\n{script}");
-    assert_eq!(script.lines().count(), 10, "{script}");
+    assert_eq!(written(&script).len(), 2, "an endpoint more, and the canary:\n{script}");
+    assert_eq!(script.lines().count(), 12, "{script}");
     let script =
         change(Change::Service(Service { ports: vec![], ..service("web-77", "10.96.0.77") }));
     let names = written(&script);
-    assert!(names.len() <= 3, "a Service leaves its part of each dispatch: {names:?}");
+    assert!(
+        names.len() <= 5,
+        "a Service leaves its part of each dispatch, and canaries: {names:?}"
+    );
     assert!(script.contains("-X KUBE-SVC-"), "{script}");
 }
 
@@ -190,7 +193,7 @@ fn services_refused_at_commit_are_found_by_halves() {
 fn what_no_service_is_to_blame_for_is_an_error() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
     let mut mode = mode();
-    mode.tables.refuses_at_commit = vec!["MASQUERADE"];
+    mode.tables.refuses_at_commit = vec!["RELATED,ESTABLISHED"];
     let error = mode.sync(&table, &Scope::default()).expect_err("nothing can be written");
     assert!(error.to_string().contains("invalid argument"), "{error}");
     assert_eq!(mode.tables.restores, 2);
@@ -272,7 +275,7 @@ fn an_endpoint_more_in_a_large_pool_writes_a_part_of_it() {
     let (table, _) = build(Family::V4, "node-a", host(), &world(1001));
     sync(&mut mode, &table, &scope(&[ServiceName::new("default", "web")]));
     let script = &mode.tables.script;
-    assert_eq!(written(script).len(), 2, "{script}");
+    assert_eq!(written(script).len(), 3, "with the canary: {script}");
     assert!(script.lines().count() < 120, "{script}");
 }
 

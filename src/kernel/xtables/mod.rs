@@ -6,6 +6,7 @@
 
 mod counters;
 mod legacy;
+mod outline;
 mod variant;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use crate::net::Family;
 
 pub use self::counters::Counted;
 pub use self::legacy::{legacy_programs, legacy_tables};
+pub use self::outline::Outline;
 pub use self::variant::Variant;
 
 /// How many seconds a program may wait for the xtables lock (upstream: `pkg/util/iptables`,
@@ -86,6 +88,25 @@ pub enum XtablesError {
         /// What it said.
         message: String,
     },
+    /// The table has rules that it cannot print, so it printed none.
+    #[error(
+        "{program} cannot print the table {table}: somebody has put a native nf_tables rule into it"
+    )]
+    Incompatible {
+        /// The program.
+        program: String,
+        /// The table.
+        table: Table,
+    },
+    /// Nothing works without extensions that are not there.
+    #[error(
+        "mode iptables cannot work here without {what}, which the kernel or the package iptables lacks; \
+         load the module or set another proxy mode"
+    )]
+    Lacking {
+        /// The extensions.
+        what: String,
+    },
     /// It failed for another reason.
     #[error("{program} failed: {message}")]
     Failed {
@@ -125,12 +146,16 @@ impl Xtables {
     /// The rules of a table, as `iptables-save` prints them.
     ///
     /// # Errors
-    /// If the program fails.
+    /// If the program fails, or cannot print this table: see [`Xtables::outline`].
     pub fn save(&self, table: Table) -> Result<String, XtablesError> {
         let program = self.program("-save");
         let output = run(&program, &["-t", &table.to_string()], None)?;
         finished(&program, &output)?;
-        Ok(text(&output.stdout))
+        let saved = text(&output.stdout);
+        if outline::is_incompatible(&saved) {
+            return Err(XtablesError::Incompatible { program, table });
+        }
+        Ok(saved)
     }
 
     /// Applies a script of `iptables-restore`, without flushing what it does not name. Each table of it
