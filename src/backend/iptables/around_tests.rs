@@ -9,7 +9,7 @@ use super::tests::{OPTIONS, many, mode, scope, sync};
 use super::*;
 use crate::model::{Condition, Snapshot};
 use crate::plan::fixtures::{endpoint, host, service, slice, snapshot};
-use crate::plan::{PodDetector, build};
+use crate::plan::{NodePortAddresses, PodDetector, build};
 
 /// A Service with affinity, one that is refused, and a node port for everybody.
 fn of_every_extension(family: Family) -> ForwardingTable {
