@@ -17,7 +17,7 @@ use sluice::model::{
     ServiceType, SliceName, Snapshot, SourceRanges, TrafficPolicy,
 };
 use sluice::net::{Family, Protocol};
-use sluice::plan::{self, ForwardingTable, Host, NodePortAddresses, PodDetector};
+use sluice::plan::{self, ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, PodDetector};
 
 use crate::sandbox::Sandbox;
 use crate::words::of;
@@ -58,9 +58,12 @@ fn hosts(family: Family) -> Vec<Host> {
         masquerade_mark: 0x4000,
         node_ports,
         node_ip: Some(node),
+        cluster_ip_guard: ClusterIpGuard::PortsAndAddresses,
     };
     let mut hosts: Vec<Host> = pods.map(|pods| host(pods, false, only())).into();
     hosts.push(host(PodDetector::None, true, NodePortAddresses::AnyLocal));
+    hosts[1].cluster_ip_guard = ClusterIpGuard::Ports;
+    hosts[2].cluster_ip_guard = ClusterIpGuard::Open;
     hosts
 }
 
