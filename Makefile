@@ -23,13 +23,13 @@ CARGO_HOME ?= $(HOME)/.cargo
 .PHONY: demo test guest bench bench-guard check build setup dist image image-iptables
 
 demo: setup
-	$(CARGO) build --release --locked
-	./target/release/sluice demo
+	$(CARGO) build --release --locked -p sluice -p sluice-lab
+	./target/release/sluice-lab demo
 
 test: setup
 	@integration/setup.sh guest
 	$(CARGO) test --locked --no-fail-fast
-	$(CARGO) test --locked --features otel --test traces
+	$(CARGO) test --locked -p integration --features otel --test traces
 	integration/guest/suites
 
 CMD ?= sh
@@ -45,7 +45,7 @@ bench: setup build
 
 check:
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked --test layering
 
@@ -56,7 +56,7 @@ bench-guard: setup
 	$(CARGO) bench --locked --bench guard
 
 build:
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked -p sluice -p sluice-lab
 
 setup:
 	@integration/setup.sh
@@ -67,7 +67,7 @@ dist:
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/sluice --remap-path-prefix=$(CARGO_HOME)=/cargo" \
 	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc \
-	$(CARGO) build --locked --profile dist --target $(TRIPLE)
+	$(CARGO) build --locked --profile dist --target $(TRIPLE) -p sluice
 
 PACK = REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown) \
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \

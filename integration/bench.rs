@@ -1,4 +1,4 @@
-//! `sluice bench` as a user runs it, on a small cluster.
+//! `sluice-lab bench` as a user runs it, on a small cluster.
 
 #![allow(clippy::unwrap_used)] // a test may end where it is
 
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::process::{Command, ExitCode, Output};
 
 use libtest_mimic::{Arguments, Trial};
-use sluice::bench::results::{Program, Quantity, Results, Summary};
+use sluice_lab::bench::results::{Program, Quantity, Results, Summary};
 use support::Outcome;
 
 fn main() -> ExitCode {
@@ -25,8 +25,9 @@ fn main() -> ExitCode {
 }
 
 fn bench(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    command.arg("bench").args(arguments).output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-lab-under-test"));
+    let daemon = ["--daemon", env!("CARGO_BIN_EXE_sluice-under-test")];
+    command.arg("bench").args(arguments).args(daemon).output().unwrap()
 }
 
 /// The results of a run that goes well.
@@ -53,7 +54,7 @@ const SMALL: [&str; 10] = [
 fn every_quantity() -> Outcome {
     let results = results(&[&SMALL[..], &["--modes", "nftables,direct"]].concat());
     assert_eq!(results.left_out, [], "nothing is left out");
-    assert!(results.command.starts_with("sluice bench --services 10"), "{}", results.command);
+    assert!(results.command.starts_with("sluice-lab bench --services 10"), "{}", results.command);
     let of = |program: &Program| -> BTreeSet<Quantity> {
         let found = results.measurements.iter().filter(|m| m.subject.program == *program);
         found.map(|measurement| measurement.quantity).collect()

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
 use serde_json::json;
-use sluice::kernel::ipvs::Ipvs;
-use sluice::lab::api::{ApiServer, Options};
-use sluice::lab::{Isolation, prepare};
+use sluice_cluster::api::{ApiServer, Options};
+use sluice_cluster::{Isolation, prepare};
+use sluice_kernel::ipvs::Ipvs;
 use tempfile::TempDir;
 
 use support::daemon::{Daemon, config, program};
@@ -170,7 +170,9 @@ fn flags() -> Outcome {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fixtures/config").join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .join("integration/fixtures/config")
+        .join(name)
 }
 
 fn precedence() -> Outcome {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use sluice::lab::{Cluster, ClusterSpec, Node, Probe};
-use sluice::net::{Family, Protocol};
+use sluice_cluster::{Cluster, ClusterSpec, Node, Probe};
+use sluice_core::net::{Family, Protocol};
 
 use super::{NODE_PORT, Outcome, PORTS, program, vip, web};
 

@@ -13,13 +13,13 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice::backend::nftables::Connection;
-use sluice::backend::{Backend, Observation, Report, Scope};
-use sluice::lab::api::{ApiServer, Options, Outage, Part, Patch, Resource};
-use sluice::lab::{Isolation, prepare};
-use sluice::model::Snapshot;
-use sluice::net::Family;
-use sluice::plan::{self, ClusterIpGuard, Host, NodePortAddresses, PodDetector};
+use sluice_cluster::api::{ApiServer, Options, Outage, Part, Patch, Resource};
+use sluice_cluster::{Isolation, prepare};
+use sluice_core::model::Snapshot;
+use sluice_core::net::Family;
+use sluice_core::plan::{self, ClusterIpGuard, Host, NodePortAddresses, PodDetector};
+use sluice_dataplane::nftables::Connection;
+use sluice_dataplane::{Backend, Observation, Report, Scope};
 
 use support::daemon::{Daemon, config, number};
 use support::{Outcome, eventually, run, trial};
@@ -226,7 +226,7 @@ fn goldens() -> Outcome {
         let listed = eventually("the ServiceCIDR is in force", || {
             Some(table(name)).filter(|text| text.contains("/112 drop") || text.contains("/16 drop"))
         });
-        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .join(format!("integration/golden/nftables-{name}.nft"));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(&file, &listed)?;
@@ -446,7 +446,7 @@ fn no_permission() -> Outcome {
     fs::write(&file, config(""))?;
     // A user namespace of its own has all capabilities, but none over this network.
     let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", env!("CARGO_BIN_EXE_sluice"), "--config"])
+        .args(["--user", "--map-root-user", env!("CARGO_BIN_EXE_sluice-under-test"), "--config"])
         .arg(&file)
         .args(["--master", "http://127.0.0.1:1"])
         .output()?;

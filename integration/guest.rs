@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 /// A program of the guest's folder.
 fn guest(program: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/guest").join(program)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("integration/guest").join(program)
 }
 
 /// What became of a run.
@@ -113,8 +113,10 @@ fn surroundings() -> Outcome {
     assert_eq!((user, file), ("0", "changed"));
     assert_eq!(ended.err, "to err\n");
     assert_eq!(ended.code, Some(7));
-    let kept = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))?;
-    assert!(kept.contains("[package]"), "files of the machine are not changed");
+    let kept = fs::read_to_string(
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("Cargo.toml"),
+    )?;
+    assert!(kept.contains("[workspace]"), "files of the machine are not changed");
     Ok(())
 }
 
@@ -184,7 +186,7 @@ fn packages() -> Outcome {
         fs::write(&path, format!("#!/bin/sh\n{line}\n"))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     }
-    let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/setup.sh");
+    let setup = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("integration/setup.sh");
     let said = |install: &str| -> io::Result<(Option<i32>, String)> {
         let mut command = Command::new(&setup);
         let output = command.env("PATH", folder.path()).env("SLUICE_INSTALL", install).output()?;

@@ -9,10 +9,10 @@ use std::process::{ChildStdin, ExitCode, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice::lab::api::{Outage, Part, Patch, Resource};
-use sluice::lab::proxy::Place;
-use sluice::lab::{Cluster, ClusterSpec, Host, Isolation, Proxy, prepare};
-use sluice::net::{Family, Protocol};
+use sluice_cluster::api::{Outage, Part, Patch, Resource};
+use sluice_cluster::proxy::Place;
+use sluice_cluster::{Cluster, ClusterSpec, Host, Isolation, Proxy, prepare};
+use sluice_core::net::{Family, Protocol};
 
 use support::daemon::program;
 use support::{Outcome, eventually};
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn cluster(configuration: &str) -> Result<Cluster, sluice::lab::cluster::Error> {
+fn cluster(configuration: &str) -> Result<Cluster, sluice_cluster::cluster::Error> {
     Cluster::new(ClusterSpec {
         nodes: 2,
         program: program().to_owned(),

@@ -24,12 +24,12 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
-use sluice::backend::iptables::{Iptables, Layout, Tables};
-use sluice::backend::{Backend, Observation, Scope};
-use sluice::kernel::xtables::{Counted, Outline, Table, Variant, Xtables, XtablesError};
-use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Isolation, Probe, prepare};
-use sluice::model::{Change, ServiceName, ServiceType, Snapshot, SourceRanges, TrafficPolicy};
-use sluice::net::{Family, Protocol};
+use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Isolation, Probe, prepare};
+use sluice_core::model::{Change, ServiceName, ServiceType, Snapshot, SourceRanges, TrafficPolicy};
+use sluice_core::net::{Family, Protocol};
+use sluice_dataplane::iptables::{Iptables, Layout, Tables};
+use sluice_dataplane::{Backend, Observation, Scope};
+use sluice_kernel::xtables::{Counted, Outline, Table, Variant, Xtables, XtablesError};
 
 use support::daemon::program;
 use support::{Outcome, eventually, in_own_network, run};
@@ -172,7 +172,7 @@ fn builtin(line: &str) -> bool {
 fn golden(family: Family, layout: Layout) -> Outcome {
     let name = if family == Family::V4 { "iptables" } else { "ip6tables" };
     let file = format!("integration/golden/{name}-{layout:?}.rules").to_lowercase();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(file);
     for variant in world::VARIANTS {
         let found = in_own_network(|| {
             sync(&mut world::mode(family, variant, layout), family, &Scope::default());

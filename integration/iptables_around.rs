@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 
-use sluice::backend::iptables::{Iptables, Layout, Tables};
-use sluice::backend::{Backend, Observation, Scope};
-use sluice::kernel::xtables::{Outline, Table, Variant, Xtables, XtablesError};
-use sluice::lab::{Answer, Probe};
-use sluice::net::Family;
+use sluice_cluster::{Answer, Probe};
+use sluice_core::net::Family;
+use sluice_dataplane::iptables::{Iptables, Layout, Tables};
+use sluice_dataplane::{Backend, Observation, Scope};
+use sluice_kernel::xtables::{Outline, Table, Variant, Xtables, XtablesError};
 
 use super::support::daemon::program;
 use super::support::{eventually, in_own_network};
@@ -102,7 +102,7 @@ pub(crate) fn noticed(family: Family, variant: Variant) -> Outcome {
     let program = format!("{}-{variant}", name(family));
     let mut mode = world::mode(family, variant, Layout::Compact);
     let none = every_kind(family);
-    let empty = world::table(family, &sluice::model::Snapshot::default());
+    let empty = world::table(family, &sluice_core::model::Snapshot::default());
     mode.sync(&empty, &Scope::default())?;
     let older = saved(family, variant);
     let everything = Scope { services: none.services.keys().cloned().collect(), full: false };

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use sluice::lab::api::{ApiServer, Options, Resource};
+use sluice_cluster::api::{ApiServer, Options, Resource};
 use tempfile::TempDir;
 
 use super::support::daemon::{Daemon, config};

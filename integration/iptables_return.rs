@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use sluice::backend::iptables::Layout;
-use sluice::backend::{Backend, Scope};
-use sluice::kernel::xtables::{Table, Variant, Xtables};
-use sluice::net::Family;
-use sluice::plan::{ForwardingTable, PodDetector};
+use sluice_core::net::Family;
+use sluice_core::plan::{ForwardingTable, PodDetector};
+use sluice_dataplane::iptables::Layout;
+use sluice_dataplane::{Backend, Scope};
+use sluice_kernel::xtables::{Table, Variant, Xtables};
 
 use super::{Outcome, every_kind, run, world};
 

@@ -6,14 +6,16 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use sluice::backend::iptables::{Iptables, Layout, LocalhostNodePorts, Options, OutOfWindow};
-use sluice::kernel::xtables::{Variant, Xtables};
-use sluice::model::{
+use sluice_core::model::{
     Change, Condition, Endpoint, EndpointPort, EndpointSlice, Service, ServiceName, ServicePort,
     ServiceType, SliceName, Snapshot, SourceRanges, TrafficPolicy,
 };
-use sluice::net::{Family, Protocol};
-use sluice::plan::{self, ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, PodDetector};
+use sluice_core::net::{Family, Protocol};
+use sluice_core::plan::{
+    self, ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, PodDetector,
+};
+use sluice_dataplane::iptables::{Iptables, Layout, LocalhostNodePorts, Options, OutOfWindow};
+use sluice_kernel::xtables::{Variant, Xtables};
 
 /// Both variants, which the tests need installed.
 pub(crate) const VARIANTS: [Variant; 2] = [Variant::Nft, Variant::Legacy];

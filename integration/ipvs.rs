@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use serde_json::json;
-use sluice::kernel::dummy::{Dummy, DummyOp};
-use sluice::kernel::ipvs::{Destination, Ipvs, IpvsError, Key, Op, Persistence, Service, Timeouts};
-use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Isolation, Pod, Probe, Proxy, prepare};
-use sluice::net::{Family, Protocol};
+use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Isolation, Pod, Probe, Proxy, prepare};
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::dummy::{Dummy, DummyOp};
+use sluice_kernel::ipvs::{Destination, Ipvs, IpvsError, Key, Op, Persistence, Service, Timeouts};
 
 use support::daemon::program;
 use support::{Outcome, eventually, in_own_network, run, trial};
@@ -216,7 +216,7 @@ const PORTS: [(Protocol, u16); 3] =
     [(Protocol::Tcp, 8080), (Protocol::Udp, 8053), (Protocol::Sctp, 8132)];
 const CLUSTER_IP: &str = "10.96.0.80";
 
-/// The Service `web` of `sluice demo`, with three pods.
+/// The Service `web` of `sluice-lab demo`, with three pods.
 fn cluster() -> Result<(Cluster, Vec<Pod>), libtest_mimic::Failed> {
     let (cluster, pods) = unserved(CONFIG)?;
     cluster.start_proxy("node-a")?;

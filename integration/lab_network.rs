@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use nix::errno::Errno;
-use sluice::lab::{
+use sluice_cluster::{
     Answer, Host, Isolation, Lab, LabSpec, LoadKind, LoadSpec, Pod, Privilege, Probe, prepare,
 };
-use sluice::net::{Family, Protocol};
+use sluice_core::net::{Family, Protocol};
 
 #[path = "lab_network/remains.rs"]
 mod remains;

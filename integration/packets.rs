@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice::lab::api::{Part, Patch, Resource};
-use sluice::lab::{
+use sluice_cluster::api::{Part, Patch, Resource};
+use sluice_cluster::{
     Answer, Cluster, ClusterSpec, Host, Isolation, LoadKind, LoadSpec, Pod, Probe, prepare,
 };
-use sluice::net::{Family, Protocol};
+use sluice_core::net::{Family, Protocol};
 
 use support::daemon::program;
 use support::{Outcome, eventually};
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 }
 
 /// Two nodes whose daemons have these lines of configuration.
-fn cluster(configuration: &str) -> Result<Cluster, sluice::lab::cluster::Error> {
+fn cluster(configuration: &str) -> Result<Cluster, sluice_cluster::cluster::Error> {
     let cluster = Cluster::new(ClusterSpec {
         nodes: 2,
         program: program().to_owned(),

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr as Port, protocols::NETLINK_NETFILTER};
 use serde_json::json;
-use sluice::kernel::ipvs::Ipvs;
-use sluice::lab::{
+use sluice_cluster::{
     Cluster, ClusterSpec, Isolation, Load, LoadKind, LoadSpec, Node, Pod, Probe, prepare,
 };
-use sluice::net::{Family, Protocol};
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::ipvs::Ipvs;
 
 use support::Outcome;
 use support::daemon::program;
@@ -105,7 +105,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Result<World, sluice::lab::cluster::Error> {
+    fn new() -> Result<World, sluice_cluster::cluster::Error> {
         let cluster = Cluster::new(ClusterSpec {
             nodes: 1,
             program: program().to_owned(),

@@ -1,5 +1,5 @@
 //! Traces of changes, with the real daemon and a collector of a few lines. Only with the feature `otel`:
-//! `cargo test --features otel --test traces`.
+//! `cargo test -p integration --features otel --test traces`.
 
 mod support;
 
@@ -10,8 +10,8 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
-use sluice::lab::api::{ApiServer, Options};
-use sluice::lab::{Isolation, prepare};
+use sluice_cluster::api::{ApiServer, Options};
+use sluice_cluster::{Isolation, prepare};
 
 use support::daemon::{Daemon, config, program};
 use support::{Outcome, eventually, trial};

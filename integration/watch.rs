@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use fake::{CIDRS, Fake, NODES, SERVICES, SLICES, Streaming};
 use serde_json::{Value, json};
-use sluice::model::{Change, ServiceName, Warning};
-use sluice::watch::{ApiServer, ConnectionState, Resource, Update, WatchOptions, start};
+use sluice_core::model::{Change, ServiceName, Warning};
+use sluice_kubernetes::watch::{ApiServer, ConnectionState, Resource, Update, WatchOptions, start};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
-use sluice::lab::api::{ApiServer, Options, Resource};
+use sluice_cluster::api::{ApiServer, Options, Resource};
 use tempfile::TempDir;
 
 use super::setup::{eventually, run, service, start, web};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sluice::lab::api::{ApiError, ApiServer, KubernetesService, Options, Part, Patch, Resource};
+use sluice_cluster::api::{ApiError, ApiServer, KubernetesService, Options, Part, Patch, Resource};
 
 use super::setup::{client, get, names, run, service, start, web};
 

@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, new_connection};
 use serde_json::{Value, json};
-use sluice::lab::api::{ApiServer, Options};
+use sluice_cluster::api::{ApiServer, Options};
 
 /// No test waits longer than this for anything.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);

@@ -12,11 +12,11 @@ use kube::Api;
 use kube::core::WatchEvent;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
-use sluice::lab::api::{
+use sluice_cluster::api::{
     ApiServer, GoneForm, Options, Outage, Part, Patch, Resource, StreamingLists, Verb, WatchEnd,
 };
-use sluice::model::Change;
-use sluice::watch::{Update, WatchOptions, start as start_daemon_watches};
+use sluice_core::model::Change;
+use sluice_kubernetes::watch::{Update, WatchOptions, start as start_daemon_watches};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -314,7 +314,7 @@ pub(crate) fn outages_are_noticed_and_survived() {
         assert!(!matches!(result, Ok(_) | Err(kube::Error::Api(_))), "{result:?}");
         api.faults().set_outage(Outage::None);
         get(&client, path).await.expect("it is back");
-        let code = sluice::lab::api::FailureCode::TooManyRequests;
+        let code = sluice_cluster::api::FailureCode::TooManyRequests;
         api.faults().fail_next(Verb::List, Resource::Services, code, 1);
         assert_eq!(get(&client, path).await.expect_err("once").0, 429);
         get(&client, path).await.expect("and no more");
@@ -358,7 +358,7 @@ struct Daemon {
 
 impl Daemon {
     fn start(api: &ApiServer) -> Daemon {
-        let server = sluice::watch::ApiServer { client: client(api), url: api.url() };
+        let server = sluice_kubernetes::watch::ApiServer { client: client(api), url: api.url() };
         let (send, updates) = channel(64);
         let options = WatchOptions { node_name: "n".to_owned() };
         let tasks = start_daemon_watches(&server, &options, &send, &CancellationToken::new());

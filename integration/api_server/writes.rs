@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
-use sluice::lab::api::{Access, Identity, Options, Resource, Token, Verb};
+use sluice_cluster::api::{Access, Identity, Options, Resource, Token, Verb};
 
 use super::setup::{client, get, names, request, run, service, start, web};
 

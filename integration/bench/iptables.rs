@@ -14,11 +14,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use sluice::backend::iptables::Layout;
-use sluice::backend::{Backend, Scope};
-use sluice::kernel::xtables::Variant;
-use sluice::model::{Change, ServiceName};
-use sluice::net::Family;
+use sluice_core::model::{Change, ServiceName};
+use sluice_core::net::Family;
+use sluice_dataplane::iptables::Layout;
+use sluice_dataplane::{Backend, Scope};
+use sluice_kernel::xtables::Variant;
 
 const ENDPOINTS: u8 = 5;
 const FLOWS: u16 = 20_000;

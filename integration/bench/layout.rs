@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use sluice::kernel::nft::{
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::nft::{
     Chain, ChainKind, Counting, Data, Element, Field, Hook, Key, Nft, Op, Rule, Set, TableName,
     Verdict, phrase,
 };
-use sluice::net::{Family, Protocol};
 
 const FAMILY: Family = Family::V4;
 const ROUNDS: usize = 200;

@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{AllocProfiler, Bencher};
 use pipeline::{Api, Form, Listed, Sink, Taking, Watching};
-use sluice::kernel::nft::encoded;
-use sluice::model::Change;
+use sluice_core::model::Change;
+use sluice_kernel::nft::encoded;
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();

@@ -20,15 +20,15 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use kube::client::Body;
-use sluice::backend::nftables::{Carrier, Nftables, Tables};
-use sluice::backend::{Backend, Scope};
-use sluice::kernel::nft::{
+use sluice_core::model::{Change, EndpointSlice, Service, ServiceName, Snapshot};
+use sluice_core::net::Family;
+use sluice_core::plan::{ForwardingTable, Planner};
+use sluice_dataplane::nftables::{Carrier, Nftables, Tables};
+use sluice_dataplane::{Backend, Scope};
+use sluice_kernel::nft::{
     ApplyError, Element, Listening, NftError, Observed, Ops, Set, TableName, encoded,
 };
-use sluice::model::{Change, EndpointSlice, Service, ServiceName, Snapshot};
-use sluice::net::Family;
-use sluice::plan::{ForwardingTable, Planner};
-use sluice::watch::{ApiServer, Update, WatchOptions, start};
+use sluice_kubernetes::watch::{ApiServer, Update, WatchOptions, start};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, UnboundedSender, channel, unbounded_channel};
 use tokio_util::sync::CancellationToken;

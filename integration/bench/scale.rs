@@ -10,11 +10,11 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sluice::bench::Scale;
-use sluice::lab::api::{ApiServer, Options};
-use sluice::lab::proxy::Place;
-use sluice::lab::{Isolation, Lab, LabSpec, Proxy, prepare};
-use sluice::net::Family;
+use sluice_cluster::api::{ApiServer, Options};
+use sluice_cluster::proxy::Place;
+use sluice_cluster::{Isolation, Lab, LabSpec, Proxy, prepare};
+use sluice_core::net::Family;
+use sluice_lab::bench::Scale;
 
 /// Changed slices a second, and for how many seconds.
 const RATE: u32 = 100;
@@ -55,7 +55,7 @@ fn start(lab: &Lab, api: &ApiServer, configuration: &str) -> Proxy {
          mode: nftables\nhostnameOverride: {}\n{configuration}\n",
         node.name(),
     );
-    let program = Path::new(env!("CARGO_BIN_EXE_sluice"));
+    let program = Path::new(env!("CARGO_BIN_EXE_sluice-under-test"));
     let proxy = Proxy::start(program, Place::On(&node), &api.url(), &configuration).unwrap();
     proxy.wait_for("first sync done family=IPv4", 0, PATIENCE).unwrap();
     proxy.wait_for("first sync done family=IPv6", 0, PATIENCE).unwrap();

@@ -1,4 +1,4 @@
-//! What the userspace mode costs beyond what `sluice bench` measures in every mode: the daemon's
+//! What the userspace mode costs beyond what `sluice-lab bench` measures in every mode: the daemon's
 //! processor time for a GiB, connections of many clients at a time (beside a connection straight to the
 //! pod and one through the nftables mode, in the same run), and memory with idle connections.
 //!
@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sluice::kernel::sockets::raise_descriptor_limit;
-use sluice::lab::{Cluster, ClusterSpec, Host, Isolation, prepare};
-use sluice::net::Family;
+use sluice_cluster::{Cluster, ClusterSpec, Host, Isolation, prepare};
+use sluice_core::net::Family;
+use sluice_kernel::sockets::raise_descriptor_limit;
 
 const ROUNDS: usize = 7;
 const WINDOW: Duration = Duration::from_millis(1500);
@@ -42,7 +42,7 @@ fn main() {
     raise_descriptor_limit().unwrap();
     let cluster = Cluster::new(ClusterSpec {
         nodes: 2,
-        program: PathBuf::from(env!("CARGO_BIN_EXE_sluice")),
+        program: PathBuf::from(env!("CARGO_BIN_EXE_sluice-under-test")),
         configuration: "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48".to_owned(),
     })
     .unwrap();

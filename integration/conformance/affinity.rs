@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
-use sluice::lab::{Host, Probe};
-use sluice::net::Family;
+use sluice_cluster::{Host, Probe};
+use sluice_core::net::Family;
 
 use super::case::Settings;
 use super::parse;

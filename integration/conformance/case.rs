@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use sluice::net::{Family, Protocol};
+use sluice_core::net::{Family, Protocol};
 
 use super::mode::Mode;
 

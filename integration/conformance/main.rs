@@ -27,9 +27,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use sluice::kernel::ipvs::Ipvs;
-use sluice::lab::{Isolation, prepare};
-use sluice::net::Family;
+use sluice_cluster::{Isolation, prepare};
+use sluice_core::net::Family;
+use sluice_kernel::ipvs::Ipvs;
 
 use case::{Case, Step, World, Write};
 use mode::Mode;
@@ -134,7 +134,7 @@ fn trials_over_many(family: Family, mode: Mode, stage: &SharedStage) -> Vec<Tria
 
 /// Where cases and this program are.
 pub(crate) fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("integration")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("integration")
 }
 
 fn trial(

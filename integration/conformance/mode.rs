@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use sluice::backend::nftables::is_relayed;
-use sluice::net::Protocol;
+use sluice_core::net::Protocol;
+use sluice_dataplane::nftables::is_relayed;
 
 use super::case::{Case, SourceSeen};
 use super::oracle::Outcome;

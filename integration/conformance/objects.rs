@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
-use sluice::lab::address;
-use sluice::net::Family;
+use sluice_cluster::address;
+use sluice_core::net::Family;
 
 use super::case::{Endpoint, NodeState, Service, Slice, World, Write};
 use super::plan::{address_of, twin, twin_net};

@@ -7,16 +7,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use sluice::config;
-use sluice::lab::address;
-use sluice::lab::api::{ApiServer, Options};
-use sluice::model::{Change, Snapshot};
-use sluice::net::{Family, Protocol};
-use sluice::plan::{
+use sluice::sync::host;
+use sluice_cluster::address;
+use sluice_cluster::api::{ApiServer, Options};
+use sluice_config as config;
+use sluice_core::model::{Change, Snapshot};
+use sluice_core::net::{Family, Protocol};
+use sluice_core::plan::{
     self, Decision, ForwardingTable, Masquerade, Packet, PacketSource, PoolEndpoint, PortPlan,
 };
-use sluice::sync::host;
-use sluice::watch::{self, ClientOptions, Resource, Update, WatchOptions};
+use sluice_kubernetes::watch::{self, ClientOptions, Resource, Update, WatchOptions};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

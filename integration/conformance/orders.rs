@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
-use sluice::net::Family;
+use sluice_core::net::Family;
 
 use super::case::{Case, PacketLine, World};
 use super::oracle::Oracle;

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sluice::lab::{Answer, Host, Probe};
-use sluice::net::Protocol;
+use sluice_cluster::{Answer, Host, Probe};
+use sluice_core::net::Protocol;
 
 use super::case::SourceSeen;
 use super::oracle::{Outcome, Shot};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sluice::net::{Family, Protocol};
+use sluice_core::net::{Family, Protocol};
 
 use super::case::{
     Case, Endpoint, Expected, ExpectedPod, NodeState, PacketLine, Port, Service, Slice, SourceSeen,

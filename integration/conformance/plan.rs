@@ -10,8 +10,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use sluice::lab::address;
-use sluice::net::{Family, Protocol};
+use sluice_cluster::address;
+use sluice_core::net::{Family, Protocol};
 
 /// Every pod with the number of its node, in the order in which they are started.
 pub(crate) const PODS: [(&str, u8); 11] = [

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use sluice::net::Family;
+use sluice_core::net::Family;
 
 use super::case::Settings;
 use super::mode::Mode;

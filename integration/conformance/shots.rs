@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
-use sluice::net::{Family, Protocol};
-use sluice::plan::{Address, Admit, NodePortAddresses};
+use sluice_core::net::{Family, Protocol};
+use sluice_core::plan::{Address, Admit, NodePortAddresses};
 
 use super::case::{Expected, PacketLine};
 use super::mode::Mode;

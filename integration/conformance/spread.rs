@@ -2,8 +2,8 @@
 //! connections.
 
 use libtest_mimic::Failed;
-use sluice::lab::Probe;
-use sluice::net::Family;
+use sluice_cluster::Probe;
+use sluice_core::net::Family;
 use std::net::SocketAddr;
 
 use super::case::{Endpoint, Port, Service, Settings, Slice, Step, World, Write};
@@ -58,7 +58,7 @@ fn world(size: usize) -> World {
         conditions: [("ready".to_owned(), true)].into(),
         ..Endpoint::default()
     };
-    let tcp = sluice::net::Protocol::Tcp;
+    let tcp = sluice_core::net::Protocol::Tcp;
     let service = Service {
         name: "web".to_owned(),
         kind: "ClusterIP".to_owned(),

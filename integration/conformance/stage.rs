@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sluice::kernel::conntrack::{self, ConntrackError};
-use sluice::lab::api::{ApiServer, Resource};
-use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Probe, Proxy};
-use sluice::net::{Family, Protocol};
+use sluice_cluster::api::{ApiServer, Resource};
+use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Probe, Proxy};
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::conntrack::{self, ConntrackError};
 
 use super::case::{NodeState, Settings, World};
 use super::mode::Mode;
@@ -50,7 +50,7 @@ impl Stage {
             configuration: String::new(),
         })?;
         for (name, number) in plan::PODS {
-            let node = cluster.lab().node(&sluice::lab::address::node_name(number))?;
+            let node = cluster.lab().node(&sluice_cluster::address::node_name(number))?;
             let pod = cluster.lab().add_pod(name, &node, &plan::pod_ports())?;
             for family in Family::BOTH {
                 assert_eq!(Some(pod.ip(family)), plan::address_of(name, family), "{name}");
@@ -351,7 +351,7 @@ fn program(folder: &Path) -> PathBuf {
 /// Writes a program that starts the daemon with the flags of a mode and of a case. The lab's own are
 /// its configuration.
 fn write_program(mode: Mode, settings: &Settings, folder: &Path) -> Result<(), Failed> {
-    let daemon = env!("CARGO_BIN_EXE_sluice");
+    let daemon = env!("CARGO_BIN_EXE_sluice-under-test");
     let flags: Vec<&str> = mode.flags().into_iter().chain(settings.flags()).collect();
     let script = program(folder);
     std::fs::write(&script, format!("#!/bin/sh\nexec '{daemon}' {} \"$@\"\n", flags.join(" ")))?;

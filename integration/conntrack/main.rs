@@ -19,10 +19,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sluice::kernel::conntrack::{self, Flow};
-use sluice::lab::api::Resource;
-use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Isolation, Node, Pod, Probe, prepare};
-use sluice::net::{Family, Protocol};
+use sluice_cluster::api::Resource;
+use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Isolation, Node, Pod, Probe, prepare};
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::conntrack::{self, Flow};
 
 use support::daemon::program;
 use support::{Outcome, eventually};
@@ -108,7 +108,7 @@ impl World {
         Ok(world)
     }
 
-    fn pod(&self, name: &str, app: &str) -> Result<Pod, sluice::lab::cluster::Error> {
+    fn pod(&self, name: &str, app: &str) -> Result<Pod, sluice_cluster::cluster::Error> {
         Ok(self.cluster.add_pod(name, app, "node-a", &PORTS)?.0)
     }
 
@@ -126,8 +126,9 @@ impl World {
 
     /// How often the daemon has removed flows of a family.
     fn removals(&self, family: Family) -> usize {
-        let count =
-            |proxy: &mut sluice::lab::Proxy| proxy.lines_with(&format!("{REMOVED}{family}")).len();
+        let count = |proxy: &mut sluice_cluster::Proxy| {
+            proxy.lines_with(&format!("{REMOVED}{family}")).len()
+        };
         self.cluster.with_proxy("node-a", count).expect("the daemon runs")
     }
 
@@ -136,7 +137,7 @@ impl World {
         let before = Family::BOTH.map(|family| self.removals(family));
         let result = what(self);
         for (family, before) in Family::BOTH.into_iter().zip(before) {
-            let wait = |proxy: &mut sluice::lab::Proxy| {
+            let wait = |proxy: &mut sluice_cluster::Proxy| {
                 proxy.wait_for(&format!("{REMOVED}{family}"), before, PATIENCE)
             };
             self.cluster.with_proxy("node-a", wait).expect("it runs").expect("flows were removed");
@@ -374,7 +375,8 @@ fn while_away() -> Outcome {
     world.cluster.start_proxy("node-a")?;
     for family in Family::BOTH {
         let removed = format!("{REMOVED}{family}");
-        let wait = |proxy: &mut sluice::lab::Proxy| proxy.wait_for(&removed, 0, PATIENCE).map(drop);
+        let wait =
+            |proxy: &mut sluice_cluster::Proxy| proxy.wait_for(&removed, 0, PATIENCE).map(drop);
         world.cluster.with_proxy("node-a", wait).ok_or("it runs")??;
         world.ways(family).iter().for_each(|&(from, to)| answered_by("web-2", from, to));
     }
@@ -519,7 +521,7 @@ fn tcp_strict() -> Outcome {
     world.node.namespace().run(|| fs::write(path, "0"))??;
     world.cluster.create_service(&web())?;
     world.cluster.start_proxy("node-a")?;
-    let said = |proxy: &mut sluice::lab::Proxy| proxy.lines_with("nf_conntrack_tcp_loose").len();
+    let said = |proxy: &mut sluice_cluster::Proxy| proxy.lines_with("nf_conntrack_tcp_loose").len();
     assert_eq!(world.cluster.with_proxy("node-a", said), Some(1));
     outlives_its_pod(&world)
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sluice::lab::Host;
+use sluice_cluster::Host;
 
 /// Between two datagrams of a flow: short against the time that rules take to come into force.
 const PAUSE: Duration = Duration::from_millis(1);

@@ -10,9 +10,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sluice::lab::api::Resource;
-use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Pod, Probe};
-use sluice::net::{Family, Protocol};
+use sluice_cluster::api::Resource;
+use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Pod, Probe};
+use sluice_core::net::{Family, Protocol};
 
 use super::senders::Senders;
 use super::support::{Outcome, daemon::program, run};
@@ -249,11 +249,10 @@ fn senders_follow(mode: Mode) -> Outcome {
             });
         } else {
             let redirected = || -> Vec<String> {
-                let list =
-                    |family| sluice::kernel::conntrack::list(family, &[Protocol::Udp].into());
+                let list = |family| sluice_kernel::conntrack::list(family, &[Protocol::Udp].into());
                 let flows = world.node.namespace().run(|| Family::BOTH.map(list));
                 let flows = flows.expect("the node is there").map(|flows| flows.expect("listed"));
-                let to_web = |flow: &sluice::kernel::conntrack::Flow| {
+                let to_web = |flow: &sluice_kernel::conntrack::Flow| {
                     let of_way = ways.iter().any(|(_, to)| *to == flow.destination);
                     of_way && flow.is_redirected()
                 };

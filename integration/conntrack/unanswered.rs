@@ -4,8 +4,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice::lab::Probe;
-use sluice::net::{Family, Protocol};
+use sluice_cluster::Probe;
+use sluice_core::net::{Family, Protocol};
 
 use super::support::{Outcome, eventually};
 use super::{Connection, NODE_PORT, World, program, served, vip, web};

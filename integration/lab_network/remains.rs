@@ -5,9 +5,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use sluice::lab::claim::LOCK_DIR;
-use sluice::lab::netns::NETNS_DIR;
-use sluice::lab::{Isolation, Lab, LabSpec, Pod, Privilege, Probe, prepare};
+use sluice_cluster::claim::LOCK_DIR;
+use sluice_cluster::netns::NETNS_DIR;
+use sluice_cluster::{Isolation, Lab, LabSpec, Pod, Privilege, Probe, prepare};
 
 use super::{Outcome, check, nft, ports, translation, two_pods, vip, wires};
 

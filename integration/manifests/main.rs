@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::Value;
-use sluice::lab::{Isolation, prepare};
+use sluice_cluster::{Isolation, prepare};
 
 use pod::{Files, Pod};
 use render::{Rendered, chart, check_fields, documents, overlay};
@@ -43,11 +43,13 @@ fn main() -> ExitCode {
 const OVERLAYS: [&str; 3] = ["kind", "eks", "standalone"];
 
 fn manifests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("manifests")
 }
 
 fn fixture(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fixtures").join(name);
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .join("integration/fixtures")
+        .join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -92,7 +94,7 @@ fn configurations() -> Outcome {
             let data = object["data"].as_object().expect("a ConfigMap has data");
             let text =
                 data.get("config").or_else(|| data.get("config.conf")).expect("the configuration");
-            let loaded = sluice::config::parse(text.as_str().expect("text"), &path)?;
+            let loaded = sluice_config::parse(text.as_str().expect("text"), &path)?;
             assert_eq!(loaded.warnings, Vec::<String>::new(), "{}", path.display());
         }
     }

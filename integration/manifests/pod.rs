@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
-use sluice::lab::api::{Access, ApiServer, Identity, Options, Token};
+use sluice_cluster::api::{Access, ApiServer, Identity, Options, Token};
 use tempfile::TempDir;
 
 use crate::fixture;

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice::kernel::nft::{
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::nft::{
     Chain, ChainKind, CtDirection, Data, DynsetOp, Element, Expr, Field, Hook, Key, LookupResult,
     NatFlags, Op, Register, Rule, Set, SetFlags, TableName, address_type, ct_state, ct_status,
     phrase,
 };
-use sluice::net::{Family, Protocol};
 
 use crate::sandbox::{apply_and_dump, compare, nft};
 use crate::words::{ip, of};
@@ -217,7 +217,7 @@ fn elements(family: Family) -> Vec<Op> {
     let service = Key::new().address(vip).protocol(Protocol::Tcp).port(443);
     let data = |port| Data::new().address(endpoint).port(port);
     let nodeport = Key::new().protocol(Protocol::Udp).port(30053).number(1);
-    let goto = sluice::kernel::nft::Verdict::Goto("draw-4".into());
+    let goto = sluice_kernel::nft::Verdict::Goto("draw-4".into());
     let elements = [
         ("cluster-ips", Element::new(Key::new().address(vip))),
         ("slots-4", Element::new(service)),

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use sandbox::{Sandbox, enter_user_namespace, refused_without_privilege};
-use sluice::net::Family;
+use sluice_core::net::Family;
 
 /// The argument that makes this program the unprivileged child of one of its tests.
 const UNPRIVILEGED: &str = "--without-privilege";

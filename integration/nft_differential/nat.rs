@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use nftables::expr::{Expression, MetaKey as JsonMeta, Range};
 use nftables::stmt::{NAT, NATFlag, Statement};
-use sluice::kernel::nft::{
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::nft::{
     Chain, ChainKind, Constant, Expr, Field, Hook, NatFlags, NatKind, Op, Register, RegisterRange,
     Rule, Set, TableName, phrase,
 };
-use sluice::net::{Family, Protocol};
 
 use crate::sandbox::compare;
 use crate::words::{Pair, eq, ip, meta, number, of, range, split, string, tell_nft, typed};

@@ -12,13 +12,13 @@ use nftables::stmt::{
     Set as JsonSet, SetOp, Statement,
 };
 use nftables::types::RejectCode;
-use sluice::kernel::nft::{
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::nft::{
     ByteorderOp, Chain, ChainKind, CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags,
     FibResult, Field, Hook, LimitMatch, LimitUnit, MetaKey, NumgenKind, Op, PayloadBase, RangeOp,
     Register, Reject, Rule, Set, SetFlags, TableName, Verdict, address_type, ct_state, ct_status,
     phrase,
 };
-use sluice::net::{Family, Protocol};
 
 use crate::sandbox::compare;
 use crate::words::{

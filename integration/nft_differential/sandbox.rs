@@ -7,7 +7,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getgid, getuid};
 use serde_json::Value;
-use sluice::kernel::nft::{Nft, NftError, Observed, Op, TableName};
+use sluice_kernel::nft::{Nft, NftError, Observed, Op, TableName};
 
 /// A network namespace: the one of the current thread.
 pub(crate) struct Sandbox;

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
-use sluice::backend::nftables::{Connection, Nftables, Sight};
-use sluice::backend::{Backend, Scope};
-use sluice::kernel::nft::{Chain, Counting, Element, Key, Nft, Op, Rule, Set, TableName};
-use sluice::model::{
+use sluice_core::model::{
     Change, Condition, Endpoint, EndpointPort, EndpointSlice, Service, ServiceName, ServicePort,
     ServiceType, SliceName, Snapshot, SourceRanges, TrafficPolicy,
 };
-use sluice::net::{Family, Protocol};
-use sluice::plan::{self, ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, PodDetector};
+use sluice_core::net::{Family, Protocol};
+use sluice_core::plan::{
+    self, ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, PodDetector,
+};
+use sluice_dataplane::nftables::{Connection, Nftables, Sight};
+use sluice_dataplane::{Backend, Scope};
+use sluice_kernel::nft::{Chain, Counting, Element, Key, Nft, Op, Rule, Set, TableName};
 
 use crate::sandbox::Sandbox;
 use crate::words::of;

@@ -9,11 +9,11 @@ use nftables::batch::Batch;
 use nftables::expr::Expression;
 use nftables::schema::{Chain as JsonChain, Element as JsonElement, NfListObject, Table};
 use nftables::types::{NfChainPolicy, NfChainType, NfHook};
-use sluice::kernel::nft::{
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::nft::{
     Chain, ChainKind, Counting, Data, Element, Expr, Field, Hook, Key, Nft, Op, Policy, Set,
     SetFlags, SetKind, TableName, Verdict,
 };
-use sluice::net::{Family, Protocol};
 
 use crate::sandbox::{compare, listing, nft};
 use crate::words::{concat, ip, json_family, number, of, string};

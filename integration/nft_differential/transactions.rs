@@ -6,11 +6,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluice::kernel::nft::{
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::nft::{
     ApplyError, Chain, Data, Element, Field, Key, Nft, NftError, NftEvent, NftEvents, Op, Refused,
     Rule, Set, TableName, Verdict, phrase,
 };
-use sluice::net::{Family, Protocol};
 
 use crate::UNPRIVILEGED;
 use crate::sandbox::{listing, nft};

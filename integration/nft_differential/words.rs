@@ -12,8 +12,8 @@ use nftables::expr::{
 use nftables::schema::{NfListObject, Rule as JsonRule};
 use nftables::stmt::{JumpTarget, Mangle, Match, Operator, Statement, VerdictMap};
 use nftables::types::NfFamily;
-use sluice::kernel::nft::{Op, Rule, TableName};
-use sluice::net::Family;
+use sluice_core::net::Family;
+use sluice_kernel::nft::{Op, Rule, TableName};
 
 use crate::sandbox::nft;
 

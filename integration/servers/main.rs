@@ -13,8 +13,8 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use sluice::lab::api::{ApiServer, FailureCode, Options, Outage, Resource, Verb};
-use sluice::lab::{Isolation, prepare};
+use sluice_cluster::api::{ApiServer, FailureCode, Options, Outage, Resource, Verb};
+use sluice_cluster::{Isolation, prepare};
 
 use http::{HEALTHZ, METRICS, ask, get};
 use support::daemon::{Daemon, config};

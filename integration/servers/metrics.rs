@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use sluice::lab::api::{ApiServer, Outage};
+use sluice_cluster::api::{ApiServer, Outage};
 
 use super::http::{HEALTHZ, METRICS, get};
 use super::support::{Outcome, eventually};
@@ -12,7 +12,7 @@ use super::{api, daemon};
 
 /// The golden list: every family with help, type, labels and buckets; values are masked.
 pub(crate) fn golden_file() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/golden/metrics.txt")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("integration/golden/metrics.txt")
 }
 
 fn scrape() -> String {

@@ -45,7 +45,7 @@ fn texts<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a str>) {
 }
 
 fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/monitoring")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("manifests/monitoring")
 }
 
 pub(crate) fn checked() -> Outcome {

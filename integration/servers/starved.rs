@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sluice::lab::api::ApiServer;
+use sluice_cluster::api::ApiServer;
 
 use super::api;
 use super::http::{HEALTHZ, METRICS, get};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use sluice::lab::proxy::{Place, Proxy};
+use sluice_cluster::proxy::{Place, Proxy};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,7 +27,7 @@ pub(crate) fn config(more: &str) -> String {
 
 /// The daemon's program.
 pub(crate) fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_sluice"))
+    Path::new(env!("CARGO_BIN_EXE_sluice-under-test"))
 }
 
 impl Daemon {

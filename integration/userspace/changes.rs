@@ -4,9 +4,9 @@ use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use sluice::lab::api::Resource;
-use sluice::lab::{Answer, Probe};
-use sluice::net::Family;
+use sluice_cluster::api::Resource;
+use sluice_cluster::{Answer, Probe};
+use sluice_core::net::Family;
 
 use super::support::daemon::program;
 use super::support::{Outcome, eventually};
@@ -98,7 +98,7 @@ pub(crate) fn drain() -> Outcome {
     drop(stream);
     // As soon as the last one has ended, and not after the whole time.
     let wait =
-        |proxy: &mut sluice::lab::Proxy| proxy.wait_for_exit(PATIENCE - Duration::from_secs(2));
+        |proxy: &mut sluice_cluster::Proxy| proxy.wait_for_exit(PATIENCE - Duration::from_secs(2));
     let status = world.cluster.with_proxy("node-a", wait).ok_or("it ran")??;
     assert!(status.success(), "{status}");
     Ok(())

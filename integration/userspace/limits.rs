@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sluice::lab::{Answer, Host, Probe};
-use sluice::net::Family;
+use sluice_cluster::{Answer, Host, Probe};
+use sluice_core::net::Family;
 
 use super::support::daemon::program;
 use super::support::{Outcome, eventually, run};

@@ -13,14 +13,14 @@ mod world;
 
 use std::process::ExitCode;
 
-use sluice::lab::{Isolation, prepare};
+use sluice_cluster::{Isolation, prepare};
 
 use support::Outcome;
 use world::Programs;
 
 fn main() -> ExitCode {
     prepare(Isolation::Private).expect("namespaces of our own");
-    sluice::kernel::sockets::raise_descriptor_limit().expect("the limit can be raised");
+    sluice_kernel::sockets::raise_descriptor_limit().expect("the limit can be raised");
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     Programs::write(folder.path());
     let arguments = libtest_mimic::Arguments::from_args();

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use sluice::net::Family;
+use sluice_core::net::Family;
 use socket2::SockRef;
 
 use super::support::daemon::program;

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use sluice::kernel::delivery::{Delivery, DeliveryError};
-use sluice::lab::{Answer, Cluster, ClusterSpec, Host, Node, Pod, Probe};
-use sluice::net::{Family, Protocol};
+use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Node, Pod, Probe};
+use sluice_core::net::{Family, Protocol};
+use sluice_kernel::delivery::{Delivery, DeliveryError};
 use socket2::{Domain, Socket, Type};
 
 use super::support::daemon::program;

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use sluice::net::Family;
+use sluice_core::net::Family;
 
 use super::support::daemon::program;
 use super::support::{Outcome, eventually};

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice::lab::{Cluster, ClusterSpec, Host, Node, Pod};
-use sluice::net::Family;
+use sluice_cluster::{Cluster, ClusterSpec, Host, Node, Pod};
+use sluice_core::net::Family;
 
 use super::support::daemon::program;
 use super::support::eventually;
@@ -105,7 +105,7 @@ impl World {
 
     /// Lines of its log with these words.
     pub(crate) fn said(&self, words: &str) -> usize {
-        let count = |proxy: &mut sluice::lab::Proxy| proxy.lines_with(words).len();
+        let count = |proxy: &mut sluice_cluster::Proxy| proxy.lines_with(words).len();
         self.cluster.with_proxy("node-a", count).expect("it runs")
     }
 

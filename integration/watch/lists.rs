@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::watch::{ConnectionState, Resource};
+use sluice_kubernetes::watch::{ConnectionState, Resource};
 use tokio::time::Instant;
 
 use super::fake::{ALL, Asked, CIDRS, Fake, NODES, SERVICES, SLICES, Streaming};

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use sluice::watch::{ApiServer, ClientOptions, ConnectionState, Resource};
+use sluice_kubernetes::watch::{ApiServer, ClientOptions, ConnectionState, Resource};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;

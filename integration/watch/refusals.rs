@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice::watch::{ConnectionState, Resource, Update};
+use sluice_kubernetes::watch::{ConnectionState, Resource, Update};
 use tokio::time::{Instant, timeout};
 
 use super::fake::{ALL, Asked, Fake, SERVICES};

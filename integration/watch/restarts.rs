@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::model::{Change, Warning};
-use sluice::watch::{ConnectionState, Resource, Update};
+use sluice_core::model::{Change, Warning};
+use sluice_kubernetes::watch::{ConnectionState, Resource, Update};
 
 use super::fake::{CIDRS, NODES};
 use super::{node, two_services, watch};

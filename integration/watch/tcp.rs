@@ -8,12 +8,14 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::LinkUnspec;
 use serde_json::Value;
-use sluice::lab::api::{
+use sluice_cluster::api::{
     Access, ApiServer as LabServer, Identity, Options, Outage, Resource as LabResource,
     StreamingLists, Token, Verb, WatchEnd,
 };
-use sluice::model::Change;
-use sluice::watch::{ApiServer, ClientError, ClientOptions, ConnectionState, Resource, Update};
+use sluice_core::model::Change;
+use sluice_kubernetes::watch::{
+    ApiServer, ClientError, ClientOptions, ConnectionState, Resource, Update,
+};
 
 use super::{Watching, service, slice, watch_server};
 

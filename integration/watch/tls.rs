@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sluice::lab::api::{ApiServer as LabServer, Resource as LabResource, WatchEnd};
-use sluice::watch::{ApiServer, ClientOptions, ConnectionState, Resource};
+use sluice_cluster::api::{ApiServer as LabServer, Resource as LabResource, WatchEnd};
+use sluice_kubernetes::watch::{ApiServer, ClientOptions, ConnectionState, Resource};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -23,7 +23,8 @@ use super::tcp::{in_namespace, lab_server, put};
 use super::{Watching, service, watch_server};
 
 fn fixture(name: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fixtures/tls");
+    let folder =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("integration/fixtures/tls");
     std::fs::read_to_string(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 

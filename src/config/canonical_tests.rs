@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::*;
 
 fn fixture(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fixtures/config").join(name);
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .join("integration/fixtures/config")
+        .join(name);
     std::fs::read_to_string(path).expect("the fixture is there")
 }
 

@@ -164,7 +164,8 @@ mod tests {
     /// Rows of the page's tables that begin with a field's name.
     #[test]
     fn the_page_says_the_same_as_the_table() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+        let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+            .join("docs/configuration.md");
         let page = std::fs::read_to_string(path).expect("the page is there");
         for (name, effect) in FIELDS {
             let row = page

@@ -1,7 +1,7 @@
 //! What a configuration means where it says nothing.
 
 use super::{GoDuration, KubeProxyConfiguration, Mode};
-use crate::net::{Family, parse_ip};
+use sluice_core::net::{Family, parse_ip};
 
 /// Where `/healthz` is served if only the address is said.
 pub const HEALTHZ_PORT: u16 = 10256;

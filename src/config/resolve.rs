@@ -15,7 +15,7 @@ use super::{
     Config, Conntrack, DetectLocal, GoDuration, Ipvs, KubeProxyConfiguration, LogFormat, Logging,
     Mode, NodePortAddresses, Problem, SyncPeriods,
 };
-use crate::net::{Family, parse_cidr, parse_ip};
+use sluice_core::net::{Family, parse_cidr, parse_ip};
 
 /// A field's name in the file, and in upstream's messages.
 type Field<'a> = (&'a str, &'a str);

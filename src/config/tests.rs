@@ -29,7 +29,9 @@ fn problems(body: &str) -> Vec<String> {
 }
 
 fn fixture(name: &str) -> Loaded {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fixtures/config").join(name);
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .join("integration/fixtures/config")
+        .join(name);
     load(&path).unwrap_or_else(|error| panic!("{error}"))
 }
 

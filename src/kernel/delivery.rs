@@ -26,7 +26,7 @@ use futures::StreamExt;
 use tokio::sync::watch;
 
 use super::requests::{Reading, Refusal, RequestError, Requests};
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// The routing table that has the one route.
 pub const TABLE: u32 = 12600;

@@ -16,7 +16,7 @@ use rtnetlink::LinkDummy;
 
 use super::addresses::read_address;
 use super::requests::{Reading, Refusal, RequestError, Requests};
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// How often a list that changed while it was read is read again.
 const ATTEMPTS: usize = 8;

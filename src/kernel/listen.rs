@@ -131,16 +131,16 @@ impl Troubles {
 }
 
 /// Breaks a listening or receiving socket for good: it is ready for ever, and every call fails.
-#[cfg(test)]
-pub(crate) fn break_for_good(socket: &impl std::os::fd::AsFd) {
+#[cfg(any(test, feature = "fixtures"))]
+pub fn break_for_good(socket: &impl std::os::fd::AsFd) {
     // A UDP socket that is not connected says so, and is shut down all the same.
     let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Both);
 }
 
 /// Whether a loop that takes things in rests when all it meets is an error. The clock must be paused: it
 /// stands still for as long as somebody is busy.
-#[cfg(test)]
-pub(crate) async fn rests(taking_in: impl Future<Output = ()>) -> bool {
+#[cfg(any(test, feature = "fixtures"))]
+pub async fn rests(taking_in: impl Future<Output = ()>) -> bool {
     let mut looks = 0;
     let busy = std::future::poll_fn(|_| {
         looks += 1;

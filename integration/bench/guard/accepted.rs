@@ -21,7 +21,7 @@ pub(crate) struct Accepted {
 }
 
 fn file() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(FILE)
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(FILE)
 }
 
 impl Accepted {

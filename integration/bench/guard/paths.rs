@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::hint::black_box;
 
-use sluice::kernel::nft::encoded;
+use sluice_kernel::nft::encoded;
 
 use crate::pipeline::{self, Api, Form, Listed, Sink, Taking, Watching};
 

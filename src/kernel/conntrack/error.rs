@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// Talking to connection tracking failed.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::ConntrackError;
 use super::socket::ConntrackSocket;
-use crate::net::Protocol;
+use sluice_core::net::Protocol;
 
 /// Asks for single flows in the network namespace that it was opened in; from any thread, one at a time.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ pub use lookup::Lookup;
 
 use self::socket::{ConntrackSocket, TOGETHER};
 use self::wire::Forget;
-use crate::net::{Family, Protocol};
+use sluice_core::net::{Family, Protocol};
 
 /// How often the table is read again when a reading was incomplete.
 const ATTEMPTS: u32 = 4;

@@ -9,8 +9,8 @@ use nix::sys::time::TimeVal;
 
 use super::wire::{self, Forget};
 use super::{ConntrackError, Flow, Part, Reading};
-use crate::kernel::datagram::{Message, messages};
-use crate::net::{Family, Protocol};
+use crate::datagram::{Message, messages};
+use sluice_core::net::{Family, Protocol};
 
 /// The kernel answers before `send` returns, so this is only waited for when it does not answer at
 /// all. In seconds.

@@ -7,8 +7,8 @@ use netlink_packet_core::{
 };
 
 use super::{Flow, Part};
-use crate::kernel::datagram::Message;
-use crate::net::{Family, Protocol};
+use crate::datagram::Message;
+use sluice_core::net::{Family, Protocol};
 
 /// Length of `struct nfgenmsg`, which follows a message's header.
 const NFGENMSG: usize = 4;
@@ -253,7 +253,7 @@ fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::datagram::messages;
+    use crate::datagram::messages;
 
     fn tuple_of(protocol: u8, ips: [&[u8]; 2], ports: [u16; 2]) -> Vec<u8> {
         let kinds = if ips[0].len() == 4 { [1, 2] } else { [3, 4] };

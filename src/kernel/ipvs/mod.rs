@@ -22,7 +22,7 @@ pub use self::object::{
     Timeouts,
 };
 use super::requests::{Refusal, RequestError, Requests, find};
-use crate::net::Protocol;
+use sluice_core::net::Protocol;
 
 /// Where it is tried whether the kernel has a scheduler: addresses for documentation (RFC 5737).
 const NOWHERE: Key = Key::Address {

@@ -3,7 +3,7 @@
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
 
 use super::*;
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// The message of an operation, with the family number 0x21 and the sequence number 7.
 fn bytes(op: &Op) -> Vec<u8> {

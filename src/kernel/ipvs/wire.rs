@@ -11,8 +11,8 @@ use super::object::{
     Timeouts,
 };
 use super::uapi::{self, attribute, command, destination, flag, info, service};
-use crate::kernel::requests::find;
-use crate::net::{Family, Protocol};
+use crate::requests::find;
+use sluice_core::net::{Family, Protocol};
 
 /// `struct genlmsghdr`.
 const GENERIC_HEADER: usize = 4;

@@ -9,8 +9,8 @@ use super::object::TableName;
 use super::transaction::Nft;
 use super::uapi::{self, msg};
 use super::wire::{Writer, attributes, find, find_name, nfproto};
-use crate::kernel::datagram::Message;
-use crate::net::Family;
+use crate::datagram::Message;
+use sluice_core::net::Family;
 
 /// Numbers of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

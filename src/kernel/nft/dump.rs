@@ -16,7 +16,7 @@ use super::transaction::Nft;
 use super::uapi::{self, msg};
 use super::userdata;
 use super::wire::{Writer, find, find_name, find_u32, nfproto};
-use crate::kernel::datagram::{Message, messages};
+use crate::datagram::{Message, messages};
 
 /// How often a table is read again that changed meanwhile.
 const ATTEMPTS: u32 = 20;
@@ -55,7 +55,7 @@ impl Nft {
         let mut generation = None;
         let fill = |_: &mut Writer| {};
         let what = "the generation of the rule set";
-        let family = crate::net::Family::V4;
+        let family = sluice_core::net::Family::V4;
         let result = self.request(Request::One, msg::GETGEN, family, what, fill, |message| {
             generation = find_u32(message.body(), uapi::generation::ID);
         });
@@ -224,7 +224,7 @@ impl Nft {
         &mut self,
         request: Request,
         kind: u8,
-        family: crate::net::Family,
+        family: sluice_core::net::Family,
         what: &str,
         fill: impl FnOnce(&mut Writer),
         mut each: impl FnMut(&Message<'_>),

@@ -16,7 +16,7 @@ use super::socket::{NetfilterSocket, Wait};
 use super::transaction::Nft;
 use super::uapi::{GROUP_NFTABLES, msg};
 use super::wire::{find, nfproto, read_name};
-use crate::kernel::datagram::messages;
+use crate::datagram::messages;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]

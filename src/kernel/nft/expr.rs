@@ -9,7 +9,7 @@ use super::kind::{
 };
 use super::object::Verdict;
 use super::packed::Packed;
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// A register, counted in 32-bit words: 0 to 15.
 ///

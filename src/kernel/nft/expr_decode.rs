@@ -19,7 +19,7 @@ use super::uapi::{
     rule, verdict,
 };
 use super::wire::{attributes, find, find_name, find_u32, find_u64, read_name};
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// Reads the expressions of a rule and what its first counter counted.
 pub(super) fn expressions(bytes: &[u8]) -> (Vec<Expr>, Option<Counted>) {

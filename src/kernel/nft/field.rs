@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::expr::{Expr, Register};
 use super::kind::{CtDirection, CtKey, MetaKey, NumgenKind, PayloadBase};
-use crate::net::{Family, Protocol};
+use sluice_core::net::{Family, Protocol};
 
 /// One part of a key or of data: what is loaded from a packet, and how `nft` names it (`typeof`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,6 +1,6 @@
 //! The numbered choices within expressions: which header, which property, which comparison.
 
-use crate::net::Family;
+use sluice_core::net::Family;
 
 macro_rules! numbered {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $number:literal,)+ }) => {

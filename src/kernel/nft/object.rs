@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::expr::Expr;
 use super::field::{Field, Shown, layout};
 use super::packed::{Data, Key};
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// A table: `ip NAME` or `ip6 NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

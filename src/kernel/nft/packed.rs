@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
-use crate::net::Protocol;
+use sluice_core::net::Protocol;
 
 /// A set element's key: at most 48 bytes, which is an IPv6 source and destination with protocol,
 /// port and two more parts.

@@ -16,7 +16,7 @@ use super::kind::{
     PayloadBase, Reject, SocketKey,
 };
 use super::object::Verdict;
-use crate::net::{Family, Protocol};
+use sluice_core::net::{Family, Protocol};
 
 /// Some expressions of a rule.
 pub type Phrase = Vec<Expr>;

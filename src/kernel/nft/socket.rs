@@ -11,7 +11,7 @@ use nix::sys::time::TimeVal;
 
 use super::error::NftError;
 use super::wire::{attributes, read_name};
-use crate::kernel::datagram::{HEADER, Message};
+use crate::datagram::{HEADER, Message};
 
 /// The kernel answers before `send` returns, so this is only ever waited for when it does not
 /// answer at all.

@@ -9,8 +9,8 @@ use super::decode::Elements;
 use super::uapi::{BATCH_BEGIN, BATCH_END, msg};
 use super::wire::{Writer, find};
 use super::*;
-use crate::kernel::datagram::{Message, messages};
-use crate::net::{Family, Protocol};
+use crate::datagram::{Message, messages};
+use sluice_core::net::{Family, Protocol};
 
 fn table() -> TableName {
     TableName::new(Family::V4, "kube-proxy")

@@ -13,7 +13,7 @@ use super::object::{Set, TableName};
 use super::op::Op;
 use super::ops::Operations;
 use super::socket::{Answer, NetfilterSocket, Wait};
-use crate::kernel::datagram::messages;
+use crate::datagram::messages;
 
 /// How often a transaction is sent again that the kernel could not take at the moment.
 const ATTEMPTS: u32 = 5;

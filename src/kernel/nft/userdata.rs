@@ -11,7 +11,7 @@ use super::field::Field;
 use super::kind::{CtKey, MetaKey};
 use super::object::{Set, SetKind};
 use super::uapi::{COMMENT_MAX, USERDATA_MAX};
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// `NFTNL_UDATA_{TABLE,CHAIN,RULE,SET_ELEM}_COMMENT`
 const COMMENT: u8 = 0;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use netlink_packet_core::{NLA_F_NESTED, NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_REQUEST};
 
 use super::uapi::{NAME_MAX, NFPROTO_IPV4, NFPROTO_IPV6, SUBSYS_NFTABLES};
-use crate::kernel::datagram::Message;
-use crate::net::Family;
+use crate::datagram::Message;
+use sluice_core::net::Family;
 
 /// Length of `struct nfgenmsg`, which follows a message's header in all messages of netfilter.
 pub(super) const NFGENMSG: usize = 4;
@@ -242,7 +242,7 @@ impl<'a> Message<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::datagram::messages;
+    use crate::datagram::messages;
 
     #[test]
     fn what_is_written_is_read_back_with_padding_in_between() {

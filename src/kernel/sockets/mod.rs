@@ -18,7 +18,7 @@ pub use pipe::Pipe;
 pub use transparent::{ephemeral_ports, tcp_from, try_transparent, udp_from};
 pub use unreachable::{Unreachable, UnreachableError};
 
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// Connections that may wait in the kernel (its own limit is `net.core.somaxconn`).
 const BACKLOG: i32 = 4096;

@@ -1,6 +1,6 @@
 //! Sockets towards endpoints with a client's address as their own (`IP_TRANSPARENT`).
 //!
-//! Answers to them reach this host only if something delivers them here (see [`crate::kernel::delivery`]).
+//! Answers to them reach this host only if something delivers them here (see [`crate::delivery`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, UdpSocket};
 
 use super::outgoing;
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// Tries whether this process may have such sockets.
 ///

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// Length of a UDP header.
 const UDP: usize = 8;

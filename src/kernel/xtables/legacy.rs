@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Table, Variant, Xtables, run, text};
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// Its tables of one family that exist; to list others would make them.
 pub fn legacy_tables(family: Family) -> Vec<Table> {

@@ -13,7 +13,7 @@ use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
 
-use crate::net::Family;
+use sluice_core::net::Family;
 
 pub use self::counters::Counted;
 pub use self::legacy::{legacy_programs, legacy_tables};

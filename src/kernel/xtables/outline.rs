@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Table, Xtables, XtablesError};
-use crate::kernel::nft::{Nft, NftError, TableName};
+use crate::nft::{Nft, NftError, TableName};
 
 /// The chains of a table, and who leads where.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

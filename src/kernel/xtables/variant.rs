@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs;
 
 use super::{Table, Xtables, XtablesError, finished, run, text};
-use crate::net::Family;
+use sluice_core::net::Family;
 
 /// Chains that the kubelet creates in the table mangle: for this purpose, and before there was one.
 const HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];

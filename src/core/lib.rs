@@ -1,0 +1,11 @@
+//! The pure core: no I/O, no clock, no errors. Bad input is a value with a list of warnings.
+//!
+//! - [`net`]: IP families, protocols, addresses in text
+//! - [`model`]: what Kubernetes says, cleaned
+//! - [`plan`]: what this node must do with a packet to a Service
+
+#![forbid(unsafe_code)]
+
+pub mod model;
+pub mod net;
+pub mod plan;

@@ -1,0 +1,116 @@
+//! The daemon's log, and how its level changes while it runs.
+//!
+//! Logging never holds the daemon up: lines wait in a [`Queue`] for a thread that writes them to standard
+//! error, which may be a pipe that nobody reads.
+
+mod queue;
+
+use std::backtrace::Backtrace;
+use std::io::{self, Write};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use self::queue::Queue;
+use sluice_config::{LogFormat, Logging};
+
+/// The variable that says more than a level can, for developers; it counts before the verbosity.
+const VARIABLE: &str = "SLUICE_LOG";
+
+/// How long the end of the program waits for a standard error that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Lines on their way out.
+static QUEUE: Queue = Queue::new();
+
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Starts the log on standard error. A second start in one process (tests) keeps the first log.
+pub(super) fn start(logging: &Logging) {
+    let (filter, handle) = reload::Layer::new(filter(logging.verbosity));
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = fmt::layer().with_writer(|| Line);
+    let started = match logging.format {
+        LogFormat::Text => registry.with(lines.with_ansi(false)).try_init(),
+        LogFormat::Json => registry.with(lines.json()).try_init(),
+    };
+    if started.is_ok() {
+        let _ = LEVEL.set(handle);
+        std::panic::set_hook(Box::new(panicked));
+        // Without a thread, the lines go out at the end.
+        let _ = std::thread::Builder::new().name("log".to_owned()).spawn(carry);
+    }
+}
+
+fn carry() {
+    loop {
+        QUEUE.carry(&mut io::stderr(), |lost| {
+            tracing::warn!(
+                lost,
+                "lines of the log are lost: nobody read standard error for a while"
+            );
+        });
+    }
+}
+
+/// Writes the lines of the log that wait; a standard error that takes nothing is not waited for long.
+pub(super) fn end() {
+    QUEUE.flush(PATIENCE);
+}
+
+/// How many lines of the log were lost because nobody read them.
+pub(super) fn lost() -> u64 {
+    QUEUE.lost()
+}
+
+/// Says something that is no line of the log.
+#[allow(clippy::print_stderr)] // before there is a log
+pub(super) fn say(text: &str) {
+    if LEVEL.get().is_some() {
+        QUEUE.push(format!("{text}\n").into_bytes());
+    } else {
+        eprintln!("{text}");
+    }
+}
+
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    say(&format!("thread {name}: {panic}\n{}", Backtrace::capture()));
+}
+
+/// A line of the log, which comes in one piece.
+struct Line;
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        QUEUE.push(bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Changes how much is logged.
+pub(super) fn set_verbosity(verbosity: u32) {
+    match LEVEL.get().map(|handle| handle.reload(filter(verbosity))) {
+        Some(Err(error)) => tracing::warn!("the log keeps its level: {error}"),
+        _ => tracing::debug!(verbosity, "the log has this level"),
+    }
+}
+
+fn filter(verbosity: u32) -> EnvFilter {
+    let level = match verbosity {
+        0..=3 => "info",
+        4..=5 => "debug",
+        _ => "trace",
+    };
+    EnvFilter::try_from_env(VARIABLE)
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,sluice={level}")))
+}

@@ -1,0 +1,143 @@
+//! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
+
+mod cleanup;
+mod flag_table;
+mod flag_values;
+mod flags;
+mod log;
+mod mode;
+mod node;
+mod options;
+mod reload;
+mod run;
+mod servers;
+mod takeover;
+mod version;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, ValueEnum};
+
+/// Sluice, a Kubernetes service proxy.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluice",
+    args_override_self = true,
+    after_help = "Of the flags that stand for fields of the configuration file, only those for the log count \
+                  beside --config."
+)]
+struct Arguments {
+    #[command(flatten)]
+    run: RunFlags,
+}
+
+/// Flags of the daemon, named as the Go kube-proxy names them.
+#[derive(Debug, Args)]
+struct RunFlags {
+    /// A KubeProxyConfiguration file. It is watched: see docs/configuration.md for what a change does.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write the configuration that counts, with all defaults, to this file, and exit.
+    #[arg(long, value_name = "FILE")]
+    write_config_to: Option<PathBuf>,
+    /// Set up what needs full root privileges, and exit. The daemon can then be run with
+    /// CAP_NET_ADMIN alone.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
+    init_only: bool,
+    /// Remove everything that kube-proxy, this or the Go one, has in the kernel in any mode, and exit.
+    /// The exit code is 1 if something could not be removed.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
+    cleanup: bool,
+    /// The URL of the API server, in place of the kubeconfig's.
+    #[arg(long, value_name = "URL")]
+    master: Option<String>,
+    /// The name of the Node object, if it is not this host's name.
+    #[arg(long, value_name = "NAME")]
+    hostname_override: Option<String>,
+    /// Print the version and exit; `raw` says more of it.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_name = "BOOL|raw")]
+    version: version::Asked,
+    /// The shape of the rules of the iptables mode: `compact` has fewer of them and finds a Service
+    /// through prefixes; `classic` is as in the Go kube-proxy, for study and comparison.
+    #[arg(long, value_name = "LAYOUT", default_value = "compact")]
+    iptables_layout: IptablesLayout,
+    /// In nftables mode: count new connections to each address of each Service port, and show them as
+    /// `sluice_service_connections_total` among the metrics.
+    #[arg(long)]
+    service_counters: bool,
+    /// Guard cluster IPs in every mode as the nftables mode does: refuse the ports that their Service does
+    /// not have, and drop traffic to addresses of the ServiceCIDRs that no Service has. Otherwise mode
+    /// ipvs does the former only, and modes iptables and userspace let both pass, as in kube-proxy.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
+    strict_cluster_ips: bool,
+    /// End TCP connections to endpoints that are no longer part of their Service: the client's next
+    /// segment is answered by a reset. Otherwise they live for as long as the endpoint answers.
+    #[arg(long)]
+    reset_removed_tcp_endpoints: bool,
+    /// In userspace mode: for how many seconds connections may go on when the daemon is told to end,
+    /// while new ones are refused.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    userspace_drain: u64,
+    /// In userspace mode: let endpoints on this node see clients' addresses where other modes do.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
+    userspace_transparent: bool,
+    #[command(flatten)]
+    fields: flags::FieldFlags,
+    /// What is no flag; only empty arguments are allowed, which manifests produce.
+    #[arg(hide = true, value_parser = nothing)]
+    rest: Vec<()>,
+}
+
+/// Shapes of the rules of the iptables mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum IptablesLayout {
+    /// Fewer rules, found through prefixes.
+    Compact,
+    /// As in the Go kube-proxy.
+    Classic,
+}
+
+fn nothing(text: &str) -> Result<(), String> {
+    if text.is_empty() { Ok(()) } else { Err("it is neither a flag nor a command".to_owned()) }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse_from(flags::normalized(std::env::args_os())) {
+        Ok(arguments) => arguments,
+        Err(answer) => {
+            // The answer may be the help text. Nobody listens if it cannot be printed.
+            let _ = answer.print();
+            return if answer.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    // Even if this ends by a panic.
+    let _ending = Ending;
+    match run::run(arguments.run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lets the last lines of the log out when it is dropped.
+struct Ending;
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        log::end();
+    }
+}
+
+/// The one sentence that says why the program ended.
+fn complain(error: &anyhow::Error) {
+    log::say(&format!("sluice: {error:#}"));
+}

@@ -1,0 +1,266 @@
+//! From a configuration to the backends of its proxy mode.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::watch;
+
+use super::{IptablesLayout, RunFlags};
+use sluice_config::{Config, Mode};
+use sluice_core::net::Family;
+use sluice_dataplane::iptables::{self, Iptables};
+use sluice_dataplane::ipvs::{self, Ipvs};
+use sluice_dataplane::leftovers::InUse;
+use sluice_dataplane::nftables::{Connection, ServiceCounters, Sight};
+use sluice_dataplane::userspace::{self, Counters, Relays};
+use sluice_dataplane::{Backend, Unopened};
+use sluice_kernel as kernel;
+use sluice_kernel::nft::Counting;
+use sluice_kernel::xtables::{self, Xtables};
+
+/// How often the iptables mode looks whether somebody else changed something. A flushed table heals within
+/// that, anything that is looked at by turns within three of them.
+const CANARY_PERIOD: Duration = Duration::from_secs(5);
+
+/// How often it is looked in the IPVS mode whether somebody else changed something, and whether
+/// destinations that leave are still in use.
+const LOOK_PERIOD: Duration = Duration::from_secs(5);
+/// How long the kernel remembers UDP flows, without an answer and with answers
+/// (`net/netfilter/nf_conntrack_proto_udp.c`): relays do so for as long.
+const UDP_TIMEOUT: Duration = Duration::from_secs(30);
+const UDP_ANSWERED_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Backends, one for each IP family.
+pub(super) type Backends = Vec<(Family, Box<dyn Backend>)>;
+
+/// A proxy mode that is ready to work.
+pub(super) struct Opened {
+    /// Who makes the kernel match.
+    pub(super) backends: Backends,
+    /// The families among them whose backend can work.
+    pub(super) served: Vec<Family>,
+    /// Changes when somebody else may have changed our objects in the kernel.
+    pub(super) foreign: watch::Receiver<()>,
+    /// What the userspace mode counts.
+    pub(super) relays: Option<Arc<Counters>>,
+    /// What the nftables mode counts by Service, if it was asked to.
+    pub(super) by_service: Option<ServiceCounters>,
+    /// What it works with; the rest of what kube-proxy has in the kernel is left over.
+    pub(super) in_use: InUse,
+}
+
+/// Opens the mode that the configuration asks for.
+pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    if flags.service_counters
+        && matches!(config.mode, Mode::Iptables | Mode::Ipvs | Mode::Userspace)
+    {
+        tracing::warn!(mode = %config.mode, "--service-counters has no effect: only mode nftables counts by Service");
+    }
+    match config.mode {
+        Mode::Iptables => iptables(config, flags),
+        Mode::Ipvs => ipvs(config, flags),
+        Mode::Userspace => userspace(config, flags),
+        Mode::Nftables => nftables(flags),
+    }
+}
+
+/// The userspace mode: sockets of this process, and nf_tables to redirect to them.
+fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    let sight = if flags.userspace_transparent { Sight::Client } else { Sight::Node };
+    let connection = Connection::open().context(
+        "the userspace mode carries traffic itself, but redirects it by nf_tables with NAT \
+         (CONFIG_NF_TABLES, CONFIG_NFT_NAT)",
+    )?;
+    let timeout = |configured: Option<Duration>, default| {
+        configured.filter(|timeout| !timeout.is_zero()).unwrap_or(default)
+    };
+    let relays = Relays::start(userspace::Options {
+        udp_timeout: timeout(config.conntrack.udp, UDP_TIMEOUT),
+        udp_answered_timeout: timeout(config.conntrack.udp_stream, UDP_ANSWERED_TIMEOUT),
+        drain: Duration::from_secs(flags.userspace_drain),
+        sight,
+    })
+    .context("start the relays of the userspace mode")?;
+    let (backends, served) = backends(|family| {
+        let redirection = Box::new(connection.redirection(sight, family));
+        let mode = match sight {
+            Sight::Node => relays.mode(family, redirection).map_err(anyhow::Error::new),
+            Sight::Client => connection
+                .try_sockets(family)
+                .context("match sockets in nf_tables (CONFIG_NFT_SOCKET)")
+                .and_then(|()| Ok(relays.mode(family, redirection)?))
+                .with_context(|| format!("{NOT_TRANSPARENT} ({family})")),
+        };
+        Ok(Box::new(mode?))
+    })?;
+    let changes = connection.follow()?;
+    let (foreign, in_use) = match relays.gone() {
+        None => (changes, InUse::Nftables),
+        Some(gone) => (any_of(changes, gone), InUse::Transparent),
+    };
+    let relays = Some(relays.counters());
+    Ok(Opened { backends, served, foreign, relays, by_service: None, in_use })
+}
+
+/// What to do where the kernel lacks something.
+const NOT_TRANSPARENT: &str =
+    "--userspace-transparent cannot work here; leave it out, or use mode nftables";
+
+fn nftables(flags: &RunFlags) -> Result<Opened> {
+    let connection = Connection::open()?;
+    let (counting, by_service) = if flags.service_counters {
+        (Counting::On, Some(ServiceCounters::open()?))
+    } else {
+        (Counting::Off, None)
+    };
+    let (backends, served) =
+        backends(|family| Ok(Box::new(connection.mode(family).counting(counting))))?;
+    let foreign = connection.follow()?;
+    Ok(Opened { backends, served, foreign, relays: None, by_service, in_use: InUse::Nftables })
+}
+
+/// IPVS, beside an nftables table.
+fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    let section = &config.ipvs;
+    let scheduler = if section.scheduler.is_empty() { "rr" } else { &section.scheduler };
+    let options = ipvs::Options {
+        scheduler: scheduler.into(),
+        excluded: section.exclude_cidrs.clone(),
+        strict_arp: section.strict_arp,
+        timeouts: [section.tcp_timeout, section.tcp_fin_timeout, section.udp_timeout],
+    };
+    // A connection that is to be reset must not find its endpoint in IPVS.
+    let leaving = if flags.reset_removed_tcp_endpoints {
+        ipvs::Leaving::AtOnce
+    } else {
+        ipvs::Leaving::Gracefully
+    };
+    let connection = Connection::open()?;
+    let (backends, served) = backends(|family| {
+        let kernel = ipvs::Live::open(family, &options)
+            .with_context(|| "mode ipvs cannot work; modes nftables, iptables and userspace can")?;
+        let table = connection.beside_ipvs(family);
+        Ok(Box::new(Ipvs::new(table, kernel, Arc::clone(&options.scheduler), leaving)))
+    })?;
+    let foreign = any_of(connection.follow()?, calls(LOOK_PERIOD));
+    Ok(Opened { backends, served, foreign, relays: None, by_service: None, in_use: InUse::Ipvs })
+}
+
+/// Changes whenever one of two does.
+fn any_of(mut one: watch::Receiver<()>, mut other: watch::Receiver<()>) -> watch::Receiver<()> {
+    let (sender, receiver) = watch::channel(());
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            tokio::select! {
+                Ok(()) = one.changed() => {}
+                Ok(()) = other.changed() => {}
+                else => return,
+            }
+            sender.send_replace(());
+        }
+    });
+    receiver
+}
+
+/// One backend per family that this kernel has, and which of them can work. Where one cannot be opened,
+/// that matters only if a Service needs it; the loop finds out.
+fn backends(open: impl Fn(Family) -> Result<Box<dyn Backend>>) -> Result<(Backends, Vec<Family>)> {
+    let (mut backends, mut served, mut why) = (Backends::new(), Vec::new(), None);
+    for family in Family::BOTH {
+        if !kernel::has_family(family) {
+            tracing::warn!(%family, "this kernel does not have the family; it is not served");
+            continue;
+        }
+        let backend = match open(family) {
+            Ok(backend) => {
+                served.push(family);
+                backend
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                why.get_or_insert(error);
+                Box::new(Unopened { reason })
+            }
+        };
+        backends.push((family, backend));
+    }
+    match why {
+        Some(error) if served.is_empty() => Err(error),
+        _ => Ok((backends, served)),
+    }
+}
+
+/// The iptables mode, in the variant of iptables that this node uses.
+fn iptables(config: &Config, flags: &RunFlags) -> Result<Opened> {
+    let options = iptables::Options {
+        layout: match flags.iptables_layout {
+            IptablesLayout::Compact => iptables::Layout::Compact,
+            IptablesLayout::Classic => iptables::Layout::Classic,
+        },
+        localhost_node_ports: if config.localhost_node_ports {
+            iptables::LocalhostNodePorts::Open
+        } else {
+            iptables::LocalhostNodePorts::Closed
+        },
+        // Where connection tracking is not loaded yet, its setting is made when it is.
+        out_of_window: if xtables::accepts_outside_of_window()
+            .unwrap_or(config.conntrack.tcp_be_liberal)
+        {
+            iptables::OutOfWindow::Keep
+        } else {
+            iptables::OutOfWindow::Drop
+        },
+    };
+    let variant = Xtables::open(Family::V4)?.variant();
+    let (backends, served) = backends(|family| {
+        tracing::info!(%family, %variant, "programming iptables");
+        Ok(Box::new(Iptables::new(Xtables::new(family, variant), options)))
+    })?;
+    let in_use = InUse::Iptables(variant);
+    Ok(Opened {
+        backends,
+        served,
+        foreign: calls(CANARY_PERIOD),
+        relays: None,
+        by_service: None,
+        in_use,
+    })
+}
+
+/// Changes once in a period: not every kernel interface tells of foreign changes.
+fn calls(period: Duration) -> watch::Receiver<()> {
+    let (sender, receiver) = watch::channel(());
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            tokio::time::sleep(period).await;
+            sender.send_replace(());
+        }
+    });
+    receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_that_cannot_be_opened_is_left_out_unless_none_can() {
+        let open = |broken: &[Family]| {
+            let backend = |family| -> Result<Box<dyn Backend>> {
+                anyhow::ensure!(!broken.contains(&family), "no {family} here");
+                Ok(Box::new(Unopened { reason: String::new() }))
+            };
+            backends(backend).map(|(backends, served)| (backends.len(), served))
+        };
+        let there = || Family::BOTH.into_iter().filter(|family| kernel::has_family(*family));
+        let count = there().count();
+        assert_eq!(open(&[]).expect("all can"), (count, there().collect()));
+        let error = open(&Family::BOTH).expect_err("none can").to_string();
+        assert_eq!(error, "no IPv4 here");
+        if count == 2 {
+            assert_eq!(open(&[Family::V6]).expect("one can"), (2, vec![Family::V4]));
+            assert_eq!(open(&[Family::V4]).expect("one can"), (2, vec![Family::V6]));
+        }
+    }
+}

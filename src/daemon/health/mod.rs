@@ -1,0 +1,140 @@
+//! Who asks, and what they are told: is this proxy healthy, should this node get traffic, and has
+//! it pods of this Service?
+//!
+//! The loop reports to a [`Health`]; [`start`] answers from it on sockets of its own. See
+//! `docs/health.md`.
+
+mod answer;
+mod checks;
+mod proxy;
+mod state;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::checks::{FamilyChecks, Wanted};
+use self::state::{Moment, Report, State};
+use crate::server::{BindError, BindFailure, Http, Place};
+use sluice_core::model::Node;
+use sluice_core::net::Family;
+use sluice_core::plan::ForwardingTable;
+use sluice_kubernetes::events::Recorder;
+use sluice_telemetry::metrics::Metrics;
+
+/// What the loop knows of the proxy's health. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Health {
+    state: Arc<Mutex<State>>,
+    checks: watch::Sender<Wanted>,
+}
+
+impl Health {
+    /// Nothing is known yet. A change that waits for `timeout` makes the proxy unhealthy.
+    pub fn new(timeout: Duration) -> Health {
+        Health {
+            state: Arc::new(Mutex::new(State::new(timeout))),
+            checks: watch::Sender::new(Wanted::new()),
+        }
+    }
+
+    /// From now on, a change that waits for `timeout` makes the proxy unhealthy.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.state().set_timeout(timeout);
+    }
+
+    /// A change waits for being carried out in a family.
+    pub fn queued(&self, family: Family) {
+        self.state().queued(family, Moment::now());
+    }
+
+    /// All changes are in force in a family.
+    pub fn updated(&self, family: Family) {
+        self.state().updated(family, Moment::now());
+    }
+
+    /// A family cannot be served, and nobody needs it: it does not count.
+    pub fn left_out(&self, family: Family) {
+        self.state().left_out(family);
+    }
+
+    /// A family counts that may have been left out before.
+    pub fn needed(&self, family: Family) {
+        self.state().needed(family);
+    }
+
+    /// The own Node as it is now, if there is one.
+    pub fn node(&self, node: Option<&Node>) {
+        self.state().node(node);
+    }
+
+    /// Takes the health checks of a family, and where they are asked for, from its table. Listeners
+    /// follow; those that stay are not touched.
+    pub fn checks(&self, table: &ForwardingTable) {
+        let checks = FamilyChecks::of(table);
+        self.checks.send_if_modified(|wanted| {
+            let changed = wanted.get(&table.family) != Some(&checks);
+            wanted.insert(table.family, checks);
+            changed
+        });
+    }
+
+    fn report(&self) -> Report {
+        self.state().report(Moment::now())
+    }
+
+    fn wanted(&self) -> watch::Receiver<Wanted> {
+        self.checks.subscribe()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who is told of health, and where.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where `/healthz` and `/livez` are served; without it, only Services' checks are answered.
+    pub address: Option<SocketAddr>,
+    /// What to do when that cannot be bound.
+    pub failure: BindFailure,
+    /// The own Node's name, for Events.
+    pub node_name: String,
+}
+
+/// Starts to answer: `/healthz` and `/livez`, and the health check node ports of all Services. Everything
+/// is closed when `stop` is cancelled.
+///
+/// # Errors
+/// With [`BindFailure::Fatal`], if the address cannot be bound.
+pub fn start(
+    health: &Health,
+    options: Options,
+    http: &Http,
+    metrics: &Metrics,
+    events: &Recorder,
+    stop: &CancellationToken,
+) -> Result<(), BindError> {
+    if let Some(address) = options.address {
+        let (what, field) = ("/healthz and /livez", "healthzBindAddress");
+        let place = Place { address, what, field };
+        let first = http.bind(place, options.failure)?;
+        let (health, metrics) = (health.clone(), metrics.clone());
+        let (here, stop) = (http.clone(), stop.clone());
+        http.spawn(async move {
+            let answer =
+                move |request| std::future::ready(proxy::answer(&health, &metrics, &request));
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = here.serve(place, first, answer) => {}
+            }
+        });
+    }
+    let told = checks::Told { events: events.clone(), node_name: options.node_name };
+    http.spawn(checks::run(health.clone(), http.clone(), told, stop.clone()));
+    Ok(())
+}

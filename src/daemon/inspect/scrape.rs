@@ -1,0 +1,79 @@
+//! Scrapes. Whoever gathers what is measured may have to wait for the kernel or for a program, so it
+//! happens on a thread that may wait, one at a time: those who ask meanwhile get the same text.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use sluice_telemetry::metrics::Metrics;
+
+/// Scrapers that may wait at a time. Each holds a connection that cannot be sent away.
+const MOST: usize = 64;
+
+/// The scrapes of some metrics.
+#[derive(Clone)]
+pub(super) struct Scrapes {
+    metrics: Metrics,
+    /// Who is told the text of the scrape that is under way.
+    under_way: Arc<Mutex<Option<watch::Sender<Option<Bytes>>>>>,
+}
+
+/// There is no text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoText {
+    /// Too many wait for it.
+    TooMany,
+    /// It could not be made.
+    Failed,
+}
+
+impl Scrapes {
+    pub(super) fn new(metrics: Metrics) -> Scrapes {
+        Scrapes { metrics, under_way: Arc::default() }
+    }
+
+    /// The text of `/metrics`. Must be called within a Tokio runtime.
+    pub(super) async fn text(&self) -> Result<Bytes, NoText> {
+        let mut told = self.join()?;
+        let text = told.wait_for(Option::is_some).await.map_err(|_| NoText::Failed)?;
+        text.clone().ok_or(NoText::Failed)
+    }
+
+    /// Waits with others for the scrape that is under way, or starts one.
+    fn join(&self) -> Result<watch::Receiver<Option<Bytes>>, NoText> {
+        let mut under_way = self.under_way();
+        if let Some(tell) = &*under_way {
+            let full = tell.receiver_count() >= MOST;
+            return if full { Err(NoText::TooMany) } else { Ok(tell.subscribe()) };
+        }
+        let (tell, told) = watch::channel(None);
+        *under_way = Some(tell.clone());
+        let (metrics, ends) = (self.metrics.clone(), Ends(self.clone()));
+        tokio::task::spawn_blocking(move || {
+            let text = Bytes::from(metrics.text());
+            drop(ends);
+            tell.send_replace(Some(text));
+        });
+        Ok(told)
+    }
+
+    /// How many wait for the scrape that is under way.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.under_way().as_ref().map_or(0, watch::Sender::receiver_count)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, Option<watch::Sender<Option<Bytes>>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever comes after this is dropped starts a scrape, however the last one ended.
+struct Ends(Scrapes);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        *self.0.under_way() = None;
+    }
+}

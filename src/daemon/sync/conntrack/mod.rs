@@ -1,0 +1,109 @@
+//! Which tracked flows have outlived their endpoint, and the removal of these.
+//!
+//! The kernel translates a flow for as long as it remembers it. A UDP client that goes on sending
+//! from one port keeps the flow alive, so without help it would talk to a dead endpoint for ever, or
+//! to nobody if it began before there was one. [`Frontends`] (pure) remembers who may answer at each
+//! address and knows after a change which flows are wrong. A thread per family asks the kernel for them
+//! once the new rules are in force ([`remover`]): a large table takes its time, and neither health nor the
+//! next change waits for it. `docs/conntrack.md` says what is removed and why.
+
+mod frontends;
+mod remover;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
+
+use self::frontends::Frontends;
+pub(super) use self::frontends::World;
+use self::remover::{Shared, State};
+use sluice_core::model::ServiceName;
+use sluice_core::net::Family;
+use sluice_telemetry::metrics::Metrics;
+
+/// What becomes of a TCP connection whose endpoint is no longer one of its Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RemovedTcp {
+    /// It lives for as long as the endpoint answers (upstream's behaviour).
+    #[default]
+    Keep,
+    /// The client's next segment is answered by a reset.
+    Reset,
+}
+
+/// Removes flows of one family that have outlived their endpoint.
+#[derive(Debug)]
+pub(super) struct Conntrack {
+    shared: Arc<Shared>,
+    /// Services that may have changed since the rules were last in force.
+    touched: BTreeSet<ServiceName>,
+    /// Rules may have been missing, of which it is not known.
+    shaken: bool,
+}
+
+/// Held while rules are written: no flow is removed meanwhile, so that each is judged by the rules that
+/// it was made under.
+pub(super) struct Rules<'a>(MutexGuard<'a, State>);
+
+/// Where [`Rules`] are to be had.
+pub(super) struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// Waits at the most until a few flows have been removed.
+    pub(super) fn hold(&self) -> Rules<'_> {
+        Rules(self.0.lock())
+    }
+}
+
+impl Conntrack {
+    /// For a family; what is removed is counted in `metrics`.
+    pub(super) fn new(family: Family, removed_tcp: RemovedTcp, metrics: &Metrics) -> Conntrack {
+        let shared = remover::start(family, Frontends::new(family, removed_tcp), metrics.clone());
+        Conntrack { shared, touched: BTreeSet::new(), shaken: false }
+    }
+
+    /// To be held from before rules are written until [`Conntrack::reconcile`].
+    pub(super) fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.shared))
+    }
+
+    /// Services may have changed.
+    pub(super) fn touch<'a>(&mut self, services: impl IntoIterator<Item = &'a ServiceName>) {
+        self.touched.extend(services.into_iter().cloned());
+    }
+
+    /// Rules may be, or have been, missing or others than was known: they were repaired, could not be
+    /// written, or something changed for all Services.
+    pub(super) fn shake(&mut self) {
+        self.shaken = true;
+    }
+
+    /// Lets what the changes so far have made stale be removed. To be called when the rules are in
+    /// force, but for the Services that were `refused`.
+    pub(super) fn reconcile<'a>(
+        &mut self,
+        mut rules: Rules<'_>,
+        mut world: World<'_>,
+        refused: impl IntoIterator<Item = &'a ServiceName>,
+    ) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for service in refused {
+            if touched.remove(service) {
+                self.touched.insert(service.clone());
+            }
+        }
+        let now = Instant::now();
+        rules.0.frontends.update(&mut world, &touched, now);
+        if std::mem::take(&mut self.shaken) {
+            rules.0.frontends.suspect_all(now);
+        }
+        drop(rules);
+        self.shared.tell();
+    }
+}
+
+impl Drop for Conntrack {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}

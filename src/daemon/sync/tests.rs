@@ -1,0 +1,79 @@
+//! The loop among its sources.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use sluice_config::{Mode, parse};
+use sluice_core::model::Node;
+use sluice_core::plan::ForwardingTable;
+use sluice_core::plan::fixtures::service;
+use sluice_dataplane::SyncError;
+
+/// Changes that come one after the other before it is given up.
+const FLOOD: usize = 1000;
+
+/// A backend during whose every sync another change comes, until it sees another configuration.
+struct Flooded {
+    updates: mpsc::Sender<Update>,
+    syncs: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
+
+impl Backend for Flooded {
+    fn sync(&mut self, table: &ForwardingTable, _: &Scope) -> Result<Report, SyncError> {
+        let number = self.syncs.fetch_add(1, Ordering::SeqCst);
+        if table.host.masquerade_all || number == FLOOD {
+            self.stop.cancel();
+        } else {
+            let service = service("web", &format!("10.96.{}.{}", number / 250, number % 250 + 1));
+            let change = Update::Change(Change::Service(service));
+            self.updates.try_send(change).expect("there is room for one");
+        }
+        Ok(Report::default())
+    }
+}
+
+fn config(more: &str) -> Config {
+    let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    let loaded = parse(&format!("{head}{more}"), std::path::Path::new("config.conf"));
+    let mut config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
+    config.sync.min = Duration::ZERO;
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_changes_lets_other_sources_have_their_turn() {
+    let (updates, inbox) = mpsc::channel(10);
+    let known = [
+        Change::Services(Vec::new()),
+        Change::Slices(Vec::new()),
+        Change::Node(Some(Node::default())),
+        Change::ServiceCidrs(BTreeSet::new()),
+    ];
+    known.into_iter().for_each(|change| {
+        updates.try_send(Update::Change(change)).expect("there is room");
+    });
+    let first = config("");
+    let (configure, configured) = watch::channel(first.clone());
+    let mut changed = first.clone();
+    changed.masquerade_all = true;
+    configure.send(changed).expect("somebody listens");
+    let (_addresses, addresses) = watch::channel(BTreeSet::new());
+    let (_foreign, foreign) = watch::channel(());
+    let (stop, syncs) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let backend = Flooded { updates, syncs: Arc::clone(&syncs), stop: stop.clone() };
+    let setup = Setup {
+        config: first,
+        node_name: "node-a".to_owned(),
+        backends: vec![(Family::V4, Box::new(backend))],
+        removed_tcp: RemovedTcp::Keep,
+        health: Health::new(Duration::from_secs(60)),
+        metrics: Metrics::new(Mode::Nftables),
+        in_force: watch::Sender::default(),
+    };
+    let sources = Sources { updates: inbox, addresses, foreign, config: configured };
+    tokio::spawn(run(setup, sources, stop)).await.expect("no panic");
+    let syncs = syncs.load(Ordering::SeqCst);
+    assert!(syncs < FLOOD, "{syncs} changes went before a change of the configuration");
+}

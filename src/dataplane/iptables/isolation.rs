@@ -1,0 +1,109 @@
+//! Which Services the kernel refuses, where the program does not say.
+//!
+//! Some refusals are reported only at `COMMIT` (iptables-legacy hands a table over as a whole; iptables-nft
+//! looks there whether a jump's target exists). Then everything is applied without the Services that the
+//! script was about, and these are added again by halves. Meanwhile their traffic is not served; it is
+//! the price of serving all others from then on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::script::{Blame, Written};
+use super::{Iptables, Tables, without};
+use sluice_core::model::ServiceName;
+use sluice_core::plan::ForwardingTable;
+use sluice_kernel::xtables::XtablesError;
+
+/// How many scripts are tried: two Services to blame are found among a thousand.
+const ATTEMPTS: usize = 48;
+
+/// How a script went.
+enum Attempt {
+    /// It wrote this.
+    Applied(Written),
+    /// It was not applied as a whole.
+    Failed(Blame),
+}
+
+impl<T: Tables> Iptables<T> {
+    /// Applies what can be applied, puts down as refused who is to blame, and says what it
+    /// wrote. `error` is what was said of all suspects together.
+    ///
+    /// # Errors
+    /// If not even what is without the suspects can be applied, or the programs cannot be used.
+    pub(super) fn isolate(
+        &mut self,
+        table: &ForwardingTable,
+        refused: &mut BTreeMap<ServiceName, String>,
+        suspects: BTreeSet<ServiceName>,
+        error: &XtablesError,
+    ) -> Result<Written, XtablesError> {
+        let suspects: Vec<ServiceName> = suspects.into_iter().collect();
+        let mut written = self.apply(table, refused.keys().chain(&suspects))?;
+        let mut waiting: Vec<Vec<ServiceName>> = Vec::new();
+        divide(suspects, error, &mut waiting, refused);
+        for _ in 0..ATTEMPTS {
+            let Some(group) = waiting.pop() else { break };
+            match self.attempt(table, refused.keys().chain(waiting.iter().flatten()))? {
+                Attempt::Applied(more) => written.add(more),
+                Attempt::Failed(Blame::Service(name, error)) => {
+                    waiting.push(group.into_iter().filter(|other| *other != name).collect());
+                    refused.insert(name, error.to_string());
+                }
+                Attempt::Failed(Blame::OneOf(_, error)) => {
+                    divide(group, &error, &mut waiting, refused);
+                }
+                Attempt::Failed(Blame::Nobody(error)) => return Err(error),
+            }
+        }
+        for name in waiting.into_iter().flatten() {
+            refused
+                .insert(name, format!("left out, as one of several that may be to blame: {error}"));
+        }
+        // Whatever the last attempt has left.
+        written.add(self.apply(table, refused.keys())?);
+        Ok(written)
+    }
+
+    fn apply<'a>(
+        &mut self,
+        table: &ForwardingTable,
+        out: impl Iterator<Item = &'a ServiceName>,
+    ) -> Result<Written, XtablesError> {
+        match self.attempt(table, out)? {
+            Attempt::Applied(written) => Ok(written),
+            Attempt::Failed(
+                Blame::Service(_, error) | Blame::OneOf(_, error) | Blame::Nobody(error),
+            ) => Err(error),
+        }
+    }
+
+    fn attempt<'a>(
+        &mut self,
+        table: &ForwardingTable,
+        out: impl Iterator<Item = &'a ServiceName>,
+    ) -> Result<Attempt, XtablesError> {
+        let (desired, script) = self.compare(&without(table, out))?;
+        if !script.is_empty()
+            && let Err(error) = self.tables.restore(&script.text)
+        {
+            return Ok(Attempt::Failed(script.blame(error, None)));
+        }
+        self.programmed = Some(desired);
+        Ok(Attempt::Applied(script.written))
+    }
+}
+
+/// Halves a group that was refused; one alone is to blame.
+fn divide(
+    mut group: Vec<ServiceName>,
+    error: &XtablesError,
+    waiting: &mut Vec<Vec<ServiceName>>,
+    refused: &mut BTreeMap<ServiceName, String>,
+) {
+    if group.len() > 1 {
+        let half = group.split_off(group.len() / 2);
+        waiting.extend([half, group]);
+    } else {
+        refused.extend(group.into_iter().map(|name| (name, error.to_string())));
+    }
+}

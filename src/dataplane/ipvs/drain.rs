@@ -1,0 +1,131 @@
+//! Graceful termination: a destination that leaves gets no new connections (weight 0), and goes when
+//! its last one has ended.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::change::{Found, Seen};
+use super::kernel::{Kernel, KernelError};
+use super::wanted::Plans;
+use sluice_core::net::Protocol;
+use sluice_kernel::ipvs::{Key, Op};
+
+/// How long a destination may take to go. IPVS forgets an idle connection after fifteen minutes
+/// (`ipvs.tcpTimeout`); this is for those that are never idle, and for what it counts wrongly.
+const LIMIT: Duration = Duration::from_secs(3600);
+
+/// How often connections are counted.
+const PERIOD: Duration = Duration::from_secs(4);
+
+/// What becomes of connections to a destination that leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// They may end in peace; only UDP flows find another destination at once.
+    Gracefully,
+    /// They are cut.
+    AtOnce,
+}
+
+/// Destinations that are to go.
+#[derive(Debug)]
+pub(super) struct Drains {
+    leaving: Leaving,
+    /// Virtual services that may have some.
+    watched: BTreeSet<Key>,
+    since: FxHashMap<(Key, IpAddr, u16), Instant>,
+    counted: Option<Instant>,
+}
+
+impl Drains {
+    pub(super) fn new(leaving: Leaving) -> Drains {
+        Drains { leaving, watched: BTreeSet::new(), since: FxHashMap::default(), counted: None }
+    }
+
+    /// Whether connections to destinations of a virtual service may end in peace.
+    pub(super) fn allows(&self, key: &Key) -> bool {
+        let has_connections =
+            matches!(key, Key::Address { protocol: Protocol::Tcp | Protocol::Sctp, .. });
+        self.leaving == Leaving::Gracefully && has_connections
+    }
+
+    /// An operation was carried out.
+    pub(super) fn note(&mut self, op: &Op) {
+        if matches!(op, Op::SetDestination(_, to) if to.weight == 0) {
+            self.watched.insert(op.key());
+        }
+    }
+
+    /// Everything was read anew.
+    pub(super) fn watch_all(&mut self, seen: &Seen) {
+        let idle = |found: &Found| found.destinations.values().any(|to| to.weight == 0);
+        let idle = seen.services.iter().filter(|(_, found)| idle(found));
+        self.watched = idle.map(|(key, _)| *key).collect();
+    }
+
+    /// Operations that remove destinations without connections, and virtual services without
+    /// destinations, that are not wanted. Those that were not known yet are counted at once.
+    pub(super) fn finished(
+        &mut self,
+        kernel: &mut impl Kernel,
+        seen: &Seen,
+        plans: &Plans,
+        now: Instant,
+    ) -> Result<Vec<Op>, KernelError> {
+        let recently = |at: Instant| now.duration_since(at) < PERIOD;
+        let due = !self.counted.is_some_and(recently);
+        let mut ops = Vec::new();
+        let mut still = FxHashMap::default();
+        let watched = std::mem::take(&mut self.watched);
+        for key in watched {
+            let leaving = unwanted(&key, seen, plans);
+            if leaving.is_empty() {
+                continue;
+            }
+            self.watched.insert(key);
+            let known = |(ip, port): &(IpAddr, u16)| self.since.contains_key(&(key, *ip, *port));
+            let busy = if due || !leaving.iter().all(known) {
+                kernel.destinations(&key)?
+            } else {
+                leaving.iter().for_each(|(ip, port)| {
+                    still.extend(self.since.get_key_value(&(key, *ip, *port)));
+                });
+                continue;
+            };
+            let before = ops.len();
+            for (ip, port) in &leaving {
+                let since = *self.since.get(&(key, *ip, *port)).unwrap_or(&now);
+                let here =
+                    busy.iter().find(|to| (to.destination.ip, to.destination.port) == (*ip, *port));
+                let connections = here.map_or(0, |to| to.active + to.inactive);
+                if connections == 0 || now.duration_since(since) >= LIMIT {
+                    ops.push(Op::DeleteDestination(key, *ip, *port));
+                } else {
+                    still.insert((key, *ip, *port), since);
+                }
+            }
+            let gone = ops.len() - before;
+            if gone == busy.len() && plans.wanted(&key).is_none() {
+                ops.truncate(before);
+                ops.push(Op::DeleteService(key));
+            }
+        }
+        if due {
+            self.counted = Some(now);
+        }
+        self.since = still;
+        Ok(ops)
+    }
+}
+
+/// Destinations of a virtual service that have weight 0 and are not wanted.
+fn unwanted(key: &Key, seen: &Seen, plans: &Plans) -> Vec<(IpAddr, u16)> {
+    let wanted = plans.wanted(key).map(|(_, wanted)| &wanted.destinations);
+    let found = seen.services.get(key).into_iter().flat_map(|found| &found.destinations);
+    let idle = found.filter(|(place, to)| {
+        to.weight == 0 && !wanted.is_some_and(|wanted| wanted.contains(place))
+    });
+    idle.map(|(place, _)| *place).collect()
+}

@@ -1,0 +1,354 @@
+//! The IPVS mode: IPVS chooses endpoints, and the table of the nftables mode does all else.
+//!
+//! Reading order: [`wanted`] says a Service's plan in virtual services, [`change`] compares one of
+//! them with the kernel's, [`drain`] lets destinations go, [`kernel`] is the kernel.
+//! `docs/modes/ipvs.md` explains the shape.
+//!
+//! A sync changes things in the order in which each finds what it refers to:
+//!
+//! 1. virtual services and destinations come,
+//! 2. addresses go,
+//! 3. the table changes, in one transaction,
+//! 4. addresses come,
+//! 5. destinations and virtual services go.
+
+mod change;
+mod drain;
+mod kernel;
+#[cfg(test)]
+mod strict_kernel;
+#[cfg(test)]
+mod tests;
+mod wanted;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::change::{Change, Seen};
+use self::drain::Drains;
+pub use self::drain::Leaving;
+pub use self::kernel::{Kernel, KernelError, Live, Options, settings};
+use self::wanted::Plans;
+use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
+use sluice_core::model::ServiceName;
+use sluice_core::net::Family;
+use sluice_core::plan::ForwardingTable;
+use sluice_kernel::Refusal;
+use sluice_kernel::dummy::DummyOp;
+use sluice_kernel::ipvs::{Key, Op};
+
+/// How often it is looked, in a sync, whether somebody else changed something: IPVS does not tell.
+/// Destinations that are to go are looked at then too.
+const LOOK_PERIOD: Duration = Duration::from_secs(4);
+
+/// How often all virtual services are listed at a look: that costs time in proportion to the cluster.
+const LIST_PERIOD: Duration = Duration::from_secs(60);
+
+/// Of how many virtual services the destinations are compared at a look.
+const WINDOW: usize = 64;
+
+/// How often a sync starts over because the kernel's state turned out to be another.
+const ATTEMPTS: usize = 4;
+
+/// The IPVS mode for one IP family, beside a table that `N` writes.
+#[derive(Debug)]
+pub struct Ipvs<N, K = Live> {
+    table: N,
+    kernel: K,
+    scheduler: Arc<str>,
+    plans: Plans,
+    /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
+    seen: Option<Seen>,
+    /// What may be otherwise than it should, and for whom.
+    due: Due,
+    drains: Drains,
+    looked: Option<Instant>,
+    listed: Option<Instant>,
+    /// From where on destinations are compared at the next look.
+    cursor: Option<Key>,
+}
+
+/// What may be otherwise than it should, and for whom.
+#[derive(Debug, Default)]
+struct Due {
+    keys: BTreeMap<Key, BTreeSet<ServiceName>>,
+    addresses: BTreeSet<IpAddr>,
+}
+
+/// A sync under way.
+#[derive(Default)]
+struct Work {
+    report: Report,
+    /// How many things of a kind were changed.
+    written: BTreeMap<&'static str, usize>,
+    refused: BTreeMap<ServiceName, String>,
+    /// The kernel's state is not what was believed.
+    contradicted: bool,
+    /// If it is not now, it will not be.
+    last: bool,
+}
+
+impl<N: Backend, K: Kernel> Ipvs<N, K> {
+    /// Makes IPVS match, and `table` (of [`beside_ipvs`](super::nftables::Connection::beside_ipvs)) what is
+    /// beside it.
+    pub fn new(table: N, kernel: K, scheduler: Arc<str>, leaving: Leaving) -> Ipvs<N, K> {
+        Ipvs {
+            table,
+            kernel,
+            scheduler,
+            plans: Plans::default(),
+            seen: None,
+            due: Due::default(),
+            drains: Drains::new(leaving),
+            looked: None,
+            listed: None,
+            cursor: None,
+        }
+    }
+
+    fn try_sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, Failed> {
+        let mut observation = match self.seen {
+            Some(_) if !scope.full => self.look()?,
+            _ => Observation::Asked,
+        };
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let observe = observation != Observation::None;
+            if observe {
+                self.observe(table)?;
+            } else {
+                self.note(table, &scope.services);
+            }
+            let scope =
+                Scope { services: scope.services.clone(), full: scope.full && attempt == 1 };
+            let mut work = Work { last: attempt == ATTEMPTS, ..Work::default() };
+            self.carry_out(table, &scope, &mut work)?;
+            if work.contradicted {
+                observation = Observation::Drift;
+                continue;
+            }
+            work.report.observed = strongest(observation, work.report.observed);
+            let refused = work.refused.into_iter();
+            let refused = refused.map(|(service, reason)| RefusedService { service, reason });
+            work.report.refused.extend(refused);
+            let counts = self.seen.iter().flat_map(Seen::counts);
+            let written = |kind| work.written.get(kind).copied().unwrap_or_default();
+            let count = |(kind, count)| Count { kind, count, written: written(kind) };
+            work.report.owned.extend(counts.map(count));
+            return Ok(work.report);
+        }
+    }
+
+    /// Takes in what the table says of some Services now.
+    fn note(&mut self, table: &ForwardingTable, services: &BTreeSet<ServiceName>) {
+        for name in services {
+            let plan = table.plan(name);
+            let touched = self.plans.replace(name, plan, &self.scheduler);
+            self.due.addresses.extend(touched.addresses);
+            for key in touched.keys {
+                self.due.keys.entry(key).or_default().insert(name.clone());
+            }
+        }
+    }
+
+    /// Reads the kernel; everything in it and everything wanted is due.
+    fn observe(&mut self, table: &ForwardingTable) -> Result<(), Failed> {
+        let seen = Seen::read(&mut self.kernel)?;
+        self.plans = Plans::of(table, &self.scheduler);
+        self.due = Due::default();
+        for key in seen.services.keys().chain(self.plans.keys()) {
+            self.due.keys.entry(*key).or_default();
+        }
+        self.due.addresses.extend(seen.addresses.iter().chain(self.plans.addresses()));
+        self.drains.watch_all(&seen);
+        self.looked = Some(self.kernel.now());
+        self.listed = self.looked;
+        self.seen = Some(seen);
+        Ok(())
+    }
+
+    /// Looks cheaply, now and then, whether somebody else changed something.
+    fn look(&mut self) -> Result<Observation, Failed> {
+        let now = self.kernel.now();
+        let within = |period, at: Option<Instant>| at.is_some_and(|at| now - at < period);
+        let Some(seen) = &self.seen else { return Ok(Observation::Asked) };
+        if within(LOOK_PERIOD, self.looked) {
+            return Ok(Observation::None);
+        }
+        self.looked = Some(now);
+        let mut same = seen.has_addresses(&mut self.kernel)?
+            && seen.has_destinations(&mut self.kernel, &mut self.cursor, WINDOW)?;
+        if same && !within(LIST_PERIOD, self.listed) {
+            self.listed = Some(now);
+            same = seen.has_services(&mut self.kernel)?;
+        }
+        Ok(if same { Observation::None } else { Observation::Drift })
+    }
+
+    /// Applies what is due, in order, and what the table has to do.
+    fn carry_out(
+        &mut self,
+        table: &ForwardingTable,
+        scope: &Scope,
+        work: &mut Work,
+    ) -> Result<(), Failed> {
+        let change = self.change();
+        let family = table.family;
+        self.services(&change.arrivals, work)?;
+        self.addresses(&change.addresses_gone, work)?;
+        let beside = self.table.sync(table, scope).map_err(Failed::Table)?;
+        let withheld: BTreeSet<ServiceName> =
+            beside.refused.iter().map(|refused| refused.service.clone()).collect();
+        self.addresses(&change.addresses_new, work)?;
+        let kept =
+            |key: &Key| self.due.keys.get(key).is_some_and(|askers| !askers.is_disjoint(&withheld));
+        let departures: Vec<Op> =
+            change.departures.into_iter().filter(|op| !kept(&op.key())).collect();
+        let unsettled: BTreeSet<Key> =
+            self.due.keys.keys().filter(|key| kept(key)).copied().collect();
+        self.services(&departures, work)?;
+        self.drain(family, work)?;
+        work.report.operations += beside.operations;
+        work.report.elements = beside.elements;
+        work.report.observed = beside.observed;
+        work.report.owned = beside.owned;
+        work.report.refused.extend(beside.refused);
+        self.due.keys.retain(|key, askers| {
+            unsettled.contains(key) || askers.iter().any(|name| work.refused.contains_key(name))
+        });
+        self.due.addresses.clear();
+        Ok(())
+    }
+
+    /// What there is to change.
+    fn change(&self) -> Change {
+        let mut change = Change::default();
+        let Some(seen) = &self.seen else { return change };
+        for key in self.due.keys.keys() {
+            let wanted = self.plans.wanted(key).map(|(_, wanted)| wanted);
+            let drains = self.drains.allows(key) && self.plans.has_address(key);
+            change.compare(key, seen.services.get(key), wanted, drains);
+        }
+        if !seen.device {
+            change.addresses_new.push(DummyOp::Create);
+        }
+        for ip in &self.due.addresses {
+            match (seen.addresses.contains(ip), self.plans.needs(ip)) {
+                (false, true) => change.addresses_new.push(DummyOp::Add(*ip)),
+                (true, false) => change.addresses_gone.push(DummyOp::Remove(*ip)),
+                _ => {}
+            }
+        }
+        change
+    }
+
+    /// Changes virtual services and their destinations.
+    fn services(&mut self, ops: &[Op], work: &mut Work) -> Result<(), Failed> {
+        let answers = self.kernel.change_services(ops)?;
+        for (op, answer) in ops.iter().zip(answers) {
+            match answer {
+                Ok(()) => {
+                    work.report.operations += 1;
+                    *work.written.entry(kind(op)).or_default() += 1;
+                    self.seen.get_or_insert_default().note(op);
+                    self.drains.note(op);
+                }
+                Err(refusal) if refusal.contradicts_state() && !work.last => {
+                    work.contradicted = true
+                }
+                Err(refusal) => {
+                    let reason = format!("{op}: {refusal}");
+                    tracing::debug!("{reason}");
+                    if let Some((name, _)) = self.plans.wanted(&op.key()) {
+                        work.refused.entry(name.clone()).or_insert(reason);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes addresses of this node.
+    fn addresses(&mut self, ops: &[DummyOp], work: &mut Work) -> Result<(), Failed> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let answers = self.kernel.change_addresses(ops)?;
+        for (op, answer) in ops.iter().zip(answers) {
+            match answer {
+                Ok(()) => {
+                    work.report.operations += 1;
+                    *work.written.entry("address").or_default() += 1;
+                    self.seen.get_or_insert_default().note_address(op);
+                }
+                Err(refusal) if refusal.contradicts_state() && !work.last => {
+                    work.contradicted = true
+                }
+                Err(refusal) => match op {
+                    // Without the device nothing can be served.
+                    DummyOp::Create => return Err(Failed::Device { refusal }),
+                    DummyOp::Add(ip) | DummyOp::Remove(ip) => {
+                        let reason = format!("address {ip}: {refusal}");
+                        for name in self.plans.users(ip) {
+                            work.refused.entry(name.clone()).or_insert_with(|| reason.clone());
+                        }
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets destinations go that nobody uses any more.
+    fn drain(&mut self, family: Family, work: &mut Work) -> Result<(), Failed> {
+        let Some(seen) = &self.seen else { return Ok(()) };
+        let now = self.kernel.now();
+        let ops = self.drains.finished(&mut self.kernel, seen, &self.plans, now)?;
+        if !ops.is_empty() {
+            tracing::debug!(%family, operations = ops.len(), "destinations without connections go");
+        }
+        self.services(&ops, work)
+    }
+}
+
+/// What keeps a sync from doing anything.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("{}", .0.reason)]
+    Table(SyncError),
+    #[error("create the device {name}: {refusal}; the module dummy may be missing", name = kernel::DEVICE)]
+    Device { refusal: Refusal },
+}
+
+/// What an operation is about, in the words of [`Seen::counts`].
+fn kind(op: &Op) -> &'static str {
+    match op {
+        Op::AddService(_) | Op::SetService(_) | Op::DeleteService(_) => "virtual-service",
+        Op::AddDestination(..) | Op::SetDestination(..) | Op::DeleteDestination(..) => {
+            "destination"
+        }
+    }
+}
+
+fn strongest(a: Observation, b: Observation) -> Observation {
+    match (a, b) {
+        (Observation::Drift, _) | (_, Observation::Drift) => Observation::Drift,
+        (Observation::Asked, _) | (_, Observation::Asked) => Observation::Asked,
+        _ => Observation::None,
+    }
+}
+
+impl<N: Backend, K: Kernel> Backend for Ipvs<N, K> {
+    fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError> {
+        self.try_sync(table, scope).map_err(|failed| {
+            // What was due stays so: whatever was not done is found by looking.
+            self.seen = None;
+            SyncError { backend: "ipvs", family: table.family, reason: failed.to_string() }
+        })
+    }
+}

@@ -1,0 +1,275 @@
+//! The kernel of the tests: IPVS, a device with addresses, and the table of [`Carrier::Ipvs`], as
+//! strict as the kernel about what exists. It may stop after any number of operations.
+//!
+//! [`Carrier::Ipvs`]: crate::nftables::Carrier::Ipvs
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::kernel::{Kernel, KernelError};
+use crate::nftables::Tables;
+use crate::nftables::strict_kernel::{Kernel as Table, Sent};
+use sluice_core::net::{Family, Protocol};
+use sluice_core::plan::{Address, SourceClass};
+use sluice_kernel::Refusal;
+use sluice_kernel::dummy::DummyOp;
+use sluice_kernel::ipvs::{Destination, IpvsError, Key, ObservedDestination, Op, Service};
+use sluice_kernel::nft::{ApplyError, Element, Listening, NftError, Observed, Ops as NftOps, Set};
+
+type Destinations = BTreeMap<(IpAddr, u16), Destination>;
+
+/// All that the mode writes to.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    pub(super) table: Table,
+    pub(super) services: BTreeMap<Key, (Service, Destinations)>,
+    /// None without a device.
+    pub(super) addresses: Option<BTreeSet<IpAddr>>,
+    /// Connections of a destination.
+    pub(super) connections: BTreeMap<(Key, IpAddr, u16), u32>,
+    /// How many operations are still carried out; then nothing is, and nothing answers.
+    pub(super) budget: Option<usize>,
+    /// Virtual services of this protocol are refused.
+    pub(super) unsupported: Option<Protocol>,
+    pub(super) now: Instant,
+    /// Operations that were carried out; a transaction of the table is one.
+    pub(super) done: usize,
+    /// Questions that were asked.
+    pub(super) asked: usize,
+}
+
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine {
+            table: Table::default(),
+            services: BTreeMap::new(),
+            addresses: None,
+            connections: BTreeMap::new(),
+            budget: None,
+            unsupported: None,
+            now: Instant::now(),
+            done: 0,
+            asked: 0,
+        }
+    }
+}
+
+/// What becomes of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Endpoints(BTreeSet<(IpAddr, u16)>),
+    Reject,
+    Drop,
+    /// It is sent somewhere where nobody is.
+    Lost(String),
+}
+
+impl Machine {
+    /// What becomes of a client of a frontend.
+    pub(super) fn answer(&self, family: Family, at: &Address, from: SourceClass) -> Answer {
+        let protocol = match *at {
+            Address::Vip { protocol, .. } | Address::NodePort { protocol, .. } => protocol,
+        };
+        let (ip, port) = match self.table.model.sent(family, at, from) {
+            Sent::Virtual(ip, port) => (ip, port),
+            Sent::Reject => return Answer::Reject,
+            Sent::Drop => return Answer::Drop,
+            Sent::Pass => return Answer::Lost("it is not taken".to_owned()),
+        };
+        if !self.addresses.iter().flatten().any(|address| *address == ip) {
+            return Answer::Lost(format!("{ip} is no address of this node"));
+        }
+        let key = Key::Address { ip, protocol, port };
+        let Some((_, destinations)) = self.services.get(&key) else {
+            return Answer::Lost(format!("there is no virtual service {key}"));
+        };
+        let open = destinations.iter().filter(|(_, to)| to.weight > 0);
+        Answer::Endpoints(open.map(|(place, _)| *place).collect())
+    }
+
+    /// Whether one more operation is carried out.
+    fn spend(&mut self) -> bool {
+        match &mut self.budget {
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                self.done += 1;
+                true
+            }
+            None => {
+                self.done += 1;
+                true
+            }
+        }
+    }
+
+    fn change(&mut self, op: &Op) -> Result<(), i32> {
+        let (esrch, enoent, eexist, unsupported) = (3, 2, 17, 93);
+        let key = op.key();
+        if let Op::AddService(service) = op {
+            if matches!(key, Key::Address { protocol, .. } if Some(protocol) == self.unsupported) {
+                return Err(unsupported);
+            }
+            let new = (service.clone(), Destinations::new());
+            return match self.services.insert(key, new) {
+                None => Ok(()),
+                Some(before) => {
+                    self.services.insert(key, before);
+                    Err(eexist)
+                }
+            };
+        }
+        let (service, destinations) = self.services.get_mut(&key).ok_or(esrch)?;
+        match op {
+            Op::AddService(_) => {}
+            Op::SetService(new) => *service = new.clone(),
+            Op::DeleteService(_) => {
+                self.services.remove(&key);
+            }
+            Op::AddDestination(_, to) => {
+                if destinations.contains_key(&(to.ip, to.port)) {
+                    return Err(eexist);
+                }
+                destinations.insert((to.ip, to.port), *to);
+            }
+            Op::SetDestination(_, to) => {
+                *destinations.get_mut(&(to.ip, to.port)).ok_or(enoent)? = *to;
+            }
+            Op::DeleteDestination(_, ip, port) => {
+                destinations.remove(&(*ip, *port)).ok_or(enoent)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn change_address(&mut self, op: &DummyOp) -> Result<(), i32> {
+        let (enodev, eexist, absent) = (19, 17, 99);
+        match op {
+            DummyOp::Create => match self.addresses {
+                Some(_) => return Err(eexist),
+                None => self.addresses = Some(BTreeSet::new()),
+            },
+            DummyOp::Add(ip) => {
+                if !self.addresses.as_mut().ok_or(enodev)?.insert(*ip) {
+                    return Err(eexist);
+                }
+            }
+            DummyOp::Remove(ip) => {
+                if !self.addresses.as_mut().ok_or(enodev)?.remove(ip) {
+                    return Err(absent);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The machine, as the mode and its table hold it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Handle(pub(super) Arc<Mutex<Machine>>);
+
+impl Handle {
+    pub(super) fn new(machine: Machine) -> Handle {
+        Handle(Arc::new(Mutex::new(machine)))
+    }
+
+    pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.0.lock().expect("no test panics while it holds this")
+    }
+
+    pub(super) fn wait(&self, seconds: u64) {
+        self.machine().now += Duration::from_secs(seconds);
+    }
+
+    fn ask(&self) -> Result<MutexGuard<'_, Machine>, KernelError> {
+        let mut machine = self.machine();
+        machine.asked += 1;
+        if machine.budget == Some(0) { Err(IpvsError::NotPermitted.into()) } else { Ok(machine) }
+    }
+
+    fn each<T>(
+        &self,
+        ops: &[T],
+        change: impl Fn(&mut Machine, &T) -> Result<(), i32>,
+    ) -> Result<Vec<Result<(), Refusal>>, KernelError> {
+        let mut machine = self.machine();
+        let mut answers = Vec::new();
+        for op in ops {
+            if !machine.spend() {
+                return Err(IpvsError::NotPermitted.into());
+            }
+            let answer = change(&mut machine, op);
+            answers.push(answer.map_err(|errno| Refusal { errno, text: None }));
+        }
+        Ok(answers)
+    }
+}
+
+impl Kernel for Handle {
+    fn services(&mut self) -> Result<Vec<Service>, KernelError> {
+        Ok(self.ask()?.services.values().map(|(service, _)| service.clone()).collect())
+    }
+
+    fn destinations(&mut self, key: &Key) -> Result<Vec<ObservedDestination>, KernelError> {
+        let machine = self.ask()?;
+        let all = machine.services.get(key).into_iter().flat_map(|(_, all)| all.values());
+        let all = all.map(|to| ObservedDestination {
+            destination: *to,
+            active: machine.connections.get(&(*key, to.ip, to.port)).copied().unwrap_or(0),
+            inactive: 0,
+            persistent: 0,
+        });
+        Ok(all.collect())
+    }
+
+    fn addresses(&mut self) -> Result<Option<BTreeSet<IpAddr>>, KernelError> {
+        Ok(self.ask()?.addresses.clone())
+    }
+
+    fn change_services(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, KernelError> {
+        self.each(ops, Machine::change)
+    }
+
+    fn change_addresses(
+        &mut self,
+        ops: &[DummyOp],
+    ) -> Result<Vec<Result<(), Refusal>>, KernelError> {
+        self.each(ops, Machine::change_address)
+    }
+
+    fn now(&self) -> Instant {
+        self.machine().now
+    }
+}
+
+impl Tables for Handle {
+    fn apply(&mut self, ops: &NftOps) -> Result<(), ApplyError> {
+        let mut machine = self.machine();
+        if !machine.spend() {
+            return Err(NftError::NotPermitted.into());
+        }
+        machine.table.apply(ops)
+    }
+
+    fn dump(&mut self) -> Result<Option<Observed>, NftError> {
+        self.machine().table.dump()
+    }
+
+    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError> {
+        self.machine().table.elements(set)
+    }
+
+    fn generation(&mut self) -> Result<u32, NftError> {
+        self.machine().table.generation()
+    }
+
+    fn listen(&mut self) -> Result<Listening, NftError> {
+        self.machine().table.listen()
+    }
+
+    fn drifted(&mut self) -> bool {
+        self.machine().table.drifted()
+    }
+}

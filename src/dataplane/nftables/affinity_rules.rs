@@ -1,0 +1,97 @@
+//! Session affinity in rules: how clients are remembered, and found again.
+//!
+//! ```text
+//! filter-…-pre-dnat ─▶ sticky: which number a frontend has
+//! service-pools ─▶ service-recall-N: which endpoint the client is remembered for, else service-draw-N
+//! filter-…-post-dnat ─▶ affinity: the client is remembered
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::layout::{Place, SetId, client_key};
+use super::rules::{AFTER_DSTNAT, Writer, draw};
+use sluice_core::plan::ForwardingTable;
+use sluice_kernel::nft::phrase::{self, Phrase};
+use sluice_kernel::nft::{Chain, ChainKind, DynsetOp, Field, Hook, ct_state, ct_status};
+
+impl Writer {
+    /// Session affinity: before the destination is translated, the number that clients are remembered
+    /// under goes into the packet's priority; afterwards the client is remembered under it and under the
+    /// identity of the endpoint, and the priority is as if nothing had been.
+    pub(super) fn affinity(&mut self, table: &ForwardingTable) {
+        for place in [Place::Service, Place::NodePort] {
+            let sticky = SetId::Sticky(place);
+            if !self.varying.contains(&sticky) {
+                continue;
+            }
+            let condition = match place {
+                Place::NodePort => self.to_node_port_address(&table.host.node_ports),
+                _ => Phrase::new(),
+            };
+            let number = phrase::set_priority_to_data_of(&place.key(self.family), &sticky.name());
+            self.rule("sticky", [condition, number]);
+        }
+        let timeout = |set: &SetId| match *set {
+            SetId::Remembered(timeout) => Some(timeout),
+            _ => None,
+        };
+        let timeouts: Vec<u32> = self.varying.iter().filter_map(timeout).collect();
+        if timeouts.is_empty() {
+            return;
+        }
+        for (name, hook) in [
+            ("filter-prerouting-pre-dnat", Hook::Prerouting),
+            ("filter-output-pre-dnat", Hook::Output),
+        ] {
+            let new = phrase::ct_state(ct_state::NEW);
+            self.rule(name, [new, phrase::jump(&"sticky".into())]);
+            let name = name.replace("-pre-", "-post-");
+            self.chain(Chain::base(name.as_str(), ChainKind::Filter, hook, AFTER_DSTNAT));
+            let translated = phrase::ct_status(ct_status::DNAT);
+            let new = phrase::ct_state(ct_state::NEW);
+            self.rule(&name, [new, translated, phrase::jump(&"affinity".into())]);
+        }
+        let endpoint = [Field::Priority, Field::Daddr(self.family), Field::Dport];
+        let client = client_key(self.family);
+        let memory = SetId::Affinity.name();
+        for timeout in timeouts {
+            let numbers = SetId::Remembered(timeout).name();
+            let numbered = || phrase::is_in(&[Field::Priority], &numbers);
+            let lifetime = Some(Duration::from_secs(u64::from(timeout)));
+            let remember = || phrase::write(DynsetOp::Update, &memory, &client, lifetime);
+            let id = phrase::set_priority_to_data_of(&endpoint, &SetId::EndpointIds.name());
+            let clear = phrase::clear_priority;
+            self.rule("affinity", [numbered(), remember(), id, remember(), clear()]);
+            // An endpoint that has just left is nobody's.
+            self.rule("affinity", [numbered(), clear()]);
+        }
+    }
+
+    /// Session affinity: a client that is known gets the endpoint that it is remembered for, if that is
+    /// still in a slot; all others draw. The identity of the endpoint in each slot is tried in turn; only
+    /// clients that are remembered under the frontend's number come so far.
+    pub(super) fn recall(&mut self, place: Place, size: u32) -> Arc<str> {
+        let chain: Arc<str> = format!("{place}-recall-{size}").into();
+        let client = client_key(self.family);
+        let memory = SetId::Affinity.name();
+        let draw = phrase::goto(&draw(place, size));
+        let number = || {
+            let sticky = SetId::Sticky(place.whole()).name();
+            phrase::set_priority_to_data_of(&place.key(self.family), &sticky)
+        };
+        let unknown = phrase::is_not_in(&client, &memory);
+        let mut rules = vec![vec![unknown, draw.clone()]];
+        for slot in 0..size {
+            let slot = place.certain_slot_key(self.family, slot);
+            let id = phrase::set_priority_to_data_of(&slot, &SetId::SlotIds(place).name());
+            let known = phrase::is_in(&client, &memory);
+            let endpoints = SetId::Endpoints(place).name();
+            let there = phrase::dnat_to_data_of(self.family, &slot, &endpoints);
+            rules.push(vec![id, known, number(), there]);
+        }
+        rules.extend([vec![number()], vec![draw]]);
+        rules.into_iter().for_each(|rule| self.rule(&chain, rule));
+        chain
+    }
+}

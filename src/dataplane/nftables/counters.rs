@@ -1,0 +1,102 @@
+//! New connections by Service port, as elements of the kernel's sets count them.
+//!
+//! The elements say in their comments whose they are. So whoever reads them needs nothing else, and they
+//! outlive the daemon.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+
+use super::layout::{Place, SetId, TABLE};
+use sluice_core::model::ServiceName;
+use sluice_core::net::{Family, Protocol};
+use sluice_core::plan::PortPlan;
+use sluice_kernel::nft::{ElementCount, Nft, NftError, TableName};
+
+/// The longest comment of an element (`NFTNL_UDATA_COMMENT_MAXLEN` of libnftnl's `udata.h`, without the
+/// zero at its end).
+const LONGEST: usize = 127;
+
+/// What one frontend of a Service port counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceCount {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// The port's name, which may be empty.
+    pub port: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The address and port that clients use; of a node port `:` and the number.
+    pub address: String,
+    /// The first packets of connections to it.
+    pub connections: u64,
+}
+
+/// Reads counters from the kernel, through a socket of its own: a sync does not wait for it.
+#[derive(Debug)]
+pub struct ServiceCounters(Mutex<Nft>);
+
+impl ServiceCounters {
+    /// Opens nf_tables of the current network namespace.
+    ///
+    /// # Errors
+    /// If the kernel has no nf_tables, or does not let this process use it.
+    pub fn open() -> Result<ServiceCounters, NftError> {
+        Ok(ServiceCounters(Mutex::new(Nft::open()?)))
+    }
+
+    /// What all frontends of a family counted.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read.
+    pub fn read(&self, family: Family) -> Result<Vec<ServiceCount>, NftError> {
+        let mut nft = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = TableName::new(family, TABLE);
+        let mut all = Vec::new();
+        for place in [Place::Service, Place::NodePort] {
+            let counts = nft.counts(&table, &SetId::Counters(place).name())?;
+            all.extend(counts.iter().filter_map(|count| service_count(family, place, count)));
+        }
+        Ok(all)
+    }
+}
+
+/// Whose a counter is, as the comment of its element says it; none if that is too long to be said.
+pub(super) fn owner(name: &ServiceName, port: &PortPlan) -> Option<String> {
+    let text = format!("{name}:{}", port.name);
+    (text.len() <= LONGEST).then_some(text)
+}
+
+fn service_count(family: Family, place: Place, count: &ElementCount) -> Option<ServiceCount> {
+    let (name, port) = count.comment.as_deref()?.split_once(':')?;
+    let (namespace, service) = name.split_once('/')?;
+    let key = count.key.as_bytes();
+    let (ip, rest) = match place {
+        Place::Service | Place::ServiceLocal => {
+            let (ip, rest) = key.split_at_checked(family.address_len())?;
+            (Some(address(ip)?), rest)
+        }
+        Place::NodePort | Place::NodePortLocal => (None, key),
+    };
+    // Each part is padded to four bytes.
+    let [protocol, _, _, _, high, low, ..] = *rest else { return None };
+    let number = u16::from_be_bytes([high, low]);
+    Some(ServiceCount {
+        namespace: namespace.to_owned(),
+        service: service.to_owned(),
+        port: port.to_owned(),
+        protocol: Protocol::from_number(protocol)?,
+        address: match ip {
+            Some(ip) => SocketAddr::new(ip, number).to_string(),
+            None => format!(":{number}"),
+        },
+        connections: count.counted.packets,
+    })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)));
+    let v6 = || Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)));
+    v4().or_else(v6)
+}

@@ -1,0 +1,168 @@
+//! What this mode needs of nf_tables, and the kernel's.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::Nftables;
+use super::layout::{Carrier, Sight, TABLE};
+use sluice_core::net::Family;
+use sluice_kernel::nft::{
+    ApplyError, Chain, ChainKind, Element, Hook, Listening, Nft, NftError, NftEvent, NftEvents,
+    Observed, Op, Ops, Rule, Set, TableName, phrase,
+};
+
+/// A table that no transaction leaves behind.
+const TRIAL: &str = "kube-proxy-trial";
+
+/// What this mode needs of nf_tables: the kernel's, or in tests a model of it that fails on demand.
+pub trait Tables: Send {
+    /// Applies all operations in one transaction, or none.
+    fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError>;
+    /// Reads our table.
+    fn dump(&mut self) -> Result<Option<Observed>, NftError>;
+    /// Reads the elements of one set; none if it is not there.
+    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError>;
+    /// The number of transactions so far, of anybody.
+    fn generation(&mut self) -> Result<u32, NftError>;
+    /// Listens for foreign changes of our table from now on; whether it did so before.
+    fn listen(&mut self) -> Result<Listening, NftError>;
+    /// Whether somebody else changed our table since the last call, as far as was listened.
+    fn drifted(&mut self) -> bool;
+}
+
+/// nf_tables of one network namespace, for the tables of all families.
+///
+/// They share one listener, because the kernel makes a notification of each element as long as
+/// anybody listens: one family would hear, and pay for, the loading of the other.
+#[derive(Debug, Clone)]
+pub struct Connection(Arc<Mutex<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    nft: Nft,
+    events: NftEvents,
+    /// Tables that somebody else changed.
+    drifted: BTreeSet<TableName>,
+    tables: Vec<TableName>,
+}
+
+impl Connection {
+    /// Opens nf_tables of the current network namespace.
+    ///
+    /// # Errors
+    /// If the kernel has no nf_tables, or does not let this process use it.
+    pub fn open() -> Result<Connection, NftError> {
+        let nft = Nft::open()?;
+        let tables: Vec<TableName> =
+            Family::BOTH.into_iter().map(|family| TableName::new(family, TABLE)).collect();
+        let events = NftEvents::open(nft.port_id(), tables.clone())?;
+        let shared = Shared { nft, events, drifted: BTreeSet::new(), tables };
+        Ok(Connection(Arc::new(Mutex::new(shared))))
+    }
+
+    /// The mode for one family.
+    pub fn mode(&self, family: Family) -> Nftables {
+        self.carried_by(Carrier::Kernel, family)
+    }
+
+    /// The redirection of the userspace mode for one family: pools of its forwarding tables are
+    /// sockets of this process.
+    pub fn redirection(&self, sight: Sight, family: Family) -> Nftables {
+        self.carried_by(Carrier::Relays(sight), family)
+    }
+
+    /// Tries whether the kernel takes the rule by which answers to clients' addresses are delivered
+    /// here; nothing stays of it.
+    ///
+    /// # Errors
+    /// If it does not, or if nf_tables cannot be used.
+    pub fn try_sockets(&self, family: Family) -> Result<(), ApplyError> {
+        let table = TableName::new(family, TRIAL);
+        let rule = Rule::of("socket", [phrase::socket_is_transparent()]);
+        let chain = Chain::base("socket", ChainKind::Filter, Hook::Prerouting, 0);
+        let add = [Op::AddTable { comment: None }, Op::AddChain(chain), Op::AddRule(rule)];
+        let ops: Vec<Op> = add.into_iter().chain([Op::DeleteTable]).collect();
+        self.shared().nft.apply(&table, &ops)
+    }
+
+    /// What stands beside IPVS, for one family.
+    pub fn beside_ipvs(&self, family: Family) -> Nftables {
+        self.carried_by(Carrier::Ipvs, family)
+    }
+
+    fn carried_by(&self, carrier: Carrier, family: Family) -> Nftables {
+        let table = TableName::new(family, TABLE);
+        Nftables::new(Live { connection: self.clone(), table }, carrier)
+    }
+
+    /// Changes whenever somebody else may have changed our tables. Must be called within a Tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// If the runtime cannot wait for the kernel.
+    pub fn follow(&self) -> Result<watch::Receiver<()>, NftError> {
+        self.shared().events.follow()
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The kernel's table of one family.
+#[derive(Debug)]
+pub struct Live {
+    connection: Connection,
+    table: TableName,
+}
+
+impl Tables for Live {
+    fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError> {
+        let Shared { nft, events, .. } = &mut *self.connection.shared();
+        events.apply_unheard(nft, &self.table, ops)
+    }
+
+    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError> {
+        self.connection.shared().nft.elements(&self.table, set)
+    }
+
+    fn dump(&mut self) -> Result<Option<Observed>, NftError> {
+        self.connection.shared().nft.dump(&self.table)
+    }
+
+    fn generation(&mut self) -> Result<u32, NftError> {
+        self.connection.shared().nft.generation()
+    }
+
+    fn listen(&mut self) -> Result<Listening, NftError> {
+        self.connection.shared().events.listen()
+    }
+
+    fn drifted(&mut self) -> bool {
+        let shared = &mut *self.connection.shared();
+        shared.hear();
+        shared.drifted.remove(&self.table)
+    }
+}
+
+impl Shared {
+    /// Takes in what happened so far.
+    fn hear(&mut self) {
+        loop {
+            match self.events.try_next() {
+                Ok(None) => return,
+                Ok(Some(NftEvent::ForeignChange(table))) => {
+                    self.drifted.insert(table);
+                }
+                Ok(Some(NftEvent::Overflow)) => self.drifted.extend(self.tables.iter().cloned()),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot hear of foreign changes; comparing everything");
+                    self.drifted.extend(self.tables.iter().cloned());
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! TCP: each connection of a client is joined with one to an endpoint.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::around::{MOST_TRIES, Question};
+use super::counters::Count;
+use super::pump;
+use super::relay::{Shared, Target};
+use sluice_core::net::Protocol;
+use sluice_kernel::listen::Troubles;
+use sluice_kernel::sockets;
+
+/// How long an endpoint may take to accept; another one has the next time (upstream:
+/// `pkg/proxy/userspace/proxysocket.go` of Kubernetes 1.25, EndpointDialTimeouts).
+const DIALS: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+
+/// How long nothing is accepted after the kernel had no descriptor or memory for it.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Descriptors of a connection: to the client and to the endpoint.
+const CONNECTION: u32 = 2;
+
+/// Accepts until the task is ended; connections go on after that.
+pub(super) async fn listen(
+    listener: TcpListener,
+    at: SocketAddr,
+    target: Arc<Target>,
+    shared: Arc<Shared>,
+) {
+    let mut troubles = Troubles::new(format!("accept connections to a relay at {at}"));
+    loop {
+        let (client, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if sockets::is_shortage(&error) => {
+                    shared.descriptors.used_up();
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                Err(error) => {
+                    troubles.met(&error).await;
+                    continue;
+                }
+            },
+            () = shared.closing.cancelled() => return,
+        };
+        troubles.none();
+        let Some(taken) = shared.descriptors.take(CONNECTION).await else { return };
+        let (target, shared) = (Arc::clone(&target), Arc::clone(&shared));
+        tokio::spawn(async move {
+            serve(client, peer, &target, &shared).await;
+            drop(taken);
+        });
+    }
+}
+
+async fn serve(client: TcpStream, peer: SocketAddr, target: &Target, shared: &Shared) {
+    let counters = &shared.counters;
+    counters.connections.increment();
+    let _active = Count::one(Arc::as_ref(counters), |counters| &counters.active_connections);
+    let Some((endpoint, at)) = dial(peer, target, shared).await else {
+        counters.unserved.increment();
+        reset(client);
+        return;
+    };
+    let prepared = sockets::prepare(&client).and_then(|()| sockets::prepare(&endpoint));
+    let ended = match prepared {
+        Err(error) => Err(error),
+        Ok(()) => tokio::select! {
+            ended = pump::join(shared, &client, &endpoint) => ended,
+            () = target.outlived(at) => Err(io::ErrorKind::ConnectionReset.into()),
+        },
+    };
+    if ended.is_err() {
+        reset(client);
+        reset(endpoint);
+    }
+}
+
+/// Closes a connection so that its peer sees it break, not end.
+fn reset(stream: TcpStream) {
+    // If it cannot be set, the connection is broken already.
+    let _ = stream.set_zero_linger();
+}
+
+/// Connects to an endpoint: to another one if the first does not accept in time.
+async fn dial(
+    client: SocketAddr,
+    target: &Target,
+    shared: &Shared,
+) -> Option<(TcpStream, SocketAddr)> {
+    let mut tried = Vec::new();
+    for patience in DIALS {
+        let endpoint = target.pick(client.ip(), &tried)?;
+        match tokio::time::timeout(patience, connect(client, endpoint, target, shared)).await {
+            Ok(Ok(stream)) => return Some((stream, endpoint)),
+            Ok(Err(error)) if sockets::is_shortage(&error) => {
+                shared.descriptors.used_up();
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Ok(Err(error)) => tracing::debug!(%endpoint, %error, "an endpoint does not accept"),
+            Err(_) => tracing::debug!(%endpoint, ?patience, "an endpoint does not answer"),
+        }
+        shared.counters.dial_failures.increment();
+        tried.push(endpoint);
+    }
+    None
+}
+
+async fn connect(
+    client: SocketAddr,
+    endpoint: SocketAddr,
+    target: &Target,
+    shared: &Shared,
+) -> io::Result<TcpStream> {
+    let Some(around) = target.asks(client.ip(), endpoint, shared) else {
+        return sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await;
+    };
+    let question = Question { protocol: Protocol::Tcp, client, endpoint };
+    let mut tried = Vec::new();
+    while tried.len() < MOST_TRIES {
+        let Some(source) = around.source(question, &tried).await else {
+            return sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await;
+        };
+        let connected = match sockets::tcp_from(source, endpoint, target.mark) {
+            Ok(socket) => socket.connect(endpoint).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Err(error) if sockets::is_taken(&error) => tried.push(source),
+            connected => return connected,
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}

@@ -1,0 +1,129 @@
+//! The Kubernetes side: lists and watches what this node needs and turns it into
+//! [`Change`]s of the model.
+//!
+//! One task per resource ([`Resource`]) keeps itself connected for ever; what goes wrong with the
+//! API server is reported ([`Update::Connection`]) and never ends the proxy, because the rules in the
+//! kernel stay right for as long as nothing changes.
+//!
+//! The client speaks JSON and decodes only the fields that count, from the bytes of the connection
+//! (`wire`, `loose`), one object at a time, straight into the model (`convert`). No object of the API
+//! is ever kept. That is also why `kube::runtime::watcher` is not used: it decodes whole
+//! pages into owned objects, so that one undecodable object blocks the list, and never falls back
+//! from a server that refuses streaming lists.
+
+mod backoff;
+mod client;
+mod connection;
+mod convert;
+mod credentials;
+pub mod events;
+mod feed;
+mod kubeconfig;
+mod link;
+mod lists;
+mod loose;
+mod measured;
+mod proxy;
+mod reread;
+mod source;
+mod tls;
+mod token;
+mod transport;
+mod wire;
+
+use std::fmt;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use client::{ApiServer, ClientError, ClientOptions};
+
+use sluice_core::model::{Change, Warning};
+use sluice_telemetry::trace::Origin;
+
+/// What is watched. The selectors are kube-proxy's (`cmd/kube-proxy/app/server.go`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Resource {
+    /// core/v1 Services, without headless ones and those of other proxies.
+    Services,
+    /// discovery.k8s.io/v1 EndpointSlices, without those of headless Services.
+    EndpointSlices,
+    /// The own core/v1 Node.
+    Node,
+    /// networking.k8s.io/v1 ServiceCIDRs, which not every cluster has.
+    ServiceCidrs,
+}
+
+impl Resource {
+    /// Everything that [`start`] watches.
+    pub const ALL: [Resource; 4] =
+        [Resource::Services, Resource::EndpointSlices, Resource::Node, Resource::ServiceCidrs];
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Resource::Services => "services",
+            Resource::EndpointSlices => "endpointslices",
+            Resource::Node => "nodes",
+            Resource::ServiceCidrs => "servicecidrs",
+        })
+    }
+}
+
+/// Whether a resource's changes arrive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// The list is complete and changes arrive.
+    Connected,
+    /// No changes arrive, for this reason; the task keeps trying.
+    Lost(String),
+}
+
+/// What a watch reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// The state of the API changed. A list, the first and any later one, is one change, so that
+    /// what it does not name is known to be gone.
+    Change(Change),
+    /// Things in API objects that cannot be used. Each is reported once until it changes.
+    Warnings(Vec<Warning>),
+    /// A connection was made or lost. Reported once per change.
+    Connection {
+        /// Which resource's connection.
+        resource: Resource,
+        /// What became of it.
+        state: ConnectionState,
+    },
+    /// One of these, and where the trace of it began.
+    Traced(Origin, Box<Update>),
+}
+
+impl Update {
+    /// The same with where its trace began, if it has one.
+    fn traced(self, origin: Option<Origin>) -> Update {
+        match origin {
+            Some(origin) => Update::Traced(origin, Box::new(self)),
+            None => self,
+        }
+    }
+}
+
+/// What [`start`] needs to know.
+#[derive(Debug, Clone)]
+pub struct WatchOptions {
+    /// The name of the own Node object: endpoints on it are local.
+    pub node_name: String,
+}
+
+/// Starts one task per resource. They run until `stop` is cancelled or the receiver of `updates` is
+/// dropped; a slow receiver slows the connections down and loses nothing.
+pub fn start(
+    server: &ApiServer,
+    options: &WatchOptions,
+    updates: &mpsc::Sender<Update>,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
+    source::start(server, options, updates, stop)
+}

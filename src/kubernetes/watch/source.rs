@@ -1,0 +1,480 @@
+//! One task per resource: list, watch, and start over, for ever.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::{Backoff, jitter};
+use super::convert::Interner;
+use super::feed::{Feed, Kind, OwnNode, ServiceCidrs, Services, Slices};
+use super::link::Link;
+use super::lists::ListMethod;
+use super::loose::{Loose, Text};
+use super::transport::{self, Failure, Line, Lines};
+use super::{ApiServer, ConnectionState, Resource, Update, WatchOptions, wire};
+use sluice_core::model::{Change, Warning};
+use sluice_telemetry::trace::Arrival;
+
+/// A watch that lives less than this and says nothing has failed.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+/// How long the server lets a watch live; the spread keeps a cluster's watches from ending together.
+const WATCH_FOR: std::ops::Range<Duration> = Duration::from_secs(240)..Duration::from_secs(360);
+/// A watch that the server has not ended so long after its time is dead.
+const OVERTIME: Duration = Duration::from_secs(30);
+/// After so many refusals of a watch one after another the version to go on from is suspected.
+const REFUSALS_BEFORE_RELIST: u32 = 4;
+/// After so many refusals, some ten seconds, it is not for being new that the server forbids something.
+const REFUSALS_WHILE_STARTING: u32 = 6;
+/// How often to look whether the cluster has an API that it did not have.
+const LOOK_FOR_API: std::ops::Range<Duration> = Duration::from_secs(600)..Duration::from_secs(900);
+
+pub(super) fn start(
+    server: &ApiServer,
+    options: &WatchOptions,
+    updates: &mpsc::Sender<Update>,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let link = Arc::new(Link::new(server.url.clone()));
+    let node_name = || options.node_name.clone();
+    let spawn = Spawn { server, options, updates, stop, link: &link };
+    spawn.source(&mut tasks, Services::default());
+    spawn.source(&mut tasks, Slices { node_name: node_name(), names: Interner::default() });
+    spawn.source(&mut tasks, OwnNode { node_name: node_name(), last: None, seen: false });
+    spawn.source(&mut tasks, ServiceCidrs::default());
+    tasks
+}
+
+/// What all sources have in common.
+struct Spawn<'a> {
+    server: &'a ApiServer,
+    options: &'a WatchOptions,
+    updates: &'a mpsc::Sender<Update>,
+    stop: &'a CancellationToken,
+    link: &'a Arc<Link>,
+}
+
+impl Spawn<'_> {
+    fn source<K: Kind>(&self, tasks: &mut JoinSet<()>, kind: K) {
+        let mut source = Source {
+            feed: Feed::new(kind),
+            client: self.server.client.clone(),
+            path: path(K::RESOURCE, &self.options.node_name),
+            link: Arc::clone(self.link),
+            updates: self.updates.clone(),
+            list_backoff: Backoff::default(),
+            watch_backoff: Backoff::default(),
+            phase: Phase::Listing,
+            method: ListMethod::Streamed,
+            version: None,
+            refusals: 0,
+            returns: 0,
+            roused: false,
+            ever_listed: false,
+            state: None,
+        };
+        let stop = self.stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = source.run() => {}
+            }
+        });
+    }
+}
+
+/// Path and selectors, which are kube-proxy's (`cmd/kube-proxy/app/server.go`).
+fn path(resource: Resource, node_name: &str) -> String {
+    match resource {
+        Resource::Services => "/api/v1/services?labelSelector=%21service.kubernetes.io%2F\
+             service-proxy-name&fieldSelector=spec.clusterIP%21%3DNone"
+            .to_owned(),
+        Resource::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=%21\
+             service.kubernetes.io%2Fheadless"
+            .to_owned(),
+        Resource::Node => {
+            format!("/api/v1/nodes?fieldSelector=metadata.name%3D{}", percent(node_name))
+        }
+        Resource::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs?".to_owned(),
+    }
+}
+
+/// Escapes everything that could mean something in a query.
+pub(super) fn percent(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(escaped, "%{byte:02X}");
+            }
+        }
+    }
+    escaped
+}
+
+/// What a source is at, and so what a failure is one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Listing,
+    /// The watch is asked for, or open.
+    Watching,
+}
+
+/// How a round of [`Source::round`] ended without a failure.
+pub(super) enum Round {
+    /// The list is there; the watch comes next.
+    Listed,
+    /// The server ended a watch.
+    Ended {
+        /// Whether it sent anything.
+        spoke: bool,
+        /// How long the watch was open.
+        lived: Duration,
+    },
+}
+
+pub(super) struct Source<K: Kind> {
+    pub(super) feed: Feed<K>,
+    pub(super) client: kube::Client,
+    /// Path and selectors; more parameters can be added with `&`.
+    pub(super) path: String,
+    pub(super) link: Arc<Link>,
+    updates: mpsc::Sender<Update>,
+    /// Between tries of a list; starts anew with each list that comes.
+    pub(super) list_backoff: Backoff,
+    /// Between tries of a watch; starts anew with each watch that lives, whatever it ends with. A list
+    /// does not count: a server that gives lists and ends watches is asked ever more rarely.
+    watch_backoff: Backoff,
+    phase: Phase,
+    pub(super) method: ListMethod,
+    /// The resource version to go on from; without one, a list is due.
+    pub(super) version: Option<String>,
+    /// Refusals one after another, whatever for but too many requests. Failures to reach the server do
+    /// not count: nodes that all list anew after an outage take their server down again.
+    pub(super) refusals: u32,
+    /// How often the server had come back when it was last asked, or last heard of.
+    returns: u64,
+    /// The last wait was cut short by the server's return; the next one is not.
+    roused: bool,
+    /// A complete list has come at least once.
+    pub(super) ever_listed: bool,
+    /// What was last reported.
+    pub(super) state: Option<ConnectionState>,
+}
+
+impl<K: Kind> Source<K> {
+    async fn run(&mut self) {
+        loop {
+            self.returns = self.link.returns();
+            let outcome = match self.round().await {
+                Ok(Round::Listed) => Ok(()),
+                Ok(Round::Ended { spoke, lived }) => self.ended(spoke, lived).await,
+                Err(failure) => self.recover(failure).await,
+            };
+            if outcome.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One list, or one watch, or both in one.
+    async fn round(&mut self) -> Result<Round, Failure> {
+        match &self.version {
+            Some(version) if !self.suspects_version() => {
+                self.phase = Phase::Watching;
+                let query = format!("&resourceVersion={}", percent(version));
+                let (lines, deadline) = self.open(&query).await?;
+                self.follow(lines, deadline).await
+            }
+            // The version is kept until there is a list.
+            _ => {
+                self.phase = Phase::Listing;
+                self.list().await
+            }
+        }
+    }
+
+    /// Whether a list is to be tried in place of a watch that is refused, because the version may be
+    /// what is wrong, or to have changes at all. Ever more rarely: what stands between a cluster and
+    /// its server refuses all of it for as long as an outage lasts, and afterwards only a few nodes
+    /// must be at this.
+    fn suspects_version(&self) -> bool {
+        self.refusals >= REFUSALS_BEFORE_RELIST && self.refusals.is_power_of_two()
+    }
+
+    pub(super) fn watching(&self) -> bool {
+        self.phase == Phase::Watching
+    }
+
+    /// Goes on after the end of a watch.
+    async fn ended(&mut self, spoke: bool, lived: Duration) -> Result<(), Failure> {
+        if lived < SETTLED_AFTER {
+            if !spoke {
+                return self.recover(Failure::Brief).await;
+            }
+            sleep(self.watch_backoff.next()).await;
+        } else if !spoke && lived >= WATCH_FOR.start {
+            // Not even a bookmark: after the server's store was restored from a backup, it waits for a
+            // version that is far in the future.
+            self.version = None;
+        }
+        self.refusals = 0;
+        Ok(())
+    }
+
+    /// Opens a watch; it is dead when the deadline has passed.
+    pub(super) async fn open(&self, query: &str) -> Result<(Lines, Instant), Failure> {
+        let life = jitter(WATCH_FOR);
+        let seconds = life.as_secs();
+        let path = &self.path;
+        let query =
+            format!("{path}&watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}{query}");
+        let within = transport::WATCH_ANSWER_WITHIN;
+        let body = transport::get(&self.client, &query, within).await?;
+        Ok((Lines::new(body), Instant::now() + life + OVERTIME))
+    }
+
+    /// Passes on what happens until the watch ends.
+    pub(super) async fn follow(
+        &mut self,
+        lines: Lines,
+        deadline: Instant,
+    ) -> Result<Round, Failure> {
+        self.phase = Phase::Watching;
+        let opened = Instant::now();
+        let end = self.changes(lines, deadline).await;
+        // Up to now the server was there.
+        self.returns = self.link.returns();
+        let lived = opened.elapsed();
+        if lived >= SETTLED_AFTER {
+            self.watch_backoff.reset();
+        }
+        end.map(|spoke| Round::Ended { spoke, lived })
+    }
+
+    /// Passes on what happens until the server ends the watch, and returns whether anything did.
+    async fn changes(&mut self, mut lines: Lines, deadline: Instant) -> Result<bool, Failure> {
+        let settled = Instant::now() + SETTLED_AFTER;
+        let mut spoke = false;
+        loop {
+            let until = if self.is_connected() { deadline } else { settled };
+            let line = match lines.next(until).await {
+                Ok(Line::Text(line)) => line,
+                Ok(Line::Silence) if self.is_connected() => {
+                    tracing::debug!(resource = %K::RESOURCE, "the watch is dead");
+                    return Ok(spoke);
+                }
+                Ok(Line::Silence) => {
+                    self.connected().await?;
+                    continue;
+                }
+                Ok(Line::End) => return Ok(spoke),
+                Err(Failure::Unreachable(reason)) => {
+                    // Servers restart; only if the next connection fails is that worth a word.
+                    tracing::debug!(resource = %K::RESOURCE, reason, "the watch broke");
+                    return Ok(spoke);
+                }
+                Err(other) => return Err(other),
+            };
+            self.event(line).await?;
+            spoke = true;
+            self.refusals = 0;
+            if !self.is_connected() {
+                self.connected().await?;
+            }
+        }
+    }
+
+    async fn event(&mut self, line: &str) -> Result<(), Failure> {
+        let arrival = Arrival::now();
+        let event = decode::<wire::Event<'_>>(line)?;
+        let object = event.object.get();
+        let version = mark(object)?.0;
+        if is_older(version.as_deref(), self.version.as_deref()) {
+            // The server's store was restored from a backup. What happened after that is not known.
+            return Err(Failure::Expired);
+        }
+        let (change, warnings) = match &*event.kind.0 {
+            "ADDED" | "MODIFIED" => self.feed.put(object),
+            "DELETED" => (self.feed.delete(object), Vec::new()),
+            "BOOKMARK" => (None, Vec::new()),
+            "ERROR" => return Err(transport::failure_of(&decode(object)?)),
+            other => return Err(Failure::Malformed(format!("an event {other:?}"))),
+        };
+        self.warn(warnings).await?;
+        if let Some(change) = change {
+            let origin = arrival.watch_event(&K::RESOURCE);
+            self.update(Update::Change(change).traced(origin)).await?;
+        }
+        // Last, so that a change that was not sent is asked for again.
+        if version.is_some() {
+            self.version = version;
+        }
+        Ok(())
+    }
+
+    /// Reports a failure, decides how to go on, and waits until then. An error means that nobody
+    /// listens.
+    async fn recover(&mut self, failure: Failure) -> Result<(), Failure> {
+        tracing::debug!(resource = %K::RESOURCE, %failure, "starting over");
+        let busy = failure.is_too_many_requests();
+        self.refusals = match &failure {
+            Failure::Refused { .. } | Failure::Malformed(_) | Failure::Brief if !busy => {
+                self.refusals.saturating_add(1)
+            }
+            _ => 0,
+        };
+        match &failure {
+            Failure::Unheard => return Err(failure),
+            Failure::Refused { code, .. } if self.lacks_api(*code) => {
+                return self.without_api(*code).await;
+            }
+            Failure::Expired => self.version = None,
+            Failure::Refused { .. } | Failure::Malformed(_) | Failure::Brief => {
+                if matches!(failure, Failure::Refused { code: 400 | 422, .. }) {
+                    // It is the request that is wrong, and the version is what can be in it.
+                    self.version = None;
+                }
+                self.lost(failure.to_string(), Link::refused).await?;
+            }
+            Failure::Unreachable(_) | Failure::Silent(_) | Failure::Unfinished(_) => {
+                let tell =
+                    |link: &Link, resource, reason: &str, _| link.unreachable(resource, reason);
+                self.lost(failure.to_string(), tell).await?;
+            }
+        }
+        self.wait(&failure).await;
+        Ok(())
+    }
+
+    /// Waits before the next try: not less than the server asks for, and else not longer than until
+    /// another source gets through. That shortens every second wait at most: sources that get through
+    /// and fail again would else rouse each other without a pause.
+    async fn wait(&mut self, failure: &Failure) {
+        let backoff = match self.phase {
+            Phase::Listing => &mut self.list_backoff,
+            Phase::Watching => &mut self.watch_backoff,
+        };
+        let wait = backoff.next();
+        let asked = failure.retry_after().map(|least| jitter(least..least * 3 / 2));
+        if let Some(asked) = asked {
+            sleep(asked).await;
+        }
+        let rest = wait.saturating_sub(asked.unwrap_or_default());
+        if failure.is_too_many_requests() || std::mem::take(&mut self.roused) {
+            sleep(rest).await;
+            return;
+        }
+        tokio::select! {
+            () = sleep(rest) => {}
+            () = self.link.returned(self.returns) => self.roused = true,
+        }
+    }
+
+    /// Whether a refusal says that the cluster has no such API, or that its role for proxies is older
+    /// than it. A server that has just started forbids everything until it knows the roles, so what
+    /// was allowed before still is.
+    fn lacks_api(&self, code: u16) -> bool {
+        let missing = code == 404 || (code == 403 && !self.ever_listed);
+        K::RESOURCE == Resource::ServiceCidrs && missing
+    }
+
+    /// There are no objects, for now.
+    async fn without_api(&mut self, code: u16) -> Result<(), Failure> {
+        tracing::debug!(resource = %K::RESOURCE, "the API server does not offer this");
+        self.version = None;
+        self.feed.begin();
+        let (change, warnings) = self.feed.finish();
+        self.send(change).await?;
+        self.warn(warnings).await?;
+        self.connected().await?;
+        let starting = code == 403 && self.list_backoff.failures() < REFUSALS_WHILE_STARTING;
+        sleep(if starting { self.list_backoff.next() } else { jitter(LOOK_FOR_API) }).await;
+        Ok(())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.state == Some(ConnectionState::Connected)
+    }
+
+    pub(super) async fn connected(&mut self) -> Result<(), Failure> {
+        self.link.answered(K::RESOURCE);
+        if !self.is_connected() {
+            self.link.wake();
+        }
+        self.report(ConnectionState::Connected).await
+    }
+
+    async fn lost(
+        &mut self,
+        reason: String,
+        tell: impl Fn(&Link, Resource, &str, bool),
+    ) -> Result<(), Failure> {
+        let first = !matches!(self.state, Some(ConnectionState::Lost(_)));
+        tell(&self.link, K::RESOURCE, &reason, first);
+        // Another reason is no other state.
+        if first { self.report(ConnectionState::Lost(reason)).await } else { Ok(()) }
+    }
+
+    async fn report(&mut self, state: ConnectionState) -> Result<(), Failure> {
+        if self.state.as_ref() == Some(&state) {
+            return Ok(());
+        }
+        self.state = Some(state.clone());
+        self.update(Update::Connection { resource: K::RESOURCE, state }).await
+    }
+
+    pub(super) async fn warn(&self, warnings: Vec<Warning>) -> Result<(), Failure> {
+        if warnings.is_empty() { Ok(()) } else { self.update(Update::Warnings(warnings)).await }
+    }
+
+    pub(super) async fn send(&self, change: Option<Change>) -> Result<(), Failure> {
+        match change {
+            Some(change) => self.update(Update::Change(change)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn update(&self, update: Update) -> Result<(), Failure> {
+        self.updates.send(update).await.map_err(|_| Failure::Unheard)
+    }
+}
+
+pub(super) fn decode<'a, T: serde::Deserialize<'a>>(json: &'a str) -> Result<T, Failure> {
+    serde_json::from_str(json).map_err(|error| Failure::malformed(error, json))
+}
+
+pub(super) fn text_of(text: Loose<Text<'_>>) -> Option<String> {
+    match text {
+        Loose::Is(text) if !text.0.is_empty() => Some(text.0.into_owned()),
+        Loose::Is(_) | Loose::Absent | Loose::Wrong(_) => None,
+    }
+}
+
+/// Whether a version is from before another one. Versions are numbers that grow (KEP-5504); of others
+/// nothing is known.
+fn is_older(version: Option<&str>, than: Option<&str>) -> bool {
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
+    matches!((number(version), number(than)), (Some(version), Some(than)) if version < than)
+}
+
+/// An object's resource version, and whether it is the bookmark that ends a streamed list.
+pub(super) fn mark(object: &str) -> Result<(Option<String>, bool), Failure> {
+    let mark = decode::<wire::Mark<'_>>(object)?;
+    let Loose::Is(meta) = mark.metadata else { return Ok((None, false)) };
+    let ends = match meta.annotations {
+        Loose::Is(annotations) => {
+            text_of(annotations.initial_events_end).is_some_and(|text| text == "true")
+        }
+        Loose::Absent | Loose::Wrong(_) => false,
+    };
+    Ok((text_of(meta.resource_version), ends))
+}

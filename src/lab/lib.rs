@@ -1,0 +1,13 @@
+//! The lab: what a Service does and costs, in a cluster out of network namespaces. The program
+//! `sluice-lab` is [`cli::main`].
+//!
+//! - [`cli`]: the command line
+//! - `demo`: a Service on a terminal
+//! - [`bench`](mod@bench): the proxy modes side by side
+
+#![forbid(unsafe_code)]
+
+pub mod bench;
+pub mod cli;
+mod demo;
+mod measure;

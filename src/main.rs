@@ -1,5 +1,0 @@
-//! The one binary: arguments in, exit code out.
-
-fn main() -> std::process::ExitCode {
-    sluice::cli::main()
-}

@@ -1,0 +1,9 @@
+//! What is measured, and how long a change takes.
+//!
+//! - [`metrics`]: counters, gauges and histograms, and their Prometheus text
+//! - [`trace`]: a change from the watch event to the kernel, with the feature `otel`
+
+#![forbid(unsafe_code)]
+
+pub mod metrics;
+pub mod trace;
