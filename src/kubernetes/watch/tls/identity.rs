@@ -29,7 +29,8 @@ pub(in crate::watch) fn pair(
     });
     let chain = chain.collect::<Result<Vec<_>, _>>()?;
     let first = chain.first().ok_or("client-certificate has no certificate")?;
-    let first = Certificate::parse(first).ok_or("client-certificate is none")?;
+    let first = Certificate::parse(first)
+        .ok_or("client-certificate is no X.509 certificate: check that it was copied as a whole")?;
     let kind = first.key();
     let key = signing_key(key, kind, provider)?;
     // Not asked of rustls, which does not parse certificates of version 1.
@@ -61,7 +62,8 @@ fn signing_key(
     let mut loaded = forms.into_iter().map(|form| provider.key_provider.load_private_key(form));
     loaded.find_map(Result::ok).ok_or_else(|| {
         format!(
-            "the key of client-certificate is {kind}; use a key of {GOOD_KEYS}, and a certificate for it"
+            "client-key is broken or not supported, and that of client-certificate is {kind}; use a key of \
+             {GOOD_KEYS}, and a certificate for it"
         )
     })
 }

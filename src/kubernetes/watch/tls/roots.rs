@@ -20,7 +20,9 @@ use super::x509::{Certificate, GOOD_KEYS, KeyKind};
 pub(in crate::watch) struct Roots {
     /// Those that were named, byte by byte. Mozilla's are not here.
     named: Vec<CertificateDer<'static>>,
-    verifier: Arc<WebPkiServerVerifier>,
+    /// For what comes from a CA; none if no certificate may vouch for others.
+    verifier: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Roots {
@@ -32,29 +34,30 @@ impl Roots {
         text: &[u8],
         provider: &Arc<CryptoProvider>,
     ) -> Result<(Roots, Vec<String>), String> {
-        let mut store = RootCertStore::empty();
         let (mut named, mut unusable) = (Vec::new(), Vec::new());
         for block in pem::blocks(text) {
             if block.label != "CERTIFICATE" || block.headers {
                 continue;
             }
             let line = block.line;
-            match usable(block.der, &mut store) {
+            match usable(block.der) {
                 Ok(certificate) => named.push(certificate),
                 Err(reason) => unusable.push(format!("the certificate in line {line} {reason}")),
             }
         }
         if named.is_empty() {
-            unusable.insert(0, "it has no certificate of a CA that can be used".to_owned());
+            unusable.insert(0, "it has no certificate that can be used".to_owned());
             return Err(unusable.join("; "));
         }
-        Ok((Roots { named, verifier: verifier(store, provider)? }, unusable))
+        let verifier = verifier(vouching(&named, |_| true), provider)?;
+        Ok((Roots { named, verifier, provider: Arc::clone(provider) }, unusable))
     }
 
     /// The CAs that browsers trust.
     pub(in crate::watch) fn of_the_web(provider: &Arc<CryptoProvider>) -> Result<Roots, String> {
         let store = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        Ok(Roots { named: Vec::new(), verifier: verifier(store, provider)? })
+        let (named, verifier) = (Vec::new(), verifier(store, provider)?);
+        Ok(Roots { named, verifier, provider: Arc::clone(provider) })
     }
 
     fn check(
@@ -72,41 +75,80 @@ impl Roots {
         if self.named.contains(certificate) {
             return itself(certificate, &facts, name, now);
         }
-        let checked = self.verifier.verify_server_cert(certificate, intermediates, name, &[], now);
-        checked.map_err(|error| match error {
+        let Some(verifier) = &self.verifier else { return Err(refused(Refused::Unknown)) };
+        let by = |verifier: &WebPkiServerVerifier| {
+            verifier.verify_server_cert(certificate, intermediates, name, &[], now)
+        };
+        let checked = by(verifier).map_err(|error| match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => refused(Refused::Unknown),
             Error::InvalidCertificate(CertificateError::Other(_)) if facts.is_ca => {
                 refused(Refused::Ca)
             }
             other => other,
-        })
+        })?;
+        // webpki does not ask whether the CA is valid now. Go does.
+        let time = seconds(now);
+        let all = self.named.iter().all(|named| is_valid_at(named, time));
+        let some = || self.verifier_at(time).is_some_and(|verifier| by(&verifier).is_ok());
+        if all || some() { Ok(checked) } else { Err(refused(Refused::CaNotValid)) }
+    }
+
+    /// For what comes from a CA that is valid at this time.
+    fn verifier_at(&self, time: i64) -> Option<Arc<WebPkiServerVerifier>> {
+        let store = vouching(&self.named, |named| is_valid_at(named, time));
+        verifier(store, &self.provider).ok().flatten()
     }
 }
 
-/// Adds a CA to the store.
-fn usable(
-    der: Option<Vec<u8>>,
-    store: &mut RootCertStore,
-) -> Result<CertificateDer<'static>, String> {
-    let der = der.ok_or("is broken: check that it was copied as a whole")?;
-    let parsed = Certificate::parse(&der).ok_or("is none: check that it was copied as a whole")?;
+fn seconds(time: UnixTime) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn is_valid_at(certificate: &CertificateDer<'_>, time: i64) -> bool {
+    Certificate::parse(certificate).is_some_and(|facts| facts.is_valid_at(time))
+}
+
+/// Those certificates that may vouch for others. The others are trusted themselves, and nothing more.
+fn vouching(
+    named: &[CertificateDer<'static>],
+    which: impl Fn(&CertificateDer<'_>) -> bool,
+) -> RootCertStore {
+    let vouches =
+        |one: &&CertificateDer<'_>| Certificate::parse(one).is_some_and(|facts| facts.vouches());
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(named.iter().filter(vouches).filter(|one| which(one)).cloned());
+    store
+}
+
+/// A certificate that can be trusted.
+fn usable(der: Option<Vec<u8>>) -> Result<CertificateDer<'static>, String> {
+    let broken = "is broken: check that it was copied as a whole";
+    let der = der.ok_or(broken)?;
+    let parsed = Certificate::parse(&der).ok_or(broken)?;
     let key = parsed.key();
     if !key.can_be_checked() {
         return Err(format!(
             "has a key {key}, which is not supported: make the CA with {GOOD_KEYS}"
         ));
     }
+    let vouches = parsed.vouches();
     let certificate = CertificateDer::from(der);
-    store.add(certificate.clone()).map_err(|error| format!("cannot be used: {error}"))?;
+    if vouches {
+        let added = RootCertStore::empty().add(certificate.clone());
+        added.map_err(|error| format!("cannot be used: {error}"))?;
+    }
     Ok(certificate)
 }
 
 fn verifier(
     store: RootCertStore,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, String> {
+) -> Result<Option<Arc<WebPkiServerVerifier>>, String> {
+    if store.is_empty() {
+        return Ok(None);
+    }
     let builder = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider));
-    builder.build().map_err(|error| error.to_string())
+    builder.build().map(Some).map_err(|error| error.to_string())
 }
 
 /// Checks a certificate that is trusted itself, as `openssl req -x509` makes one for a server. As in
@@ -120,7 +162,7 @@ fn itself(
 ) -> Result<ServerCertVerified, Error> {
     // This also refuses critical extensions that are not understood.
     let parsed = ParsedCertificate::try_from(certificate)?;
-    let time = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let time = seconds(now);
     if time < facts.not_before {
         return Err(refused(Refused::NotYet));
     }
@@ -138,8 +180,8 @@ fn itself(
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error(
-        "the server's certificate comes from no CA that is trusted; certificate-authority must name a \
-         file with the CA that has signed it, or with the certificate itself"
+        "the server's certificate is not signed by a trusted CA; certificate-authority must contain that \
+         CA, or this very certificate"
     )]
     Unknown,
     #[error(
@@ -147,12 +189,17 @@ enum Refused {
          server one with basicConstraints CA:FALSE, or put this one into certificate-authority"
     )]
     Ca,
-    #[error("the server's certificate does not count yet; check the clocks of node and server")]
+    #[error(
+        "the CA that signed the server's certificate has expired or is not valid yet; renew it in \
+         certificate-authority, and check the node's clock"
+    )]
+    CaNotValid,
+    #[error("the server's certificate is not valid yet; check the clocks of node and server")]
     NotYet,
     #[error("the server's certificate has expired; make a new one, also in certificate-authority")]
     Expired,
     #[error(
-        "the server's certificate is not for servers; make one whose extended key usage has serverAuth"
+        "the server's certificate is not for servers; make one with serverAuth in its extended key usage"
     )]
     Usage,
     #[error(
@@ -287,7 +334,7 @@ mod tests {
             assert!(check(name, "api.internal", NOW).is_ok(), "{name}");
         }
         let table = [
-            ("self.crt", "127.0.0.1", 1_000_000_000, "does not count yet"),
+            ("self.crt", "127.0.0.1", 1_000_000_000, "is not valid yet"),
             ("self.crt", "127.0.0.1", 5_000_000_000, "has expired"),
             ("self.crt", "127.0.0.2", NOW, "not valid for name"),
             ("self.crt", "other.internal", NOW, "not valid for name"),
@@ -297,6 +344,41 @@ mod tests {
         for (certificate, name, seconds, expected) in table {
             let why = check(certificate, name, seconds).expect_err(certificate);
             assert!(why.contains(expected), "{certificate} {name} {seconds}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_named_vouches_for_others_only_if_it_may() {
+        let provider = super::super::provider();
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let check = |of: &str, trusted: &[&str], seconds: u64| {
+            let text = trusted.iter().flat_map(|one| text(one)).collect::<Vec<_>>();
+            let (roots, _) = Roots::of_pem(&text, &provider).expect("they are certificates");
+            let der = CertificateDer::from(super::super::tests::der(of));
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            roots.check(&der, &[], &name, now).map_err(|error| error.to_string())
+        };
+        // All that are named here have the name and the key of the issuer.
+        let table: [(&str, &[&str], &str); 8] = [
+            ("of_self.crt", &["self.crt"], ""),
+            ("of_self.crt", &["self_no_signing.crt"], "not signed by a trusted CA"),
+            ("of_self.crt", &["self_client.crt"], "not signed by a trusted CA"),
+            ("of_self.crt", &["self_expired.crt"], "has expired"),
+            ("of_self.crt", &["self_expired.crt", "self.crt"], ""),
+            ("of_self.crt", &["self_expired.crt", "ca.crt"], "has expired"),
+            ("of_server.crt", &["server_ca.crt"], ""),
+            ("of_server.crt", &["server.crt"], "not signed by a trusted CA"),
+        ];
+        for (of, trusted, expected) in table {
+            match check(of, trusted, NOW) {
+                Ok(_) => assert_eq!(expected, "", "{of} {trusted:?}"),
+                Err(why) => {
+                    assert!(
+                        !expected.is_empty() && why.contains(expected),
+                        "{of} {trusted:?}: {why}"
+                    );
+                }
+            }
         }
     }
 

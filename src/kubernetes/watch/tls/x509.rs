@@ -33,11 +33,15 @@ mod oid {
     pub(super) const P384: &[u8] = &[0x2b, 0x81, 4, 0, 0x22];
     pub(super) const P521: &[u8] = &[0x2b, 0x81, 4, 0, 0x23];
     pub(super) const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+    pub(super) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
     pub(super) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
     pub(super) const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
     pub(super) const ANY_USAGE: &[u8] = &[0x55, 0x1d, 37, 0];
     pub(super) const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
 }
+
+/// The bit keyCertSign in the first byte of keyUsage.
+const KEY_CERT_SIGN: u8 = 0b0000_0100;
 
 /// What counts of a certificate.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +56,10 @@ pub(super) struct Certificate<'a> {
     pub(super) is_ca: bool,
     /// Whether a server may use it: it says so, or does not say for what it is (extendedKeyUsage).
     pub(super) for_servers: bool,
+    /// Whether its key may sign certificates (keyUsage): it says so, or does not say what its key is for.
+    signs: bool,
+    /// From version 3 on, only a certificate that calls itself a CA's is one.
+    version: u8,
 }
 
 impl<'a> Certificate<'a> {
@@ -60,21 +68,26 @@ impl<'a> Certificate<'a> {
         let mut outside = Der(der);
         let mut signed = Der(outside.take(tag::SEQUENCE)?);
         let mut fields = Der(signed.take(tag::SEQUENCE)?);
-        fields.skip(tag::VERSION)?;
+        let version = match fields.optional(tag::VERSION)? {
+            None => 1,
+            Some(version) => Der(version).take(tag::INTEGER)?.last()?.saturating_add(1),
+        };
         fields.take(tag::INTEGER)?; // serial number
         fields.take(tag::SEQUENCE)?; // signature algorithm
         fields.take(tag::SEQUENCE)?; // issuer
         let mut validity = Der(fields.take(tag::SEQUENCE)?);
         fields.take(tag::SEQUENCE)?; // subject
         let (_, _, key_info) = fields.next()?;
-        fields.skip(tag::ISSUER_ID)?;
-        fields.skip(tag::SUBJECT_ID)?;
+        fields.optional(tag::ISSUER_ID)?;
+        fields.optional(tag::SUBJECT_ID)?;
         let mut certificate = Certificate {
             not_before: validity.time()?,
             not_after: validity.time()?,
             key_info,
             is_ca: false,
             for_servers: true,
+            signs: true,
+            version,
         };
         if !fields.is_empty() {
             let mut extensions = Der(Der(fields.take(tag::EXTENSIONS)?).take(tag::SEQUENCE)?);
@@ -87,21 +100,40 @@ impl<'a> Certificate<'a> {
 
     fn extension(&mut self, mut extension: Der<'_>) -> Option<()> {
         let name = extension.take(tag::OID)?;
-        extension.skip(tag::BOOLEAN)?; // critical
-        let value = Der(extension.take(tag::OCTETS)?).take(tag::SEQUENCE);
-        if name == oid::BASIC_CONSTRAINTS {
-            let mut constraints = Der(value?);
-            self.is_ca = constraints.0.first() == Some(&tag::BOOLEAN)
-                && constraints.take(tag::BOOLEAN)?.iter().any(|byte| *byte != 0);
-        } else if name == oid::EXTENDED_KEY_USAGE {
-            let mut usages = Der(value?);
-            self.for_servers = false;
-            while !usages.is_empty() {
-                let usage = usages.take(tag::OID)?;
-                self.for_servers |= usage == oid::SERVER_AUTH || usage == oid::ANY_USAGE;
+        extension.optional(tag::BOOLEAN)?; // critical
+        let mut value = Der(extension.take(tag::OCTETS)?);
+        match name {
+            oid::BASIC_CONSTRAINTS => {
+                let mut constraints = Der(value.take(tag::SEQUENCE)?);
+                let ca = constraints.optional(tag::BOOLEAN)?;
+                self.is_ca = ca.is_some_and(|ca| ca.iter().any(|byte| *byte != 0));
             }
+            oid::KEY_USAGE => {
+                let (_unused_bits, usages) = value.take(tag::BITS)?.split_first()?;
+                self.signs = usages.first().is_some_and(|usages| usages & KEY_CERT_SIGN != 0);
+            }
+            oid::EXTENDED_KEY_USAGE => {
+                let mut usages = Der(value.take(tag::SEQUENCE)?);
+                self.for_servers = false;
+                while !usages.is_empty() {
+                    let usage = usages.take(tag::OID)?;
+                    self.for_servers |= usage == oid::SERVER_AUTH || usage == oid::ANY_USAGE;
+                }
+            }
+            _ => {}
         }
         Some(())
+    }
+
+    /// Whether it may vouch for the certificates of servers (Go: `crypto/x509`, CheckSignatureFrom and
+    /// checkChainForKeyUsage). webpki takes whatever is named for a CA that may.
+    pub(super) fn vouches(&self) -> bool {
+        (self.is_ca || self.version < 3) && self.signs && self.for_servers
+    }
+
+    /// Whether it is valid at this time, in seconds since 1970.
+    pub(super) fn is_valid_at(&self, time: i64) -> bool {
+        (self.not_before..=self.not_after).contains(&time)
     }
 
     /// Of what kind its key is.
@@ -206,9 +238,9 @@ impl<'a> Der<'a> {
         (tag == expected).then_some(content)
     }
 
-    /// Leaves out the next element if it has this tag.
-    fn skip(&mut self, optional: u8) -> Option<()> {
-        if self.0.first() == Some(&optional) { self.take(optional).map(|_| ()) } else { Some(()) }
+    /// The content of the next element if it has this tag; else that is left for what comes next.
+    fn optional(&mut self, tag: u8) -> Option<Option<&'a [u8]>> {
+        if self.0.first() == Some(&tag) { self.take(tag).map(Some) } else { Some(None) }
     }
 
     /// A point in time, in seconds since 1970.
@@ -246,23 +278,25 @@ mod tests {
     fn certificates_say_how_long_they_count_and_for_what() {
         let year_2100 = 4_102_444_800;
         let table = [
-            // name, expired, CA, for servers, key
-            ("server.crt", false, false, true, KeyKind::Ec("P-256")),
-            ("self.crt", false, true, true, KeyKind::Ec("P-256")),
-            ("self_client.crt", false, true, false, KeyKind::Ec("P-256")),
-            ("self_expired.crt", true, true, true, KeyKind::Ec("P-256")),
-            ("version1.crt", false, false, true, KeyKind::Ec("P-256")),
-            ("rsa.crt", false, false, false, KeyKind::Rsa(2048)),
-            ("rsa1024.crt", false, false, false, KeyKind::Rsa(1024)),
-            ("p521.crt", false, false, false, KeyKind::Ec("P-521")),
-            ("ed25519.crt", false, false, false, KeyKind::Ed25519),
+            // name, expired, CA, for servers, vouches, key
+            ("server.crt", false, false, true, false, KeyKind::Ec("P-256")),
+            ("self.crt", false, true, true, true, KeyKind::Ec("P-256")),
+            ("self_client.crt", false, true, false, false, KeyKind::Ec("P-256")),
+            ("self_no_signing.crt", false, true, true, false, KeyKind::Ec("P-256")),
+            ("self_expired.crt", true, true, true, true, KeyKind::Ec("P-256")),
+            ("expired_ca.crt", true, true, true, true, KeyKind::Ec("P-256")),
+            ("version1.crt", false, false, true, true, KeyKind::Ec("P-256")),
+            ("rsa.crt", false, false, false, false, KeyKind::Rsa(2048)),
+            ("rsa1024.crt", false, false, false, false, KeyKind::Rsa(1024)),
+            ("p521.crt", false, false, false, false, KeyKind::Ec("P-521")),
+            ("ed25519.crt", false, false, false, false, KeyKind::Ed25519),
         ];
-        for (name, expired, is_ca, for_servers, key) in table {
+        for (name, expired, is_ca, for_servers, vouches, key) in table {
             let der = der(name);
             let found = Certificate::parse(&der).unwrap_or_else(|| panic!("{name}"));
             assert_eq!(
-                (found.is_ca, found.for_servers, found.key()),
-                (is_ca, for_servers, key),
+                (found.is_ca, found.for_servers, found.vouches(), found.key()),
+                (is_ca, for_servers, vouches, key),
                 "{name}"
             );
             if expired {
