@@ -552,11 +552,11 @@ fn loaded_later() -> Outcome {
     let daemon =
         Daemon::start_as(command.arg("--config").arg(&file).args(["--master", &api.url()]));
     daemon.wait_for_first_sync("IPv4");
-    daemon.wait_for("not these settings of connection tracking");
+    daemon.wait_for("still lacks these settings of nf_conntrack");
     assert_ne!(conntrack("udp_timeout"), "20", "this test sees the true files");
     let pid = daemon.pid().to_string();
     run("nsenter", &["-t", &pid, "--mount", "umount", "/proc/sys/net/netfilter"]);
-    daemon.wait_for("has the settings of connection tracking now");
+    daemon.wait_for("that were missing are there now");
     assert_timeouts();
     assert_eq!(daemon.lines_with("WARN").len(), 1, "{}", daemon.log());
     Ok(())

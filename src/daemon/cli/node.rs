@@ -5,7 +5,7 @@
 //! serves.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -39,6 +39,8 @@ pub(super) struct NodeSettings {
     /// `/`, or elsewhere in tests.
     root: Arc<Path>,
     absent: Arc<watch::Sender<Vec<Step>>>,
+    /// Held while settings are made: those of a configuration that was replaced meanwhile must not come last.
+    turn: Arc<Mutex<()>>,
 }
 
 impl NodeSettings {
@@ -48,17 +50,22 @@ impl NodeSettings {
     }
 
     fn below(root: &Path) -> NodeSettings {
-        NodeSettings { root: root.into(), absent: Arc::new(watch::Sender::new(Vec::new())) }
+        let absent = Arc::new(watch::Sender::new(Vec::new()));
+        NodeSettings { root: root.into(), absent, turn: Arc::default() }
     }
 
-    /// Sets everything up that the configuration asks for, and says once what could not be done.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets everything up that the configuration asks for, and says once what could not be done. Blocks.
     pub(super) fn set_up(&self, config: &Config) {
+        let _turn = self.turn();
         let steps = conntrack(&config.conntrack, sysctl::cpus().into());
         let absent = self.attempt(steps);
         if !absent.is_empty() {
             tracing::info!(
-                "this kernel has no settings of connection tracking yet (is nf_conntrack loaded?); they are \
-                 made when it has: {}",
+                "nf_conntrack is not loaded yet; these settings are applied as soon as it is: {}",
                 files(&absent)
             );
         }
@@ -85,6 +92,19 @@ impl NodeSettings {
         absent
     }
 
+    /// Tries again what the kernel did not have, and gives back what it still does not have; nothing if there
+    /// was nothing to try. Blocks.
+    fn again(&self) -> Option<Vec<Step>> {
+        let _turn = self.turn();
+        let absent = self.absent.borrow().clone();
+        if absent.is_empty() {
+            return None;
+        }
+        let rest = self.attempt(absent);
+        self.absent.send_replace(rest.clone());
+        Some(rest)
+    }
+
     /// Makes settings that the kernel did not have as soon as it has them: after the first sync, when the
     /// rules are there that need connection tracking, or later. Until `stop`.
     pub(super) async fn follow(
@@ -104,19 +124,22 @@ impl NodeSettings {
                 Ok(()) = in_force.changed(), if !synced => synced = true,
                 () = tokio::time::sleep(LOOK) => {}
             }
-            let rest = self.attempt(self.absent.borrow().clone());
+            let settings = self.clone();
+            let Ok(rest) = tokio::task::spawn_blocking(move || settings.again()).await else {
+                return;
+            };
+            let Some(rest) = rest else { continue };
             if rest.is_empty() {
                 tracing::info!(
-                    "this kernel has the settings of connection tracking now; they are made"
+                    "the settings of nf_conntrack that were missing are there now, and were applied"
                 );
             } else if synced && !std::mem::replace(&mut said, true) {
                 tracing::warn!(
-                    "this kernel has rules, but not these settings of connection tracking; they are made \
-                     when it has (modprobe nf_conntrack): {}",
+                    "the kernel still lacks these settings of nf_conntrack after the first sync; they are \
+                     applied as soon as it has them (modprobe nf_conntrack): {}",
                     files(&rest)
                 );
             }
-            self.absent.send_replace(rest);
         }
     }
 }
@@ -361,8 +384,11 @@ mod tests {
 
         // The rest comes much later.
         tokio::time::sleep(Duration::from_secs(3600)).await;
-        std::fs::write(path("max"), "262144").expect("a file");
-        std::fs::write(path("tcp_timeout_close_wait"), "60").expect("a file");
+        for (name, text) in [("max", "262144"), ("tcp_timeout_close_wait", "60")] {
+            // As the kernel does: a file is there with its value, or not at all.
+            std::fs::write(path("new"), text).expect("a file");
+            std::fs::rename(path("new"), path(name)).expect("a file");
+        }
         absent.wait_for(Vec::is_empty).await.expect("it runs");
         assert_eq!(
             (read("max").as_str(), read("tcp_timeout_close_wait").as_str()),
