@@ -49,6 +49,8 @@ impl Scrapes {
         }
         let (tell, told) = watch::channel(None);
         *under_way = Some(tell.clone());
+        // A runtime that ends drops the task here and now, and `Ends` takes the lock.
+        drop(under_way);
         let (metrics, ends) = (self.metrics.clone(), Ends(self.clone()));
         tokio::task::spawn_blocking(move || {
             let text = Bytes::from(metrics.text());
