@@ -9,6 +9,7 @@ use std::backtrace::Backtrace;
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing_subscriber::layer::SubscriberExt;
@@ -27,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Lines on their way out.
 static QUEUE: Queue = Queue::new();
 
+/// There is no thread that writes the lines: whoever logs does.
+static DIRECT: AtomicBool = AtomicBool::new(false);
+
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts the log on standard error. A second start in one process (tests) keeps the first log.
@@ -41,8 +45,17 @@ pub(super) fn start(logging: &Logging) {
     if started.is_ok() {
         let _ = LEVEL.set(handle);
         std::panic::set_hook(Box::new(panicked));
-        // Without a thread, the lines go out at the end.
-        let _ = std::thread::Builder::new().name("log".to_owned()).spawn(carry);
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(carry);
+        DIRECT.store(thread.is_err(), Ordering::Relaxed);
+    }
+}
+
+fn put(line: Vec<u8>) {
+    if DIRECT.load(Ordering::Relaxed) {
+        // What standard error refuses, nobody else would hear either.
+        let _ = io::stderr().write_all(&line);
+    } else {
+        QUEUE.push(line);
     }
 }
 
@@ -71,7 +84,7 @@ pub(super) fn lost() -> u64 {
 #[allow(clippy::print_stderr)] // before there is a log
 pub(super) fn say(text: &str) {
     if LEVEL.get().is_some() {
-        QUEUE.push(format!("{text}\n").into_bytes());
+        put(format!("{text}\n").into_bytes());
     } else {
         eprintln!("{text}");
     }
@@ -88,7 +101,7 @@ struct Line;
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        QUEUE.push(bytes.to_vec());
+        put(bytes.to_vec());
         Ok(bytes.len())
     }
 
