@@ -14,7 +14,7 @@ use super::{Config, KubeProxyConfiguration, Problem};
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
 const MORE_DOCUMENTS: &str = "only the first YAML document of the configuration file counts; \
-    take away what follows it";
+    remove what follows it";
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]

@@ -462,8 +462,6 @@ fn the_first_document_of_a_file_counts() {
     assert_eq!(loaded.config.mode, Mode::Ipvs);
     assert_eq!(
         loaded.warnings,
-        [
-            "only the first YAML document of the configuration file counts; take away what follows it"
-        ]
+        ["only the first YAML document of the configuration file counts; remove what follows it"]
     );
 }

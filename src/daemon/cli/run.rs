@@ -72,9 +72,9 @@ fn open_files() -> u64 {
     match kernel::sockets::raise_descriptor_limit() {
         Ok(files) if files < FILES => {
             tracing::warn!(
-                "this process may have {files} open files and needs at least {FILES}, for sockets to the \
-                 kernel and the API server, and for whoever asks for health and metrics: changes may \
-                 come late, and answers fail; raise the limit (LimitNOFILE, ulimit -n)"
+                "this process may have {files} open files and needs at least {FILES}; changes may be \
+                 programmed late, and health and metrics go unanswered: raise the limit (LimitNOFILE, \
+                 ulimit -n)"
             );
             files
         }

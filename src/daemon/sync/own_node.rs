@@ -28,12 +28,12 @@ pub(super) fn tell(before: &[Kept], now: &[Kept]) {
         return;
     }
     if now.is_empty() {
-        tracing::info!("the Node object has its addresses, pod CIDRs and zone again");
+        tracing::info!("the Node object is complete again");
         return;
     }
     let kept: Vec<String> = now.iter().map(ToString::to_string).collect();
     tracing::warn!(
-        "the Node object is gone, or has lost some of what it said; this stays in force: {}",
+        "the Node object is gone or incomplete; its last known values stay in use: {}",
         kept.join(", ")
     );
 }

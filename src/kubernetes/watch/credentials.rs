@@ -89,11 +89,13 @@ impl Credentials {
             }
         };
         if timeout(LOOK_WITHIN, look).await.is_err() {
-            tracing::debug!("files with credentials take long to read; those known are used");
+            tracing::debug!(
+                "reading the credential files takes long; the known ones are used meanwhile"
+            );
         }
     }
 
-    /// Is cancelled when the connections made from now on shall end.
+    /// Is cancelled when connections made from now on must end.
     pub(super) fn closing(&self) -> CancellationToken {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -104,11 +106,11 @@ impl Credentials {
             token.look();
         }
         if self.roots.as_ref().is_some_and(|roots| roots.look()) {
-            tracing::info!("certificate-authority is renewed; it counts for new connections");
+            tracing::info!("certificate-authority has changed; new connections use it");
         }
         if self.pair.as_ref().is_some_and(|pair| pair.look()) {
             tracing::info!(
-                "the client certificate is renewed; connections made with the old one are closed"
+                "the client certificate was renewed; connections made with the old one are closed"
             );
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *open).cancel();
@@ -167,7 +169,7 @@ fn roots_of(access: &Access) -> Result<Option<Arc<Reread<Roots>>>, String> {
 fn roots(text: &[u8], provider: &Arc<rustls::crypto::CryptoProvider>) -> Result<Roots, String> {
     let (roots, unusable) = Roots::of_pem(text, provider)?;
     for one in unusable {
-        tracing::warn!("certificate-authority has good certificates, but {one}");
+        tracing::warn!("certificate-authority: {one}; the others are used");
     }
     Ok(roots)
 }

@@ -142,7 +142,7 @@ impl Access {
         self.insecure = cluster.insecure_skip_tls_verify.unwrap_or_default();
         if self.insecure {
             if self.authority.is_some() {
-                let reason = "not with certificate-authority; take one of them away".to_owned();
+                let reason = "it excludes certificate-authority; remove one of them".to_owned();
                 return Err(self.wrong("insecure-skip-tls-verify", reason));
             }
             tracing::warn!("insecure-skip-tls-verify: the API server's certificate is not checked");
@@ -179,7 +179,7 @@ impl Access {
         self.pair = match (certificate, key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (Some(_), None) => {
-                let reason = "it has no key; name it by client-key".to_owned();
+                let reason = "it has no key; set client-key".to_owned();
                 return Err(self.wrong("client-certificate", reason));
             }
             // As in Go, a key alone means nothing.
@@ -202,7 +202,7 @@ async fn read(path: &Path) -> Result<Kubeconfig, ClientError> {
     })?;
     if documents.next().is_some() {
         tracing::warn!(
-            "only the first YAML document of the kubeconfig {} counts; take away what follows it",
+            "only the first YAML document of the kubeconfig {} counts; remove what follows it",
             path.display()
         );
     }

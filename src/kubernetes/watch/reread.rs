@@ -98,8 +98,11 @@ impl<T> Reread<T> {
             Err(reason) => Err(reason),
         };
         let mut state = self.state();
+        if new.is_ok() && state.fault.take().is_some_and(|fault| fault.said) {
+            tracing::info!("{} can be read again", self.what);
+        }
         match new {
-            Ok(None) => state.fault = None,
+            Ok(None) => {}
             Ok(Some((value, digest))) => {
                 *state = State { current: Arc::new(value), digest: Some(digest), fault: None };
                 tracing::debug!(files = names(&self.files), "{} is renewed", self.what);
