@@ -55,8 +55,8 @@ pub fn remove(
 
 /// The same for parts of the table that are read while others go on working: `suspected` chooses flows
 /// during the reading. Then they are judged for good in groups, each with a `judge` that is kept until
-/// the kernel has forgotten its flows; whatever it holds locked stays as it is for that long. A flow that
-/// was chosen as one without a reply is asked for again before, and left alone if it has had one.
+/// the kernel has forgotten its flows; whatever it holds locked stays as it is for that long. A TCP
+/// connection that was read without a reply is read again before, and judged as it is by then.
 ///
 /// Each protocol is read once. Kernels before 5.8 send the flows of all protocols each time; of those,
 /// others are not even looked at.
@@ -105,10 +105,14 @@ fn remove_of<J: Fn(&Flow) -> bool>(
         for group in found.chunks(TOGETHER) {
             let judge = judge();
             let mut stale = Vec::with_capacity(group.len());
-            for (_, forget) in group.iter().filter(|(flow, _)| judge(flow)) {
-                let silent = part == Part::All
-                    || socket.reread(family, forget)?.is_some_and(|flow| !flow.replied);
-                if silent {
+            for (flow, forget) in group.iter().filter(|(flow, _)| judge(flow)) {
+                // A TCP connection that was silent may have been answered since it was read.
+                let still = flow.replied
+                    || protocol != Protocol::Tcp
+                    || socket
+                        .reread(family, forget)?
+                        .is_some_and(|now| judge(&now) && (part == Part::All || !now.replied));
+                if still {
                     stale.push(forget.clone());
                 }
             }
