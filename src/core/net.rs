@@ -158,6 +158,11 @@ impl Fnv1a {
         Fnv1a(bytes.iter().fold(self.0, next))
     }
 
+    /// The whole hash.
+    pub fn whole(self) -> u64 {
+        self.0
+    }
+
     /// The hash in fewer bits, at most 32, each of which depends on upper ones: the lowest alone are
     /// mixed badly.
     pub fn fold(self, bits: u32) -> u32 {

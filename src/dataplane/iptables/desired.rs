@@ -8,6 +8,7 @@ use super::names::ChainId;
 use super::service::{Common, Rendered, render};
 use super::{Form, Layout, base, names};
 use sluice_core::model::ServiceName;
+use sluice_core::net::fnv1a;
 use sluice_core::plan::{ForwardingTable, Host, ServicePlan};
 use sluice_kernel::xtables::Table;
 
@@ -186,12 +187,10 @@ fn take(tallies: &mut BTreeMap<Table, Tally>, chains: &Chains) {
     }
 }
 
-/// A number for a chain with its rules, the same on every machine (FNV-1a, 64 bits).
+/// A number for a chain with its rules, the same in every version of this program.
 fn digest(id: &ChainId, lines: &[Line]) -> u64 {
-    let texts = [&*id.name].into_iter().chain(lines.iter().map(|line| &*line.text));
-    let bytes = texts.flat_map(|text| text.bytes().chain([b'\n']));
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    bytes.fold(0xcbf2_9ce4_8422_2325, mix)
+    let start = fnv1a(id.name.as_bytes()).and(b"\n");
+    lines.iter().fold(start, |hash, line| hash.and(line.text.as_bytes()).and(b"\n")).whole()
 }
 
 fn delta(old: &Chains, new: &Chains) -> Delta {
