@@ -87,6 +87,7 @@ pub type InForce = BTreeSet<Family>;
 struct Around<'a> {
     snapshot: &'a Snapshot,
     local: &'a BTreeSet<IpAddr>,
+    on_localhost: bool,
     health: &'a Health,
     metrics: &'a Metrics,
     started: Instant,
@@ -365,6 +366,7 @@ impl Loop {
             let around = Around {
                 snapshot: &self.snapshot,
                 local: &self.addresses,
+                on_localhost: self.config.can_open_localhost(family),
                 health: &self.health,
                 metrics: &self.metrics,
                 started,
@@ -473,6 +475,7 @@ impl Plane {
                     table,
                     snapshot: around.snapshot,
                     local: around.local,
+                    on_localhost: around.on_localhost,
                     backend: &mut *self.backend,
                 };
                 self.conntrack.reconcile(rules, world, self.refused.keys());
@@ -486,7 +489,7 @@ impl Plane {
             }
             Err(error) => {
                 // One table may have been written, and another one not.
-                self.conntrack.shake();
+                self.conntrack.postpone(&rules, self.planner.table());
                 self.pending = scope.services;
                 let elapsed = around.started.elapsed();
                 End::Failed(Failure { reason: error.to_string(), extent, elapsed })

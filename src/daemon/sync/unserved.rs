@@ -2,7 +2,8 @@
 //!
 //! A node may have IPv6 in its kernel and no ip6tables, or nf_tables without IPv6. In a cluster of IPv4
 //! that is nobody's problem (upstream: `cmd/kube-proxy/app/server_linux.go`, platformCheckSupported). It
-//! is tried again with each sync, for programs may be installed and modules loaded.
+//! is tried again with each sync, for programs may be installed and modules loaded; but for a backend that
+//! could not be opened at the start.
 
 use std::time::Duration;
 

@@ -35,6 +35,8 @@ pub(in crate::sync) struct World<'a> {
     pub(in crate::sync) snapshot: &'a Snapshot,
     /// The addresses of this node's interfaces.
     pub(in crate::sync) local: &'a BTreeSet<IpAddr>,
+    /// Whether node ports answer on localhost, where they are open on all of these.
+    pub(in crate::sync) on_localhost: bool,
     /// Who has put it in force.
     pub(in crate::sync) backend: &'a mut dyn Backend,
 }
@@ -133,13 +135,20 @@ impl Frontends {
         }
     }
 
+    /// Whether a Service had frontends when its rules were last in force.
+    pub(super) fn holds(&self, service: &ServiceName) -> bool {
+        self.held.contains_key(service)
+    }
+
     /// A flow to an address that accepts node ports from now on may have begun before; one to an
     /// address that does not any more may still be translated.
-    fn update_node(&mut self, World { table, local, .. }: &World<'_>, at: Instant) {
+    fn update_node(&mut self, World { table, local, on_localhost, .. }: &World<'_>, at: Instant) {
         let now: BTreeSet<IpAddr> = match &table.host.node_ports {
             NodePortAddresses::Only(ips) => ips.clone(),
             NodePortAddresses::AnyLocal => {
-                let usable = |ip: &&IpAddr| Family::of(**ip) == self.family && !ip.is_loopback();
+                let usable = |ip: &&IpAddr| {
+                    Family::of(**ip) == self.family && (*on_localhost || !ip.is_loopback())
+                };
                 local.iter().filter(usable).copied().collect()
             }
         };

@@ -19,6 +19,7 @@ pub(super) use self::frontends::World;
 use self::remover::{Shared, State};
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
+use sluice_core::plan::ForwardingTable;
 use sluice_telemetry::metrics::Metrics;
 
 /// What becomes of a TCP connection whose endpoint is no longer one of its Service.
@@ -78,6 +79,14 @@ impl Conntrack {
         self.shaken = true;
     }
 
+    /// The rules of the changes so far could not be written, all of them or some.
+    pub(super) fn postpone(&mut self, rules: &Rules<'_>, table: &ForwardingTable) {
+        self.shake();
+        // A family may be left out for months; Services that came and went meanwhile are not kept.
+        let frontends = &rules.0.frontends;
+        self.touched.retain(|name| table.services.contains_key(name) || frontends.holds(name));
+    }
+
     /// Lets what the changes so far have made stale be removed. To be called when the rules are in
     /// force, but for the Services that were `refused`.
     pub(super) fn reconcile<'a>(
@@ -105,5 +114,26 @@ impl Conntrack {
 impl Drop for Conntrack {
     fn drop(&mut self) {
         self.shared.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Mode;
+    use crate::plan::build;
+    use crate::plan::fixtures::{host, service, snapshot};
+
+    #[test]
+    fn services_that_come_and_go_while_a_family_is_left_out_are_not_kept() {
+        let metrics = Metrics::new(Mode::Iptables);
+        let mut conntrack = Conntrack::new(Family::V4, RemovedTcp::Keep, &metrics);
+        let objects = snapshot(vec![service("stays", "10.96.0.1")], Vec::new());
+        let (table, _) = build(Family::V4, "node-a", host(), &objects);
+        let [stays, gone] = ["stays", "gone"].map(|name| ServiceName::new("default", name));
+        conntrack.touch([&stays, &gone]);
+        let handle = conntrack.handle();
+        conntrack.postpone(&handle.hold(), &table);
+        assert_eq!(conntrack.touched, [stays].into());
     }
 }

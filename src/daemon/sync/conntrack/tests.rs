@@ -76,13 +76,22 @@ fn local() -> BTreeSet<IpAddr> {
     [ip(NODE_IP), ip("172.16.0.2")].into()
 }
 
+fn world<'a>(
+    table: &'a ForwardingTable,
+    snapshot: &'a Snapshot,
+    local: &'a BTreeSet<IpAddr>,
+    backend: &'a mut dyn Backend,
+) -> World<'a> {
+    World { table, snapshot, local, on_localhost: false, backend }
+}
+
 impl Frontends {
     /// Takes a state of the API in, in which these Services have changed.
     fn see(&mut self, api: &Api, touched: &[&str]) {
         let snapshot = api.snapshot();
         let (table, _) = build(Family::V4, "node-a", host(), &snapshot);
         let (local, backend) = (local(), &mut Direct);
-        let mut world = World { table: &table, snapshot: &snapshot, local: &local, backend };
+        let mut world = world(&table, &snapshot, &local, backend);
         let touched = touched.iter().map(|n| ServiceName::new("default", n)).collect();
         self.update(&mut world, &touched, long_ago());
     }
@@ -341,7 +350,7 @@ fn an_address_that_begins_to_accept_node_ports_may_have_flows_to_nobody() {
         let host = sluice_core::plan::Host { node_ports, ..host() };
         let (table, _) = build(Family::V4, "node-a", host, &snapshot);
         let (local, backend) = (local(), &mut Direct);
-        let mut world = World { table: &table, snapshot: &snapshot, local: &local, backend };
+        let mut world = world(&table, &snapshot, &local, backend);
         frontends.update(&mut world, &BTreeSet::new(), long_ago());
         let stale = |to, by| frontends.judges(Protocol::Udp, to, by);
         let second = "172.16.0.2:30053";
@@ -352,6 +361,29 @@ fn an_address_that_begins_to_accept_node_ports_may_have_flows_to_nobody() {
     assert_eq!(seen(NodePortAddresses::Only([ip(NODE_IP)].into())), [false; 3], "not one of ours");
     assert_eq!(seen(NodePortAddresses::AnyLocal), [true, true, false]);
     assert_eq!(seen(NodePortAddresses::AnyLocal), [false; 3], "settled");
+}
+
+#[test]
+fn flows_to_node_ports_on_localhost_follow_where_these_answer() {
+    let api = |pods: &[_]| Api::default().with(dns(Protocol::Udp), pods);
+    let local = [ip(NODE_IP), ip("127.0.0.1")].into();
+    for on_localhost in [false, true] {
+        let mut frontends = Frontends::new(Family::V4, RemovedTcp::Keep);
+        for pod in [1, 2] {
+            frontends.look();
+            let snapshot = api(&[(pod, Ready)]).snapshot();
+            let host = crate::plan::Host { node_ports: NodePortAddresses::AnyLocal, ..host() };
+            let (table, _) = build(Family::V4, "node-a", host, &snapshot);
+            let backend = &mut Direct;
+            let mut world = World { on_localhost, ..world(&table, &snapshot, &local, backend) };
+            let touched = [ServiceName::new("default", "dns")].into();
+            frontends.update(&mut world, &touched, long_ago());
+        }
+        let stale = |to, by| frontends.judges(Protocol::Udp, to, by);
+        assert_eq!(stale("127.0.0.1:30053", POD_1), on_localhost);
+        assert!(!stale("127.0.0.1:30053", POD_2));
+        assert!(stale(NODE_PORT, POD_1));
+    }
 }
 
 /// As [`Frontends::judges`], for one flow of which nothing came back.
@@ -484,7 +516,7 @@ fn an_address_that_accepts_no_node_ports_any_more_is_looked_at_once_and_forgotte
             &snapshot,
         );
         let (local, backend) = (local(), &mut Direct);
-        let mut world = World { table: &table, snapshot: &snapshot, local: &local, backend };
+        let mut world = world(&table, &snapshot, &local, backend);
         frontends.update(&mut world, &BTreeSet::new(), long_ago());
     };
     for last in 1..=200_u8 {
