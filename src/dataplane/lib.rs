@@ -51,7 +51,8 @@ pub trait Backend: Send {
     fn stop(&mut self) {}
 }
 
-/// A family whose backend could not be opened: each sync fails with the reason.
+/// A family whose backend could not be opened, which is tried at the start only: each sync fails with the
+/// reason.
 #[derive(Debug)]
 pub struct Unopened {
     /// Why.

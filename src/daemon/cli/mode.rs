@@ -178,7 +178,7 @@ fn backends(open: impl Fn(Family) -> Result<Box<dyn Backend>>) -> Result<(Backen
                 backend
             }
             Err(error) => {
-                let reason = format!("{error:#}");
+                let reason = format!("{error:#}; restart the daemon once that is mended");
                 why.get_or_insert(error);
                 Box::new(Unopened { reason })
             }

@@ -292,7 +292,7 @@ impl<T: Tables> Iptables<T> {
         }
         for extension in &optional {
             let (name, without) = (extension.name(), extension.without().unwrap_or_default());
-            tracing::warn!(%family, "the kernel or the package iptables lacks {name}: {without}");
+            tracing::warn!(%family, "the kernel or the package iptables lacks {name}; {without}");
         }
         self.lacking = Some(lacking);
         Ok(!optional.is_empty())
