@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::around::{MOST_TRIES, Question};
 use super::counters::Count;
@@ -102,15 +102,14 @@ async fn dial(
     let mut tried = Vec::new();
     for patience in DIALS {
         let endpoint = target.pick(client.ip(), &tried)?;
-        match tokio::time::timeout(patience, connect(client, endpoint, target, shared)).await {
-            Ok(Ok(stream)) => return Some((stream, endpoint)),
-            Ok(Err(error)) if sockets::is_shortage(&error) => {
+        match connect(client, endpoint, target, shared, patience).await {
+            Ok(stream) => return Some((stream, endpoint)),
+            Err(error) if sockets::is_shortage(&error) => {
                 shared.descriptors.used_up();
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            Ok(Err(error)) => tracing::debug!(%endpoint, %error, "an endpoint does not accept"),
-            Err(_) => tracing::debug!(%endpoint, ?patience, "an endpoint does not answer"),
+            Err(error) => tracing::debug!(%endpoint, %error, "an endpoint does not accept"),
         }
         shared.counters.dial_failures.increment();
         tried.push(endpoint);
@@ -118,29 +117,39 @@ async fn dial(
     None
 }
 
+/// Connects to an endpoint. The kernel's answer, where it is asked, takes nothing from the endpoint's
+/// `patience`: one that is not to blame keeps its clients.
 async fn connect(
     client: SocketAddr,
     endpoint: SocketAddr,
     target: &Target,
     shared: &Shared,
+    patience: Duration,
 ) -> io::Result<TcpStream> {
+    let plain = || sockets::tcp_to(endpoint, target.mark);
     let Some(around) = target.asks(client.ip(), endpoint, shared) else {
-        return sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await;
+        return in_time(plain(), endpoint, patience).await;
     };
     let question = Question { protocol: Protocol::Tcp, client, endpoint };
     let mut tried = Vec::new();
     while tried.len() < MOST_TRIES {
         let Some(source) = around.source(question, &tried).await else {
-            return sockets::tcp_to(endpoint, target.mark)?.connect(endpoint).await;
+            return in_time(plain(), endpoint, patience).await;
         };
-        let connected = match sockets::tcp_from(source, endpoint, target.mark) {
-            Ok(socket) => socket.connect(endpoint).await,
-            Err(error) => Err(error),
-        };
-        match connected {
+        let socket = sockets::tcp_from(source, endpoint, target.mark);
+        match in_time(socket, endpoint, patience).await {
             Err(error) if sockets::is_taken(&error) => tried.push(source),
             connected => return connected,
         }
     }
     Err(io::ErrorKind::AddrInUse.into())
+}
+
+/// Connects a socket, if the endpoint accepts in time.
+async fn in_time(
+    socket: io::Result<TcpSocket>,
+    endpoint: SocketAddr,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    tokio::time::timeout(patience, socket?.connect(endpoint)).await?
 }
