@@ -208,11 +208,12 @@ impl Writer {
         let host = &table.host;
         self.counter("services", Place::Service);
         let mark = || phrase::set_mark_bits(host.masquerade_mark);
-        let to_cluster_ip = phrase::is_in(&[Field::Daddr(self.family)], &SetId::ClusterIps.name());
+        let daddr = Field::Daddr(self.family);
+        let to_cluster_ip = || phrase::is_in(&[daddr], &SetId::ClusterIps.name());
         if host.masquerade_all {
-            self.rule("services", [to_cluster_ip, mark()]);
+            self.rule("services", [to_cluster_ip(), mark()]);
         } else if host.pods != PodDetector::None {
-            self.rule("services", [to_cluster_ip, self.not_from_pod(&host.pods), mark()]);
+            self.rule("services", [to_cluster_ip(), self.not_from_pod(&host.pods), mark()]);
         }
         if self.carrier == Carrier::Ipvs {
             // This node's own traffic to a cluster IP, which is one of its addresses, has that as
@@ -228,6 +229,12 @@ impl Writer {
         self.rule("services", [phrase::jump(&pools(Place::Service))]);
         let node_ports = phrase::jump(&"nodeports".into());
         self.rule("services", [self.to_node_port_address(&host.node_ports), node_ports]);
+        if !host.cluster_ip_guard.refuses_ports() {
+            // What the Service has no port for passes as it came.
+            let bit = host.masquerade_mark;
+            let marked = [to_cluster_ip(), phrase::mark_has(bit), phrase::flip_mark_bits(bit)];
+            self.rule("services", marked);
+        }
     }
 
     fn node_ports(&mut self, table: &ForwardingTable) {
