@@ -120,9 +120,9 @@ impl Drop for Conntrack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Mode;
-    use crate::plan::build;
-    use crate::plan::fixtures::{host, service, snapshot};
+    use sluice_config::Mode;
+    use sluice_core::plan::build;
+    use sluice_core::plan::fixtures::{host, service, snapshot};
 
     #[test]
     fn services_that_come_and_go_while_a_family_is_left_out_are_not_kept() {

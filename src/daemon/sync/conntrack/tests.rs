@@ -372,7 +372,8 @@ fn flows_to_node_ports_on_localhost_follow_where_these_answer() {
         for pod in [1, 2] {
             frontends.look();
             let snapshot = api(&[(pod, Ready)]).snapshot();
-            let host = crate::plan::Host { node_ports: NodePortAddresses::AnyLocal, ..host() };
+            let host =
+                sluice_core::plan::Host { node_ports: NodePortAddresses::AnyLocal, ..host() };
             let (table, _) = build(Family::V4, "node-a", host, &snapshot);
             let backend = &mut Direct;
             let mut world = World { on_localhost, ..world(&table, &snapshot, &local, backend) };
