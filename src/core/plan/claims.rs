@@ -1,52 +1,77 @@
-//! Who holds an address that several Services claim.
+//! Who holds what several Services claim: a cluster IP, or an address that clients use.
 //!
 //! The winner is the same whatever the order in which the claims arrived: a field that the API
 //! server allocates (cluster IP, node port) beats one that users write (external IP, load balancer
 //! IP), then the older Service wins, then the name decides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
 
 use rustc_hash::FxHashMap;
 
 use super::table::{Address, FrontendKind};
 use crate::model::ServiceName;
 
+/// Who put a claim into the Service, the stronger one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// The API server, which gives it to one Service only.
+    Allocated,
+    /// A user, who can write anything.
+    Written,
+}
+
+impl From<FrontendKind> for Origin {
+    fn from(kind: FrontendKind) -> Origin {
+        match kind {
+            FrontendKind::ClusterIp | FrontendKind::NodePort => Origin::Allocated,
+            FrontendKind::ExternalIp | FrontendKind::LoadBalancer => Origin::Written,
+        }
+    }
+}
+
 /// A Service's claim to an address; the smallest one wins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Claim {
-    written_by_users: bool,
+    origin: Origin,
     created: i64,
     service: ServiceName,
 }
 
-/// All claims to frontend addresses.
-#[derive(Debug, Clone, Default)]
-pub struct Claims {
-    holders: FxHashMap<Address, Claim>,
+/// All claims to addresses of one kind: those of frontends, or cluster IPs.
+#[derive(Debug, Clone)]
+pub struct Claims<A = Address> {
+    holders: FxHashMap<A, Claim>,
     /// Claims that lost; almost always empty.
-    waiting: BTreeMap<Address, BTreeSet<Claim>>,
-    by_service: FxHashMap<ServiceName, Box<[Address]>>,
+    waiting: BTreeMap<A, BTreeSet<Claim>>,
+    by_service: FxHashMap<ServiceName, Box<[A]>>,
 }
 
-impl Claims {
+impl<A> Default for Claims<A> {
+    fn default() -> Claims<A> {
+        Claims {
+            holders: FxHashMap::default(),
+            waiting: BTreeMap::new(),
+            by_service: FxHashMap::default(),
+        }
+    }
+}
+
+impl<A: Copy + Hash + Ord> Claims<A> {
     /// Replaces what `service` (created at `created`) claims and returns the other Services that won
     /// or lost an address by it.
     pub fn replace(
         &mut self,
         service: &ServiceName,
         created: i64,
-        wanted: &[(Address, FrontendKind)],
+        wanted: &[(A, Origin)],
     ) -> BTreeSet<ServiceName> {
         let mut affected = BTreeSet::new();
         for address in self.by_service.remove(service).unwrap_or_default() {
             self.release(address, service, &mut affected);
         }
-        for &(address, kind) in wanted {
-            let written_by_users = match kind {
-                FrontendKind::ClusterIp | FrontendKind::NodePort => false,
-                FrontendKind::ExternalIp | FrontendKind::LoadBalancer => true,
-            };
-            let claim = Claim { written_by_users, created, service: service.clone() };
+        for &(address, origin) in wanted {
+            let claim = Claim { origin, created, service: service.clone() };
             self.claim(address, claim, &mut affected);
         }
         if !wanted.is_empty() {
@@ -58,11 +83,11 @@ impl Claims {
     }
 
     /// The Service that holds an address.
-    pub fn holder(&self, address: &Address) -> Option<&ServiceName> {
+    pub fn holder(&self, address: &A) -> Option<&ServiceName> {
         self.holders.get(address).map(|claim| &claim.service)
     }
 
-    fn claim(&mut self, address: Address, claim: Claim, affected: &mut BTreeSet<ServiceName>) {
+    fn claim(&mut self, address: A, claim: Claim, affected: &mut BTreeSet<ServiceName>) {
         let loser = match self.holders.get_mut(&address) {
             None => {
                 self.holders.insert(address, claim);
@@ -77,12 +102,7 @@ impl Claims {
         self.waiting.entry(address).or_default().insert(loser);
     }
 
-    fn release(
-        &mut self,
-        address: Address,
-        service: &ServiceName,
-        affected: &mut BTreeSet<ServiceName>,
-    ) {
+    fn release(&mut self, address: A, service: &ServiceName, affected: &mut BTreeSet<ServiceName>) {
         let mut next = None;
         if let Some(queue) = self.waiting.get_mut(&address) {
             queue.retain(|claim| claim.service != *service);

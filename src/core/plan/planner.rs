@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::claims::Claims;
+use super::claims::{Claims, Origin};
 use super::endpoints::{Categories, Here, categorize, local_ready};
 use super::numbers::Numbers;
 use super::policy;
@@ -34,6 +34,9 @@ pub struct Effect {
 #[derive(Debug, Clone)]
 pub struct Planner {
     table: ForwardingTable,
+    /// Who has which cluster IP; the other Services that say it is theirs are not served.
+    cluster_ips: Claims<IpAddr>,
+    /// Who has which address, among the Services that are served.
     claims: Claims,
     numbers: Numbers,
     node_name: String,
@@ -67,6 +70,7 @@ impl Planner {
         };
         Planner {
             table,
+            cluster_ips: Claims::default(),
             claims: Claims::default(),
             numbers: Numbers::default(),
             node_name: node_name.to_owned(),
@@ -120,17 +124,11 @@ impl Planner {
             effect.host = true;
         }
 
-        let mut contenders = BTreeSet::new();
-        for name in &todo {
-            let service = snapshot.services.get(name);
-            let wanted = service.map(|s| addresses(s, family)).unwrap_or_default();
-            let created = service.map_or(0, |s| s.created);
-            contenders.extend(self.claims.replace(name, created, &wanted));
-        }
-        todo.extend(contenders);
+        self.settle_claims(snapshot, &mut todo);
         for name in todo {
-            let service = snapshot.services.get(&name);
             let mut warnings = Vec::new();
+            let service = snapshot.services.get(&name);
+            let service = service.filter(|service| self.is_served(service, &mut warnings));
             let check = service.and_then(|s| self.health_check(s, snapshot, &mut warnings));
             effect.health_checks |= self.table.health_checks.get(&name) != check.as_ref();
             match check {
@@ -150,6 +148,50 @@ impl Planner {
             effect.services.insert(name);
         }
         effect
+    }
+
+    /// Takes in what the Services of `todo` claim, and adds to them those that win or lose something
+    /// by it. Cluster IPs come first: a Service that does not get its own claims nothing else.
+    fn settle_claims(&mut self, snapshot: &Snapshot, todo: &mut BTreeSet<ServiceName>) {
+        let family = self.table.family;
+        let mut rivals = BTreeSet::new();
+        for name in &*todo {
+            let service = snapshot.services.get(name);
+            let ip = service.and_then(|s| first_of(&s.cluster_ips, family));
+            let wanted = ip.map(|ip| (ip, Origin::Allocated));
+            let created = service.map_or(0, |s| s.created);
+            rivals.extend(self.cluster_ips.replace(name, created, wanted.as_slice()));
+        }
+        todo.append(&mut rivals);
+        for name in &*todo {
+            let service = snapshot.services.get(name);
+            let served = service.filter(|s| self.cluster_ip_rival(s).is_none());
+            let wanted = served.map(|s| addresses(s, family)).unwrap_or_default();
+            let created = served.map_or(0, |s| s.created);
+            rivals.extend(self.claims.replace(name, created, &wanted));
+        }
+        todo.append(&mut rivals);
+    }
+
+    /// The cluster IP of a Service, if another Service has it, and that one.
+    fn cluster_ip_rival(&self, service: &Service) -> Option<(IpAddr, &ServiceName)> {
+        let ip = first_of(&service.cluster_ips, self.table.family)?;
+        let holder = self.cluster_ips.holder(&ip).filter(|holder| **holder != service.name)?;
+        Some((ip, holder))
+    }
+
+    /// Whether a Service is served as far as its cluster IP is concerned; if not, a warning says why.
+    fn is_served(&self, service: &Service, warnings: &mut Vec<Warning>) -> bool {
+        let Some((ip, holder)) = self.cluster_ip_rival(service) else { return true };
+        warnings.push(Warning {
+            object: format!("Service {}", service.name),
+            field: "spec.clusterIPs".to_owned(),
+            problem: format!(
+                "{ip} belongs to Service {holder}; this one, its node ports and external IPs \
+                 included, is not served until it is created anew with another address"
+            ),
+        });
+        false
     }
 
     /// Of what there is to say about a Service, what was not said when it was last planned.
@@ -293,10 +335,10 @@ fn first_of(ips: &[IpAddr], family: Family) -> Option<IpAddr> {
 }
 
 /// Every address that a Service claims, in the order in which a port's frontends are listed.
-fn addresses(service: &Service, family: Family) -> Vec<(Address, FrontendKind)> {
+fn addresses(service: &Service, family: Family) -> Vec<(Address, Origin)> {
     let frontends = service.ports.iter().flat_map(|port| port_addresses(service, port, family));
     let health = health_check_address(service, family).map(|at| (at, FrontendKind::NodePort));
-    frontends.chain(health).collect()
+    frontends.chain(health).map(|(at, kind)| (at, kind.into())).collect()
 }
 
 /// Where load balancers ask about a Service: in the families that it has a cluster IP of.

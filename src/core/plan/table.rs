@@ -115,7 +115,7 @@ pub enum NodePortAddresses {
 /// What to do for one Service, port by port. Without ports of this family there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServicePlan {
-    /// Its cluster IP of this family. What becomes of traffic to other ports of it is for
+    /// Its cluster IP of this family, which no other Service of the table has. What becomes of traffic to other ports of it is for
     /// [`Host::cluster_ip_guard`] to say.
     pub cluster_ip: Option<IpAddr>,
     /// Its ports, in the Service's order.

@@ -273,6 +273,60 @@ fn contested_addresses_have_one_winner_whatever_the_order() {
     }
 }
 
+/// Services of which two have one cluster IP, with different ports, and two one external IP.
+fn one_cluster_ip_twice() -> [Service; 3] {
+    let external_ips = vec![ip("198.51.100.7")];
+    let old = service("zebra", "10.96.0.10");
+    let mut young = Service { created: 2, ..service("ant", "10.96.0.10") };
+    young.external_ips.clone_from(&external_ips);
+    (young.ports[0].port, young.ports[0].node_port) = (443, Some(30443));
+    let mut youngest = Service { created: 3, external_ips, ..service("bee", "10.96.0.11") };
+    (youngest.ports[0].port, youngest.ports[0].node_port) = (443, Some(30444));
+    [old, young, youngest]
+}
+
+#[test]
+fn a_service_whose_cluster_ip_is_anothers_is_not_served() {
+    let [old, young, youngest] = one_cluster_ip_twice();
+    let external = Address::Vip { ip: ip("198.51.100.7"), protocol: Protocol::Tcp, port: 443 };
+    for order in [[&old, &young, &youngest], [&youngest, &young, &old]] {
+        let mut planner = Planner::new(Family::V4, "node-a", host());
+        let mut snapshot = Snapshot::default();
+        let mut warnings = Vec::new();
+        let mut update = |planner: &mut Planner, change: Change| {
+            let mut dirty = BTreeSet::new();
+            snapshot.apply(change, &mut dirty);
+            warnings.extend(planner.update(&snapshot, &dirty).warnings);
+        };
+        for service in order {
+            update(&mut planner, Change::Service(service.clone()));
+        }
+        for name in ["ant", "zebra", "bee"] {
+            let pods = vec![endpoint("10.244.1.5", Condition::Ready, true)];
+            update(&mut planner, Change::Slice(slice(name, "1", pods)));
+        }
+        assert!(planner.table().services.keys().eq([&youngest.name, &old.name]));
+        assert_eq!(planner.claims().holder(&external), Some(&youngest.name), "not the unserved");
+        check(
+            planner.table(),
+            &[
+                ("pod", "10.96.0.10", 443, "reject"),
+                ("client", NODE_IP, 30443, "pass"),
+                ("client", NODE_IP, 30444, "10.244.1.5:8080 masquerade"),
+            ],
+        );
+        update(&mut planner, Change::ServiceGone(old.name.clone()));
+        assert!(planner.table().services.keys().eq([&young.name, &youngest.name]));
+        assert_eq!(planner.claims().holder(&external), Some(&young.name));
+        update(&mut planner, Change::Service(old.clone()));
+        assert!(planner.table().services.keys().eq([&youngest.name, &old.name]));
+        let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let said = said.iter().filter(|text| text.contains("default/ant"));
+        let lost = said.filter(|text| text.contains("10.96.0.10 belongs to Service default/zebra"));
+        assert!(lost.count() >= 1, "{warnings:?}");
+    }
+}
+
 /// A Service whose health load balancers ask about.
 fn checked(name: &str, cluster_ip: &str, port: u16) -> Service {
     let health_check_node_port = Some(port);

@@ -10,7 +10,7 @@ use super::strict_kernel::{Answer, Handle, Machine};
 use super::{Ipvs, Leaving};
 use crate::nftables::{Carrier, Nftables};
 use crate::{Backend, Observation, Report, Scope};
-use sluice_core::model::{Change, Condition, ServiceName, Snapshot, TrafficPolicy};
+use sluice_core::model::{Change, Condition, Service, ServiceName, Snapshot, TrafficPolicy};
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
 use sluice_core::plan::{
@@ -132,18 +132,12 @@ fn actual(machine: &Machine, plan: &ServicePlan) -> BTreeMap<(String, usize), An
         .collect()
 }
 
-/// Services that are the same in both tables, and share their cluster IP with nobody.
+/// Services that are the same in both tables.
 fn untouched<'t>(
     before: &'t ForwardingTable,
     after: &'t ForwardingTable,
 ) -> impl Iterator<Item = (&'t ServiceName, &'t Arc<ServicePlan>)> {
-    let sharers = |plan: &ServicePlan, own: &ServiceName| {
-        let others = before.services.iter().chain(&after.services);
-        { others }.any(|(name, other)| name != own && other.cluster_ip == plan.cluster_ip)
-    };
-    before.services.iter().filter(move |(name, plan)| {
-        after.services.get(*name) == Some(*plan) && !sharers(plan, name)
-    })
+    before.services.iter().filter(|(name, plan)| after.services.get(*name) == Some(*plan))
 }
 
 #[test]
@@ -380,6 +374,34 @@ fn each_class_of_sources_finds_its_own_pool() {
 }
 
 /// Nobody else translates a cluster IP, which is an address of this node: served, without endpoints, or dropped.
+#[test]
+fn a_cluster_ip_that_two_services_have_is_the_older_ones() {
+    let policy = TrafficPolicy::Local;
+    let old = Service { external_policy: policy, ..service("zebra", "10.96.0.1") };
+    let mut young = Service { created: 2, ..service("ant", "10.96.0.1") };
+    // Where the other's pool of this node has its virtual service.
+    (young.ports[0].port, young.ports[0].node_port) = (80 ^ 0x8000, Some(30443));
+    let pods = |name: &str, last: u8| {
+        let at = |third: u8| format!("10.244.{third}.{last}");
+        let both =
+            [endpoint(&at(1), Condition::Ready, true), endpoint(&at(2), Condition::Ready, false)];
+        slice(name, "1", both.into())
+    };
+    let snapshot = snapshot(vec![old, young], vec![pods("zebra", 1), pods("ant", 2)]);
+    let (table, _) = build(Family::V4, "node-a", host(), &snapshot);
+    let mut world = World::new(Machine::default());
+    world.sync(&table, &BTreeSet::new());
+    assert!(table.plan(&name("zebra")).is_some());
+    for plan in table.services.values() {
+        assert_eq!(actual(&world.machine(), plan), expected(plan));
+    }
+    let at = Address::NodePort { protocol: Protocol::Tcp, port: 30443 };
+    for from in [SourceClass::Pod, SourceClass::Anyone] {
+        let answer = world.machine().answer(Family::V4, &at, from);
+        assert!(matches!(answer, Answer::Lost(_)), "{answer:?}");
+    }
+}
+
 #[test]
 fn every_port_of_a_cluster_ip_is_translated_before_iptables_looks() {
     let mut objects = two_services();

@@ -38,8 +38,8 @@ fn virtual_services(plan: &ServicePlan, scheduler: &Arc<str>) -> Vec<Wanted> {
 /// What all Services need, by Service and by object.
 #[derive(Debug, Default)]
 pub(super) struct Plans {
-    /// Where several Services claim one cluster IP, they may want virtual services at one address;
-    /// then the first by name has it.
+    /// No two Services of a table have one cluster IP. But while a change of several is taken in,
+    /// one may come to an address that the other has not left yet.
     services: FxHashMap<Key, BTreeMap<ServiceName, Wanted>>,
     addresses: FxHashMap<IpAddr, BTreeSet<ServiceName>>,
     owned: FxHashMap<ServiceName, (Option<IpAddr>, Vec<Key>)>,
