@@ -516,7 +516,7 @@ fn incomplete_node() -> Outcome {
         let patch = Patch::Merge(json!({"status": {"addresses": addresses}}));
         cluster.api().patch(Resource::Nodes, "", "node-a", Part::Status, &patch).map(drop)
     };
-    let (lost, again) = ("this stays in force", "again");
+    let (lost, again) = ("its last known values stay in use", "the Node object is complete again");
     addresses(&Value::Null)?;
     assert!(still_open(&cluster, &client, &node, lost, 0), "the addresses are gone");
     addresses(&object["status"]["addresses"])?;
