@@ -422,7 +422,7 @@ fn refused() -> Outcome {
     Ok(())
 }
 
-/// A pipe that nobody writes to is read as a file of a server that is away.
+/// A pipe that nobody writes to is read as a file of an unreachable server.
 fn standstill() -> Outcome {
     let mut one = Configured::start("");
     let (pipe, file) = (one.folder.path().join("pipe"), one.folder.path().join(FILE));

@@ -1,4 +1,4 @@
-//! How often, and for what, a server is asked that refuses, or that was away.
+//! How often, and for what, a server is asked that refuses, or that was unreachable.
 
 use std::time::Duration;
 

@@ -472,7 +472,7 @@ fn a_file_system_that_stands_still_holds_up_no_connection() {
         given.write("key", &fixture("client.key"));
         let mut watching = watch_server(&given.server().await.expect("it is usable"));
         assert_eq!(watching.services().await, ["web"]);
-        // A pipe that nobody writes to is read as a file of a server that is away.
+        // A pipe that nobody writes to is read as a file of an unreachable server.
         given.remove("cert");
         nix::unistd::mkfifo(&given.path("cert"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
         until_shown(&lab, &front, &chain("client.crt")).await;

@@ -157,7 +157,7 @@ pub struct Conntrack {
 pub struct Ipvs {
     /// The scheduler's name in the kernel; empty means `rr`.
     pub scheduler: String,
-    /// Virtual servers in these prefixes are not Sluice's to remove.
+    /// Virtual services in these prefixes are not Sluice's to remove.
     pub exclude_cidrs: Vec<IpNet>,
     /// Whether to set `arp_ignore` and `arp_announce`.
     pub strict_arp: bool,

@@ -1,11 +1,11 @@
-//! Small network values that every layer shares: no project knowledge, no I/O.
+//! Small network values that every layer uses: no project knowledge, no I/O.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// An IP family. Code takes it as a value; nothing is written twice for it.
+/// An IP family. It is a value; no code is written twice for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4.
@@ -15,7 +15,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both families, in the order in which they are always processed.
+    /// Both families, in processing order.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
     /// The family that an address belongs to.
@@ -86,8 +86,7 @@ impl Protocol {
         Protocol::ALL.into_iter().find(|p| p.number() == number)
     }
 
-    /// The protocol that the Kubernetes API calls by this name; the API's default for an absent
-    /// name is TCP.
+    /// The protocol with this name in the Kubernetes API, where an absent name means TCP.
     pub fn from_api(name: Option<&str>) -> Option<Protocol> {
         match name {
             None | Some("" | "TCP") => Some(Protocol::Tcp),
@@ -140,31 +139,30 @@ pub fn parse_cidr(text: &str) -> Option<IpNet> {
     Some(IpNet::new(ip, length).ok()?.trunc())
 }
 
-/// Begins a hash with these bytes: FNV-1a of 64 bits, by Fowler, Noll and Vo. Every build of this program
-/// gives the same one, so it may name what outlives the process. Who chooses the bytes can make two alike.
+/// Starts a 64-bit FNV-1a hash (Fowler, Noll, Vo) with these bytes. Every build computes the same hash, so it may name
+/// objects that outlive the process. It is not collision-resistant against chosen input.
 pub fn fnv1a(bytes: &[u8]) -> Fnv1a {
     Fnv1a(0xcbf2_9ce4_8422_2325).and(bytes)
 }
 
-/// Such a hash so far.
+/// An FNV-1a hash in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fnv1a(u64);
 
 impl Fnv1a {
-    /// Goes on with more bytes.
+    /// Continues with more bytes.
     #[must_use]
     pub fn and(self, bytes: &[u8]) -> Fnv1a {
         let next = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
         Fnv1a(bytes.iter().fold(self.0, next))
     }
 
-    /// The whole hash.
+    /// All 64 bits.
     pub fn whole(self) -> u64 {
         self.0
     }
 
-    /// The hash in fewer bits, at most 32, each of which depends on upper ones: the lowest alone are
-    /// mixed badly.
+    /// The hash folded to `bits` bits, at most 32. The low bits of FNV alone are badly mixed.
     pub fn fold(self, bits: u32) -> u32 {
         let [folded, mask] = [self.0 ^ self.0 >> 32, (1 << bits.min(32)) - 1];
         u32::try_from((folded ^ folded >> bits) & mask).unwrap_or(u32::MAX)

@@ -1,4 +1,4 @@
-//! EndpointSlices as the proxy sees them.
+//! EndpointSlices, reduced to what a proxy needs.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,14 +24,14 @@ impl fmt::Display for SliceName {
     }
 }
 
-/// What the three conditions of an endpoint together mean for traffic.
+/// What the three conditions of an endpoint mean for traffic.
 ///
-/// The API's defaults for absent conditions are: ready, serving, not terminating.
+/// Absent conditions default to ready, serving, not terminating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
     /// Takes traffic.
     Ready,
-    /// Shuts down but still answers: takes traffic only when no endpoint is ready (KEP-1669).
+    /// Terminating and serving: takes traffic only when no endpoint is ready (KEP-1669).
     Terminating,
     /// Takes no traffic.
     Unusable,
@@ -62,13 +62,13 @@ pub struct Hints {
 /// One entry of `endpoints`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// `addresses[0]`; further addresses have no meaning to a proxy.
+    /// `addresses[0]`; further addresses have no meaning for a proxy.
     pub address: IpAddr,
     /// Whether it takes traffic.
     pub condition: Condition,
     /// Whether `nodeName` is this node.
     pub local: bool,
-    /// Topology hints; `None` when there are none, which is the common case.
+    /// Topology hints; usually `None`.
     pub hints: Option<Box<Hints>>,
 }
 

@@ -1,7 +1,7 @@
-//! What Kubernetes says about this node's Services, cleaned.
+//! The cleaned state of the Kubernetes API, as far as a node proxy needs it.
 //!
-//! Values only: strings of the API have become addresses, ports and enums, what Sluice does not use
-//! is gone, and nonsense has been turned into [`Warning`]s. `watch` fills this model, `plan` reads it.
+//! Values only: strings of the API have become addresses, ports and enums, unused fields are gone, and invalid
+//! fields have become [`Warning`]s. `watch` fills this model, `plan` reads it.
 
 mod endpoint;
 mod node;
@@ -15,14 +15,14 @@ pub use snapshot::{Change, Snapshot};
 
 use std::fmt;
 
-/// Something in an API object that Sluice cannot use. Everything else of the object is in force.
+/// An invalid field of an API object. The rest of the object is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// The object: `Service default/web`.
     pub object: String,
     /// The field, as in the API's JSON: `spec.ports[0].port`.
     pub field: String,
-    /// What is wrong with it and what is done about it.
+    /// What is wrong, and the consequence.
     pub problem: String,
 }
 

@@ -1,4 +1,4 @@
-//! This node as the API describes it.
+//! This node's Node object.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use crate::net::Family;
 /// The Node object of the machine that Sluice runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {
-    /// `metadata.uid`: an object that was deleted and made again has another one.
+    /// `metadata.uid`: it changes when the object is recreated.
     pub uid: String,
     /// `status.addresses` of type InternalIP, then those of type ExternalIP, in the API's order.
     pub addresses: Vec<IpAddr>,
@@ -18,25 +18,24 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
-    /// The Node has a deletionTimestamp or the taint ToBeDeletedByClusterAutoscaler: load balancers
-    /// should stop sending new connections here (KEP-3836).
+    /// The Node has a deletionTimestamp or the taint ToBeDeletedByClusterAutoscaler: load balancers should stop sending
+    /// new connections to it (KEP-3836).
     pub leaving: bool,
 }
 
 impl Node {
-    /// The address by which this node is known in `family`: the first one of it.
+    /// The node's primary address of a family: the first one.
     pub fn primary(&self, family: Family) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|ip| Family::of(*ip) == family)
     }
 
-    /// This Node, with what it does not say taken over from the one `before`, of which `kept` was taken over
-    /// already; and what that is. No object says nothing.
+    /// The Node `object`, completed with values that it lacks from the Node `before` (whose own completed values are
+    /// `kept`); and a list of the values so kept. `None` is an object without values.
     ///
-    /// Addresses and pod CIDRs are never taken away from a node that is in use, but a cloud's controller may
-    /// clear them for a while, or delete the object and make it again: without them node ports would close
-    /// and pods would not be told from others. Upstream keeps those of its start. Each family counts for
-    /// itself. A label, on the other hand, may be removed on purpose: the zone stays only when the object
-    /// was made again and has not had one yet.
+    /// Nodes in use do not lose addresses and pod CIDRs, but a cloud controller may clear them for a while, or delete and
+    /// recreate the object; node ports would close, and pods would not be recognized. (Upstream keeps the values of its
+    /// start.) Families are completed separately. A zone label, however, may be removed on purpose: the zone is kept only
+    /// if the object was recreated and has not had one yet.
     #[must_use]
     pub fn completed(
         object: Option<Node>,
@@ -67,7 +66,7 @@ impl Node {
     }
 }
 
-/// Something that is known of this node although its object does not say it any more.
+/// A value of this node that has disappeared from its object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
     /// The first address of its family.
@@ -102,7 +101,7 @@ mod tests {
         }
     }
 
-    /// What is known after each of these objects, and what of it is kept.
+    /// The completed Node after these objects, and the kept values.
     fn after(objects: Vec<Option<Node>>) -> (Option<Node>, String) {
         let (node, kept) = objects
             .into_iter()

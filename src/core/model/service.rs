@@ -1,4 +1,4 @@
-//! A Service as the proxy sees it.
+//! A Service, reduced to what a proxy needs.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -35,8 +35,7 @@ impl fmt::Display for ServiceName {
     }
 }
 
-/// `spec.type`, as far as the proxy handles it: ExternalName and headless Services never enter the
-/// model.
+/// `spec.type`. ExternalName and headless Services never enter the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ServiceType {
     /// Reachable inside the cluster only.
@@ -58,24 +57,23 @@ pub enum TrafficPolicy {
     Local,
 }
 
-/// `spec.loadBalancerSourceRanges`: who may use the load balancer addresses.
+/// `spec.loadBalancerSourceRanges`: which sources may use the load balancer IPs.
 ///
-/// Upstream decides for each family on its own (`pkg/proxy/serviceport.go`): one that no prefix
-/// belongs to, or with a prefix of length zero, is not restricted.
+/// Each family is restricted separately (upstream: `pkg/proxy/serviceport.go`): a family without a range, or with a
+/// range of length zero, is not restricted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum SourceRanges {
     /// No restriction.
     #[default]
     Anyone,
-    /// Only these prefixes (of both families). An empty list admits nobody: there were ranges and none
-    /// could be read.
+    /// Only these ranges (of both families). An empty list admits no source: there were ranges, but all were invalid.
     Only(Vec<IpNet>),
 }
 
 /// One entry of `spec.ports`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {
-    /// The port's name, empty for the only port of a Service. Endpoints are joined by it.
+    /// The port's name, empty for the only port of a Service. Slice ports are matched by it.
     pub name: Arc<str>,
     /// The transport protocol.
     pub protocol: Protocol,
@@ -85,13 +83,13 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
 }
 
-/// A Service with virtual IPs. Fields that belong to both IP families hold both; the plan picks.
+/// A Service with virtual IPs. Its fields hold addresses of both IP families; the plan selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
     pub name: ServiceName,
-    /// `metadata.creationTimestamp` in seconds since 1970: of two Services that claim one address,
-    /// the older one keeps it. 0 if the API did not say.
+    /// `metadata.creationTimestamp` in seconds since 1970, 0 if absent: of two Services that claim an address, the
+    /// older one has it.
     pub created: i64,
     /// `spec.type`.
     pub kind: ServiceType,
@@ -99,7 +97,7 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
-    /// `status.loadBalancer.ingress[].ip` of ipMode VIP (ipMode Proxy is left to the balancer).
+    /// `status.loadBalancer.ingress[].ip` with ipMode VIP (traffic to those with ipMode Proxy passes).
     pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.loadBalancerSourceRanges`.
     pub source_ranges: SourceRanges,

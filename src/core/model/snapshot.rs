@@ -1,4 +1,4 @@
-//! Everything that the plan may look at, and the changes that arrive at it.
+//! The input of the plan, and the changes that update it.
 
 use std::collections::BTreeSet;
 
@@ -7,49 +7,48 @@ use rustc_hash::FxHashMap;
 
 use super::{EndpointSlice, Kept, Node, Service, ServiceName, SliceName};
 
-/// One change of the API's state, already converted.
+/// One converted change of the API's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A Service was added or changed.
     Service(Service),
-    /// A Service is gone, or is no longer one that this proxy handles.
+    /// A Service was deleted, or is no longer handled by this proxy.
     ServiceGone(ServiceName),
     /// An EndpointSlice was added or changed.
     Slice(EndpointSlice),
-    /// An EndpointSlice is gone, or no longer belongs to a Service.
+    /// An EndpointSlice was deleted, or no longer belongs to a Service.
     SliceGone(SliceName),
-    /// A complete list of Services: what it does not name is gone.
+    /// A complete list of Services: all others are removed.
     Services(Vec<Service>),
-    /// A complete list of EndpointSlices: what it does not name is gone.
+    /// A complete list of EndpointSlices: all others are removed.
     Slices(Vec<EndpointSlice>),
-    /// The own Node was added, changed, or is gone.
+    /// This node's Node was added, changed, or deleted.
     Node(Option<Node>),
-    /// All ServiceCIDRs there are.
+    /// All ServiceCIDRs.
     ServiceCidrs(BTreeSet<IpNet>),
 }
 
-/// The state of the API as far as this node needs it.
+/// The last known state of the API, as far as this node needs it.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Every Service with virtual IPs.
     pub services: FxHashMap<ServiceName, Service>,
-    /// Every EndpointSlice, by the Service it belongs to, sorted by name. A Service may have none, a
-    /// slice may come before its Service. (Lists, because a map has room for eleven slices, and most
-    /// Services have one.)
+    /// EndpointSlices by Service, sorted by name. A Service may have none; a slice may arrive before its Service.
+    /// (Lists, because a map allocates room for eleven slices and most Services have one.)
     pub slices: FxHashMap<ServiceName, Vec<EndpointSlice>>,
-    /// Which Service a slice belongs to: a changed label moves it.
+    /// The Service of each slice; a changed label moves the slice.
     owners: FxHashMap<SliceName, ServiceName>,
-    /// The own Node, once there was one: with all that it ever said, unless it says something else.
+    /// This node's Node, once there was one, completed with values that have disappeared from it.
     pub node: Option<Node>,
-    /// What of it the object does not say any more.
+    /// The values of `node` that have disappeared from the object.
     pub kept: Vec<Kept>,
     /// ServiceCIDRs of both families.
     pub service_cidrs: BTreeSet<IpNet>,
 }
 
 impl Snapshot {
-    /// Applies a change and adds to `dirty` the Services whose plan it may touch. Changes of the node
-    /// or of the ServiceCIDRs touch no single Service; the caller compares those fields.
+    /// Applies a change and adds to `dirty` the Services whose plan it may affect. Changes of the node or of the
+    /// ServiceCIDRs add none; the caller compares those fields.
     pub fn apply(&mut self, change: Change, dirty: &mut BTreeSet<ServiceName>) {
         match change {
             Change::Service(service) => self.put_service(service, dirty),

@@ -1,8 +1,7 @@
-//! Who holds what several Services claim: a cluster IP, or an address that clients use.
+//! Which Service has an address (a cluster IP or a frontend) that several Services claim.
 //!
-//! The winner is the same whatever the order in which the claims arrived: a field that the API
-//! server allocates (cluster IP, node port) beats one that users write (external IP, load balancer
-//! IP), then the older Service wins, then the name decides.
+//! The winner does not depend on the order of arrival: a field that the API server allocates (cluster IP, node port)
+//! wins over one that users write (external IP, load balancer IP), then the older Service wins, then the first by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
@@ -12,12 +11,12 @@ use rustc_hash::FxHashMap;
 use super::table::{Address, FrontendKind};
 use crate::model::ServiceName;
 
-/// Who put a claim into the Service, the stronger one first.
+/// Who wrote the claimed field into the Service, the stronger one first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// The API server, which gives it to one Service only.
+    /// The API server, which allocates it to one Service only.
     Allocated,
-    /// A user, who can write anything.
+    /// A user, who may write any address.
     Written,
 }
 
@@ -30,7 +29,7 @@ impl From<FrontendKind> for Origin {
     }
 }
 
-/// A Service's claim to an address; the smallest one wins.
+/// A Service's claim to an address; the smallest wins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Claim {
     origin: Origin,
@@ -38,11 +37,11 @@ struct Claim {
     service: ServiceName,
 }
 
-/// All claims to addresses of one kind: those of frontends, or cluster IPs.
+/// All claims to addresses of one kind: frontends or cluster IPs.
 #[derive(Debug, Clone)]
 pub struct Claims<A = Address> {
     holders: FxHashMap<A, Claim>,
-    /// Claims that lost; almost always empty.
+    /// The losing claims; almost always empty.
     waiting: BTreeMap<A, BTreeSet<Claim>>,
     by_service: FxHashMap<ServiceName, Box<[A]>>,
 }
@@ -58,8 +57,8 @@ impl<A> Default for Claims<A> {
 }
 
 impl<A: Copy + Hash + Ord> Claims<A> {
-    /// Replaces what `service` (created at `created`) claims and returns the other Services that won
-    /// or lost an address by it.
+    /// Replaces the claims of `service` (created at `created`) and returns the other Services that won or lost an
+    /// address.
     pub fn replace(
         &mut self,
         service: &ServiceName,
@@ -82,7 +81,7 @@ impl<A: Copy + Hash + Ord> Claims<A> {
         affected
     }
 
-    /// The Service that holds an address.
+    /// The Service that has an address.
     pub fn holder(&self, address: &A) -> Option<&ServiceName> {
         self.holders.get(address).map(|claim| &claim.service)
     }

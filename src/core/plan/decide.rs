@@ -1,4 +1,4 @@
-//! What happens to one packet, from the forwarding table alone.
+//! The outcome for one packet, from the forwarding table alone.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::net::Protocol;
 pub enum Source {
     /// From this node itself.
     ThisNode(IpAddr),
-    /// Through an interface of this node: a pod, another node, a client.
+    /// Received on an interface of this node: from a pod, another node, a client.
     Interface {
         /// The source address.
         ip: IpAddr,
@@ -30,11 +30,11 @@ pub struct Packet {
     pub source: Source,
     /// Its transport protocol.
     pub protocol: Protocol,
-    /// Where it wants to go.
+    /// The destination address.
     pub destination: IpAddr,
     /// Whether that is an address of this node.
     pub to_this_node: bool,
-    /// The port it wants to go to.
+    /// The destination port.
     pub port: u16,
 }
 
@@ -47,22 +47,21 @@ pub enum Decision {
         service: ServiceName,
         /// The endpoints.
         pool: Vec<PoolEndpoint>,
-        /// Whether its source becomes this node's address. (An endpoint that reaches itself always
-        /// sees this node's address.)
+        /// Whether it is masqueraded. (Hairpin connections always are.)
         masquerade: Masquerade,
     },
-    /// It is refused with an ICMP error.
+    /// It is rejected: TCP with a reset, UDP and SCTP with ICMP port unreachable.
     Reject,
     /// It is dropped silently.
     Drop,
-    /// It is no business of the proxy.
+    /// It is routed as if there were no proxy.
     Pass,
 }
 
-/// Decides about a packet.
+/// The outcome for a packet.
 pub fn decide(table: &ForwardingTable, packet: &Packet) -> Decision {
     let Some((name, port, frontend)) = find(table, packet) else {
-        return elsewhere(table, packet);
+        return without_frontend(table, packet);
     };
     if !admits(&frontend.admit, packet.source.ip()) {
         return Decision::Drop;
@@ -93,8 +92,8 @@ impl Source {
     }
 }
 
-/// What no frontend takes passes, but for what the guard of cluster IPs stops.
-fn elsewhere(table: &ForwardingTable, packet: &Packet) -> Decision {
+/// The outcome for a packet to no frontend: it passes, unless the cluster IP guard stops it.
+fn without_frontend(table: &ForwardingTable, packet: &Packet) -> Decision {
     let guard = table.host.cluster_ip_guard;
     let ip = packet.destination;
     if packet.to_this_node {
@@ -108,7 +107,7 @@ fn elsewhere(table: &ForwardingTable, packet: &Packet) -> Decision {
     }
 }
 
-/// The frontend that a packet is for: a virtual IP before a node port.
+/// The frontend of a packet. Virtual IPs are matched before node ports.
 fn find<'t>(
     table: &'t ForwardingTable,
     packet: &Packet,

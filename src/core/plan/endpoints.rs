@@ -7,18 +7,18 @@ use super::table::PoolEndpoint;
 use crate::model::{Condition, Endpoint, EndpointSlice};
 use crate::net::{Family, Protocol};
 
-/// The endpoints of one Service port, sorted into what the two traffic policies may use.
+/// The pools of one Service port.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Categories {
-    /// For policy Cluster: ready endpoints that topology prefers, else serving terminating ones.
+    /// For policy Cluster: ready endpoints that the hints select, else serving terminating ones.
     pub cluster: Vec<PoolEndpoint>,
-    /// For policy Local: ready endpoints of this node, else serving terminating ones of this node.
+    /// For policy Local: ready endpoints of this node, else its serving terminating ones.
     pub local: Vec<PoolEndpoint>,
-    /// Whether any endpoint anywhere is usable: decides between dropping and rejecting.
+    /// Whether any endpoint on any node is usable: without one traffic is rejected, not dropped.
     pub any: bool,
 }
 
-/// Whose hints decide, if any.
+/// Which hints select endpoints, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Topology {
     Everywhere,
@@ -26,16 +26,16 @@ enum Topology {
     SameZone,
 }
 
-/// Collects the endpoints of one port from a Service's slices and sorts them (upstream:
+/// Collects the endpoints of one Service port from its slices and sorts them into pools (upstream:
 /// `pkg/proxy/topology.go`, CategorizeEndpoints).
 ///
-/// * Slices are joined by port name and protocol; an address and port that stands in several slices
-///   counts once, in its best condition.
-/// * Ready endpoints form the cluster pool. If every ready endpoint has node hints and one of them
-///   names this node, only those that do are used; else the same with zone hints and this node's
-///   zone. One endpoint without a hint turns hints of that kind off (KEP-2433, KEP-3015).
-/// * Without any ready endpoint, those that serve while they terminate are used (KEP-1669); hints do
-///   not apply to them. Both pools fall back on their own.
+/// * Slice ports are matched by name and protocol; an address and port in several slices is one endpoint, in its best
+///   condition.
+/// * Ready endpoints form the cluster pool. If every ready endpoint has node hints and one names this node, only those
+///   with a hint for this node are used; else the same with zone hints and this node's zone. If one ready endpoint has
+///   no hint of a kind, hints of that kind are ignored (KEP-2433, KEP-3015).
+/// * Without ready endpoints, serving terminating ones are used (KEP-1669); hints do not apply to them. Each pool falls
+///   back separately.
 pub fn categorize<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     family: Family,
@@ -63,11 +63,11 @@ pub fn categorize<'a>(
     Categories { any: !cluster.is_empty(), cluster, local }
 }
 
-/// How many pods of this node are ready for a Service: what its health check node port tells load
-/// balancers (upstream: `pkg/proxy/endpointschangetracker.go`, LocalReadyEndpoints).
+/// The number of ready pods of a Service on this node, for its health check node port (upstream:
+/// `pkg/proxy/endpointschangetracker.go`, LocalReadyEndpoints).
 ///
-/// A pod counts once, however many ports it serves. Pods that terminate do not count although they
-/// may still get traffic: balancers shall turn to other nodes before the last one is gone.
+/// A pod counts once for any number of ports. Terminating pods do not count although they may still get traffic: load
+/// balancers should turn to other nodes before the last pod is gone.
 pub fn local_ready<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, family: Family) -> usize {
     let serving = slices.filter(|slice| slice.family == family && !slice.ports.is_empty());
     let ready = serving
@@ -76,7 +76,7 @@ pub fn local_ready<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, family: 
     ready.map(|endpoint| endpoint.address).collect::<BTreeSet<_>>().len()
 }
 
-/// Where this node is, for topology hints.
+/// This node, as topology hints name it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Here<'a> {
     /// The node's name.

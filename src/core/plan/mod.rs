@@ -1,14 +1,14 @@
-//! What this node must do with a packet to a service address. Pure: no clock, no I/O, no errors;
-//! what cannot be used comes back as a [`Warning`].
+//! What this node must do with a packet to a Service. Pure: no clock, no I/O, no errors; invalid input is returned as
+//! [`Warning`]s.
 //!
-//! [`build`] makes the whole [`ForwardingTable`] of one IP family; [`Planner`] keeps one up to date,
-//! Service by Service, with the same result. [`decide()`] answers for one packet from the table alone:
-//! every backend's rules, and real packets, must agree with it.
+//! [`build`] computes the whole [`ForwardingTable`] of one IP family; [`Planner`] updates one, Service by Service, with
+//! the same result. [`decide()`] computes the outcome for one packet from the table alone: the rules of every backend,
+//! and real packets, must agree with it.
 
 mod claims;
 mod decide;
 mod endpoints;
-mod numbers;
+mod affinity_ids;
 mod planner;
 mod policy;
 mod table;

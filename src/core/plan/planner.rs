@@ -1,4 +1,4 @@
-//! From a [`Snapshot`] to a [`ForwardingTable`], whole or one Service at a time.
+//! From a [`Snapshot`] to a [`ForwardingTable`], as a whole or one Service at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::claims::{Claims, Origin};
 use super::endpoints::{Categories, Here, categorize, local_ready};
-use super::numbers::Numbers;
+use super::affinity_ids::AffinityIds;
 use super::policy;
 use super::table::{
     Address, Admit, Affinity, ForwardingTable, Frontend, FrontendKind, HealthCheck, Host, PoolKind,
@@ -17,35 +17,35 @@ use super::table::{
 use crate::model::{Service, ServiceName, ServicePort, Snapshot, SourceRanges, Warning};
 use crate::net::{Family, Protocol};
 
-/// What an update did to the table.
+/// What an update changed in the table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Effect {
-    /// The Services whose plan changed, appeared or went away.
+    /// The Services whose plan was added, changed or removed.
     pub services: BTreeSet<ServiceName>,
-    /// Whether what holds for all Services changed.
+    /// Whether a setting for all Services, or the ServiceCIDRs, changed.
     pub host: bool,
-    /// Whether a health check changed, appeared or went away.
+    /// Whether a health check was added, changed or removed.
     pub health_checks: bool,
-    /// What could not be used, and could the last time, or for another reason.
+    /// Warnings that the previous plan of the Service did not have.
     pub warnings: Vec<Warning>,
 }
 
-/// Keeps the forwarding table of one family up to date at the cost of what changes.
+/// Updates the forwarding table of one family at a cost that follows the change.
 #[derive(Debug, Clone)]
 pub struct Planner {
     table: ForwardingTable,
-    /// Who has which cluster IP; the other Services that say it is theirs are not served.
+    /// Claims to cluster IPs; Services that lose theirs are not served.
     cluster_ips: Claims<IpAddr>,
-    /// Who has which address, among the Services that are served.
+    /// Claims to frontends, by the Services that are served.
     claims: Claims,
-    numbers: Numbers,
+    affinity_ids: AffinityIds,
     node_name: String,
     zone: Option<String>,
-    /// What was said of each Service when it was last planned.
+    /// The warnings of each Service's last plan.
     warned: BTreeMap<ServiceName, Vec<Warning>>,
 }
 
-/// Makes the whole table at once.
+/// Computes the whole table.
 pub fn build(
     family: Family,
     node_name: &str,
@@ -72,7 +72,7 @@ impl Planner {
             table,
             cluster_ips: Claims::default(),
             claims: Claims::default(),
-            numbers: Numbers::default(),
+            affinity_ids: AffinityIds::default(),
             node_name: node_name.to_owned(),
             zone: None,
             warned: BTreeMap::new(),
@@ -84,13 +84,12 @@ impl Planner {
         &self.table
     }
 
-    /// Who holds which address as of the last update.
+    /// The claims to frontends as of the last update.
     pub fn claims(&self) -> &Claims {
         &self.claims
     }
 
-    /// Replaces what holds for all Services; the next update plans every Service anew if that
-    /// matters to their routes.
+    /// Replaces the settings for all Services. If they differ, every Service is planned again.
     pub fn set_host(&mut self, snapshot: &Snapshot, host: Host) -> Effect {
         if self.table.host == host {
             return Effect::default();
@@ -102,8 +101,8 @@ impl Planner {
         effect
     }
 
-    /// Plans the Services named in `dirty` anew, and those that win or lose an address by it. A
-    /// change of the node's zone or of the ServiceCIDRs is noticed here too.
+    /// Plans the Services in `dirty` again, and those that win or lose an address because of them. Changes of the node's
+    /// zone and of the ServiceCIDRs are detected here too.
     pub fn update(&mut self, snapshot: &Snapshot, dirty: &BTreeSet<ServiceName>) -> Effect {
         let mut effect = Effect::default();
         let mut todo = dirty.clone();
@@ -136,8 +135,8 @@ impl Planner {
                 None => self.table.health_checks.remove(&name),
             };
             let mut plan = service.and_then(|s| self.plan(s, snapshot, &mut warnings));
-            effect.warnings.extend(self.news(&name, warnings));
-            self.remember_clients(service, plan.as_mut(), &name);
+            effect.warnings.extend(self.new_warnings(&name, warnings));
+            self.assign_affinity_ids(service, plan.as_mut(), &name);
             if self.table.plan(&name) == plan.as_ref() {
                 continue;
             }
@@ -150,8 +149,8 @@ impl Planner {
         effect
     }
 
-    /// Takes in what the Services of `todo` claim, and adds to them those that win or lose something
-    /// by it. Cluster IPs come first: a Service that does not get its own claims nothing else.
+    /// Updates the claims of the Services in `todo`, and adds to it those that win or lose an address. Cluster IPs come
+    /// first: a Service that loses its cluster IP claims nothing else.
     fn settle_claims(&mut self, snapshot: &Snapshot, todo: &mut BTreeSet<ServiceName>) {
         let family = self.table.family;
         let mut rivals = BTreeSet::new();
@@ -173,29 +172,29 @@ impl Planner {
         todo.append(&mut rivals);
     }
 
-    /// The cluster IP of a Service, if another Service has it, and that one.
+    /// The cluster IP of a Service if another Service has it, and that Service.
     fn cluster_ip_rival(&self, service: &Service) -> Option<(IpAddr, &ServiceName)> {
         let ip = first_of(&service.cluster_ips, self.table.family)?;
         let holder = self.cluster_ips.holder(&ip).filter(|holder| **holder != service.name)?;
         Some((ip, holder))
     }
 
-    /// Whether a Service is served as far as its cluster IP is concerned; if not, a warning says why.
+    /// Whether a Service has its cluster IP; if not, it is not served, with a warning.
     fn is_served(&self, service: &Service, warnings: &mut Vec<Warning>) -> bool {
         let Some((ip, holder)) = self.cluster_ip_rival(service) else { return true };
         warnings.push(Warning {
             object: format!("Service {}", service.name),
             field: "spec.clusterIPs".to_owned(),
             problem: format!(
-                "{ip} belongs to Service {holder}; this one, its node ports and external IPs \
-                 included, is not served until it is created anew with another address"
+                "{ip} belongs to Service {holder}; this Service, including its node ports and external \
+                 IPs, is not served until it is recreated with another address"
             ),
         });
         false
     }
 
-    /// Of what there is to say about a Service, what was not said when it was last planned.
-    fn news(&mut self, name: &ServiceName, warnings: Vec<Warning>) -> Vec<Warning> {
+    /// The warnings that the Service's previous plan did not have, so that each is logged once.
+    fn new_warnings(&mut self, name: &ServiceName, warnings: Vec<Warning>) -> Vec<Warning> {
         let known = self.warned.get(name).map(Vec::as_slice).unwrap_or_default();
         let new = warnings.iter().filter(|warning| !known.contains(warning)).cloned().collect();
         if warnings.is_empty() {
@@ -232,7 +231,7 @@ impl Planner {
                 protocol: port.protocol,
                 cluster: pool(PoolKind::Cluster, endpoints.cluster),
                 local: pool(PoolKind::Local, endpoints.local),
-                affinity: None, // remember_clients
+                affinity: None, // see assign_affinity_ids
                 frontends,
             });
         }
@@ -240,23 +239,22 @@ impl Planner {
         (!ports.is_empty()).then_some(ServicePlan { cluster_ip, ports })
     }
 
-    /// Gives the ports of a Service with session affinity their numbers.
-    fn remember_clients(
+    /// Sets the session affinity of a Service's ports.
+    fn assign_affinity_ids(
         &mut self,
         service: Option<&Service>,
         plan: Option<&mut ServicePlan>,
         name: &ServiceName,
     ) {
-        self.numbers.release(name);
+        self.affinity_ids.release(name);
         let Some(timeout) = service.and_then(|service| service.affinity) else { return };
         for port in plan.into_iter().flat_map(|plan| &mut plan.ports) {
-            let number = self.numbers.assign(name, &port.name, port.protocol);
-            port.affinity = Some(Affinity { timeout, number });
+            let id = self.affinity_ids.assign(name, &port.name, port.protocol);
+            port.affinity = Some(Affinity { timeout, id });
         }
     }
 
-    /// What load balancers are told about a Service, if they may ask. The port is one of the node's
-    /// and is claimed as such, so that no two Services answer on it.
+    /// The health check of a Service, if it has one. Its port is claimed as a node port, so that no two Services use it.
     fn health_check(
         &self,
         service: &Service,
@@ -270,7 +268,7 @@ impl Planner {
             warnings.push(Warning {
                 object: format!("Service {}", service.name),
                 field: "spec.healthCheckNodePort".to_owned(),
-                problem: format!("{at} belongs to Service {holder}; not answered for this one"),
+                problem: format!("{at} belongs to Service {holder}; health checks of this Service are not answered"),
             });
             return None;
         }
@@ -295,7 +293,7 @@ impl Planner {
                 warnings.push(Warning {
                     object: format!("Service {}", service.name),
                     field: format!("spec.ports[{index}]"),
-                    problem: format!("{at} belongs to Service {holder}; not served for this one"),
+                    problem: format!("{at} belongs to Service {holder}; not served for this Service"),
                 });
                 continue;
             }
@@ -310,16 +308,15 @@ impl Planner {
         frontends
     }
 
-    /// Who may use the load balancer addresses. Where the node itself may, so may the balancer's own
-    /// addresses: a node that holds one as a local address uses it as its source (upstream:
-    /// `allowFromNode`).
+    /// Which sources may use the load balancer IPs. If the node's address is admitted, the load balancer IPs are as well: a
+    /// node that has one as a local address uses it as the source (upstream: `allowFromNode`).
     fn source_ranges(&self, service: &Service) -> Admit {
         let SourceRanges::Only(ranges) = &service.source_ranges else { return Admit::Anyone };
         let family = self.table.family;
         let mut admitted: Vec<IpNet> =
             ranges.iter().filter(|net| Family::of_net(net) == family).copied().collect();
         if admitted.is_empty() && !ranges.is_empty() {
-            // As upstream: ranges of the other family alone do not restrict this one.
+            // As upstream: ranges of the other family do not restrict this one.
             return Admit::Anyone;
         }
         if self.table.host.node_ip.is_some_and(|ip| admitted.iter().any(|net| net.contains(&ip))) {
@@ -334,24 +331,23 @@ fn first_of(ips: &[IpAddr], family: Family) -> Option<IpAddr> {
     ips.iter().copied().find(|ip| Family::of(*ip) == family)
 }
 
-/// Every address that a Service claims, in the order in which a port's frontends are listed.
+/// Every address that a Service claims, in the order of its ports' frontends.
 fn addresses(service: &Service, family: Family) -> Vec<(Address, Origin)> {
     let frontends = service.ports.iter().flat_map(|port| port_addresses(service, port, family));
     let health = health_check_address(service, family).map(|at| (at, FrontendKind::NodePort));
     frontends.chain(health).map(|(at, kind)| (at, kind.into())).collect()
 }
 
-/// Where load balancers ask about a Service: in the families that it has a cluster IP of.
+/// The health check node port of a Service, in the families of its cluster IPs.
 fn health_check_address(service: &Service, family: Family) -> Option<Address> {
     first_of(&service.cluster_ips, family)?;
     let port = service.health_check_node_port?;
     Some(Address::NodePort { protocol: Protocol::Tcp, port })
 }
 
-/// The addresses of one port, if the Service has a cluster IP of the family: without one it does not
-/// exist there, nor do its external IPs (upstream: `pkg/proxy/servicechangetracker.go`,
-/// serviceToServiceMap). A load balancer address that is an external IP as well counts as the former,
-/// because only that is subject to source ranges.
+/// The addresses of one port, if the Service has a cluster IP of the family: without one, none of its addresses is
+/// served there, including external IPs (upstream: `pkg/proxy/servicechangetracker.go`, serviceToServiceMap). An address
+/// that is both load balancer IP and external IP is treated as the former, because only that is subject to source ranges.
 fn port_addresses<'a>(
     service: &'a Service,
     port: &'a ServicePort,

@@ -1,4 +1,4 @@
-//! What happens to traffic at a frontend, by its source: the one place that knows.
+//! What happens to traffic at a frontend, by its source. The only place where this is decided.
 //!
 //! | frontend | condition | routes |
 //! |---|---|---|
@@ -6,11 +6,10 @@
 //! | cluster IP | policy Cluster | to the cluster pool |
 //! | cluster IP | policy Local | to the local pool, or drop if it is empty |
 //! | external IP, load balancer, node port | policy Cluster | to the cluster pool, masqueraded |
-//! | external IP, load balancer, node port | policy Local | a pod: cluster pool; this node: cluster pool, masqueraded; anyone else: local pool, or drop if it is empty |
+//! | external IP, load balancer, node port | policy Local | a pod: cluster pool; this node: cluster pool, masqueraded; outside: local pool, or drop if it is empty |
 //!
-//! Traffic to a cluster IP is masqueraded when it does not come from a pod, or always if so
-//! configured; without a way to tell pods, never. A connection from an endpoint to itself is always
-//! masqueraded: a law of every pool, not a route.
+//! Traffic to a cluster IP is masqueraded unless it comes from a pod, or always with `masqueradeAll`; without a pod
+//! detector, never. Hairpin connections are always masqueraded; this applies to every pool and is not a route.
 
 use super::endpoints::Categories;
 use super::table::{
@@ -18,9 +17,9 @@ use super::table::{
 };
 use crate::model::{Service, ServicePort, TrafficPolicy};
 
-/// Which pools a port's routes can use at all. The cluster pool also serves traffic that starts on
-/// this node when the external policy is Local, so every port that is reachable from outside needs it
-/// (upstream: `pkg/proxy/serviceport.go`, UsesClusterEndpoints).
+/// Whether any route of a port can use a pool. With external policy Local, the cluster pool is used for traffic from
+/// pods and this node, so every port with an external address needs it (upstream: `pkg/proxy/serviceport.go`,
+/// UsesClusterEndpoints).
 pub(super) fn uses(service: &Service, port: &ServicePort, pool: PoolKind) -> bool {
     let external = port.node_port.is_some()
         || !service.load_balancer_ips.is_empty()

@@ -1,4 +1,4 @@
-//! The forwarding table: what this node does with traffic to service addresses of one IP family.
+//! The forwarding table: what this node does with traffic to Services of one IP family.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,75 +11,71 @@ use ipnet::IpNet;
 use crate::model::ServiceName;
 use crate::net::{Family, Protocol};
 
-/// What this node does with traffic to service addresses of one IP family.
+/// What this node does with traffic to Services of one IP family.
 ///
-/// A value: it holds no handles, no names of chains, no backend's words.
+/// A value: it holds no handles, no chain names, nothing of a particular backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardingTable {
     /// The family of every address in it.
     pub family: Family,
-    /// What holds for all Services.
+    /// Settings for all Services.
     pub host: Host,
-    /// Prefixes that cluster IPs are allocated from; what becomes of traffic to an unallocated one is
-    /// for [`Host::cluster_ip_guard`] to say.
+    /// CIDRs that cluster IPs are allocated from; [`Host::cluster_ip_guard`] decides about traffic to unallocated ones.
     pub service_cidrs: BTreeSet<IpNet>,
-    /// What to do for each Service. Shared with a backend that keeps what it wrote.
+    /// The plan of each Service, shared with backends that keep applied plans.
     pub services: BTreeMap<ServiceName, Arc<ServicePlan>>,
-    /// Which Services load balancers can ask this node about. No two of them have the same port.
+    /// The Services with a health check node port. No two have the same port.
     pub health_checks: BTreeMap<ServiceName, HealthCheck>,
 }
 
 impl ForwardingTable {
-    /// What to do for one Service.
+    /// The plan of one Service.
     pub fn plan(&self, name: &ServiceName) -> Option<&ServicePlan> {
         self.services.get(name).map(|plan| &**plan)
     }
 }
 
-/// What load balancers are told about a Service: whether to send its traffic to this node.
+/// The answer to load balancers that ask whether to send a Service's traffic to this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// `spec.healthCheckNodePort`: the TCP port on the node's own addresses where they ask.
+    /// `spec.healthCheckNodePort`: the TCP port on the node's addresses.
     pub port: u16,
-    /// How many pods of this node are ready to serve it.
+    /// The number of ready pods of the Service on this node.
     pub local_endpoints: usize,
 }
 
-/// What holds for all Services on this node.
+/// Settings that apply to all Services on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
-    /// How traffic from pods is told from other traffic.
+    /// How traffic from pods is recognized.
     pub pods: PodDetector,
-    /// When traffic to cluster IPs gets this node's address as its source.
+    /// Whether all traffic to cluster IPs is masqueraded.
     pub masquerade_all: bool,
-    /// The packet mark bit by which a rule asks for masquerading, as a mask.
+    /// The packet mark bit that requests masquerading, as a mask.
     pub masquerade_mark: u32,
-    /// Which of the node's own addresses accept traffic to node ports.
+    /// Which of the node's addresses accept node ports.
     pub node_ports: NodePortAddresses,
-    /// This node's primary address: source ranges that contain it admit the node to its own
-    /// load balancer addresses.
+    /// This node's primary address: source ranges that contain it also admit the Service's load balancer IPs as sources.
     pub node_ip: Option<IpAddr>,
-    /// What becomes of traffic to cluster IPs that no port of a Service takes.
+    /// What happens to traffic to cluster IPs that is for no port of a Service.
     pub cluster_ip_guard: ClusterIpGuard,
 }
 
-/// What becomes of traffic to cluster IPs that no port of a Service takes. Each mode of kube-proxy has
-/// an answer of its own.
+/// What happens to traffic to cluster IPs that is for no port of a Service. kube-proxy's modes differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClusterIpGuard {
-    /// It passes, as if there were no proxy (upstream: `pkg/proxy/iptables`, and the userspace mode
-    /// when there was one).
+    /// It passes, as without a proxy (upstream: `pkg/proxy/iptables`, and the former userspace mode).
     Open,
-    /// Other ports of a Service's cluster IP are refused; free addresses pass (upstream:
+    /// Traffic to other ports of a Service's cluster IP is rejected; to unallocated addresses it passes (upstream:
     /// `pkg/proxy/ipvs`, chain KUBE-IPVS-FILTER).
     Ports,
-    /// Other ports are refused, and traffic to addresses of a ServiceCIDR that no Service has is
-    /// dropped (upstream: `pkg/proxy/nftables`, cluster-ips-check).
+    /// Traffic to other ports is rejected, and to unallocated addresses of a ServiceCIDR dropped (upstream:
+    /// `pkg/proxy/nftables`, cluster-ips-check).
     PortsAndAddresses,
 }
 
 impl ClusterIpGuard {
-    /// Whether a cluster IP refuses the ports and protocols that its Service does not have.
+    /// Whether traffic to ports and protocols of a cluster IP that its Service does not have is rejected.
     pub fn refuses_ports(self) -> bool {
         self != ClusterIpGuard::Open
     }
@@ -90,52 +86,52 @@ impl ClusterIpGuard {
     }
 }
 
-/// How a packet is recognized as coming from a pod (upstream's detectLocalMode).
+/// How traffic from pods is recognized (upstream's detectLocalMode).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodDetector {
-    /// Not at all: no traffic is told apart by being from a pod.
+    /// Not at all.
     None,
     /// By its source address.
     Cidrs(Vec<IpNet>),
-    /// By the bridge it arrives from.
+    /// By the bridge on which it arrives.
     BridgeInterface(Arc<str>),
-    /// By the beginning of the name of the interface it arrives from.
+    /// By a prefix of the name of the interface on which it arrives.
     InterfacePrefix(Arc<str>),
 }
 
-/// Which of the node's own addresses accept traffic to node ports.
+/// Which of the node's addresses accept node ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodePortAddresses {
-    /// All of them, except loopback.
+    /// All except loopback.
     AnyLocal,
     /// These.
     Only(BTreeSet<IpAddr>),
 }
 
-/// What to do for one Service, port by port. Without ports of this family there is no plan.
+/// The plan of one Service. A Service without ports of this family has none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServicePlan {
-    /// Its cluster IP of this family, which no other Service of the table has. What becomes of traffic to other ports of it is for
-    /// [`Host::cluster_ip_guard`] to say.
+    /// Its cluster IP of this family, which no other Service of the table has. [`Host::cluster_ip_guard`] decides about
+    /// traffic to its other ports.
     pub cluster_ip: Option<IpAddr>,
     /// Its ports, in the Service's order.
     pub ports: Vec<PortPlan>,
 }
 
-/// What to do for one port of a Service.
+/// The plan of one Service port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortPlan {
     /// The port's name.
     pub name: Arc<str>,
-    /// The transport protocol of all of its frontends and endpoints.
+    /// The transport protocol of its frontends and endpoints.
     pub protocol: Protocol,
-    /// Usable endpoints anywhere, sorted; empty also when no route uses them.
+    /// The pool for policy Cluster, sorted; empty if no route uses it.
     pub cluster: Vec<PoolEndpoint>,
-    /// Usable endpoints on this node, sorted; empty also when no route uses them.
+    /// The pool for policy Local, sorted; empty if no route uses it.
     pub local: Vec<PoolEndpoint>,
     /// Session affinity by client address.
     pub affinity: Option<Affinity>,
-    /// The addresses that clients use.
+    /// Its frontends.
     pub frontends: Vec<Frontend>,
 }
 
@@ -152,19 +148,18 @@ impl PortPlan {
 /// Session affinity by client address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Affinity {
-    /// How long a client is remembered after its last new connection, in seconds.
+    /// Seconds after a client's last new connection until its affinity ends.
     pub timeout: u32,
-    /// The port's own number among all ports with affinity, below [`Affinity::NUMBERS`]: what clients
-    /// remember is filed under it, whichever address they use.
-    pub number: u32,
+    /// The port's affinity id, below [`Affinity::IDS`]: affinity entries have it, whichever frontend the client uses.
+    pub id: u32,
 }
 
 impl Affinity {
-    /// Numbers are below this.
-    pub const NUMBERS: u32 = 1 << 29;
+    /// Ids are below this.
+    pub const IDS: u32 = 1 << 29;
 }
 
-/// A pod that traffic may be sent to.
+/// An endpoint of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolEndpoint {
     /// The pod's address.
@@ -175,20 +170,20 @@ pub struct PoolEndpoint {
     pub local: bool,
 }
 
-/// One address that clients use, and what happens to them.
+/// A frontend, and what happens to traffic to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frontend {
     /// The address.
     pub at: Address,
     /// Which field of the Service it comes from.
     pub kind: FrontendKind,
-    /// Who may use it.
+    /// Which sources may use it.
     pub admit: Admit,
-    /// What happens, by source; the first match wins and the last one matches anyone.
+    /// What happens, by source; the first match wins, and the last one matches any source.
     pub routes: Routes,
 }
 
-/// An address that clients use.
+/// The address of a frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     /// A virtual IP and port.
@@ -234,7 +229,7 @@ pub enum FrontendKind {
     NodePort,
 }
 
-/// Who may use a frontend; anyone else is dropped before anything else is decided.
+/// Which sources may use a frontend; traffic from others is dropped before anything else is decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admit {
     /// No restriction.
@@ -243,25 +238,25 @@ pub enum Admit {
     Only(Arc<[IpNet]>),
 }
 
-/// What happens to traffic of one class of sources.
+/// What happens to traffic from one source class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// Whom it is for.
+    /// The source class.
     pub from: SourceClass,
-    /// Where it goes.
+    /// Where the traffic goes.
     pub verdict: Verdict,
-    /// Whether the source address is replaced by this node's, so that replies come back here.
+    /// Whether it is masqueraded.
     pub masquerade: Masquerade,
 }
 
 /// A class of sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceClass {
-    /// A pod, as [`PodDetector`] tells it.
+    /// A pod, as recognized by [`PodDetector`].
     Pod,
     /// This node itself.
     ThisNode,
-    /// Anyone else.
+    /// Any source (after the others: any other source).
     Anyone,
 }
 
@@ -270,7 +265,7 @@ pub enum SourceClass {
 pub enum Verdict {
     /// To one endpoint of a pool.
     Forward(PoolKind),
-    /// Refused with an ICMP error.
+    /// Rejected: TCP with a reset, UDP and SCTP with ICMP port unreachable.
     Reject,
     /// Silently dropped.
     Drop,
@@ -279,13 +274,13 @@ pub enum Verdict {
 /// Which of a port's two pools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PoolKind {
-    /// Endpoints anywhere.
+    /// For policy Cluster: endpoints on any node.
     Cluster,
-    /// Endpoints on this node.
+    /// For policy Local: endpoints on this node.
     Local,
 }
 
-/// Whether a source address is replaced by this node's.
+/// Whether the source address is replaced by this node's, so that replies come back through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Masquerade {
     /// It is kept.
@@ -294,7 +289,7 @@ pub enum Masquerade {
     Yes,
 }
 
-/// Up to three routes, in place: there is no policy that needs more (see `policy`).
+/// Up to three routes, stored inline: no policy needs more (see `policy`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Routes {
     list: [Route; 3],
@@ -305,7 +300,7 @@ impl Routes {
     const UNUSED: Route =
         Route { from: SourceClass::Anyone, verdict: Verdict::Drop, masquerade: Masquerade::No };
 
-    /// The same for everybody.
+    /// The same for any source.
     pub fn anyone(verdict: Verdict, masquerade: Masquerade) -> Routes {
         Routes::EMPTY.then(SourceClass::Anyone, verdict, masquerade)
     }
@@ -332,7 +327,7 @@ impl Routes {
         self
     }
 
-    /// The route for a source that is neither a pod nor this node.
+    /// The route for sources that are neither a pod nor this node.
     pub fn for_anyone(&self) -> Route {
         self.last().copied().unwrap_or(Routes::UNUSED)
     }

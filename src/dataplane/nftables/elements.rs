@@ -127,7 +127,7 @@ pub(super) fn memory(port: &PortPlan, frontend: &Frontend) -> Option<u32> {
         PoolKind::Cluster => 0,
         PoolKind::Local => 1,
     };
-    Some(1 << 31 | affinity.number << 2 | endpoints)
+    Some(1 << 31 | affinity.id << 2 | endpoints)
 }
 
 /// Every number of a port, with each endpoint that clients may be remembered for under it. Some may

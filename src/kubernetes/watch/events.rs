@@ -19,7 +19,7 @@ use sluice_telemetry::metrics::{EventOutcome, Metrics};
 /// Who reports, as upstream: events are searched by it.
 const CONTROLLER: &str = "kube-proxy";
 
-/// A server that does not answer this long is away.
+/// A server that does not answer for this long is unreachable.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// An event that could not be sent for this long is no news any more.
@@ -83,7 +83,7 @@ pub async fn send(
 }
 
 impl Sink {
-    /// Sends an event, or counts it in a series. While the server is away, it is tried again and those
+    /// Sends an event, or counts it in a series. While the server is unreachable, it is tried again and those
     /// that come meanwhile wait in the queue.
     async fn take(&mut self, event: &Event, stop: &CancellationToken) {
         let at = Timestamp::now();

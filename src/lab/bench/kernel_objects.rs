@@ -1,4 +1,4 @@
-//! How much a proxy has put into the kernel: rules, elements of sets, virtual servers and their
+//! How much a proxy has put into the kernel: rules, elements of sets, virtual services and their
 //! destinations.
 
 use std::io;

@@ -140,7 +140,7 @@ pub enum Quantity {
     PeakMemory,
     /// The memory that it has resident after some changes.
     SteadyMemory,
-    /// Rules, set elements and virtual servers in the kernel.
+    /// Rules, set elements and virtual services in the kernel.
     KernelObjects,
     /// Memory that the kernel uses for them.
     KernelMemory,

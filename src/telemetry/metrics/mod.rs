@@ -370,7 +370,7 @@ pub enum EventOutcome {
     Merged,
     /// Too many waited.
     Dropped,
-    /// The API server does not want it, or was away for too long.
+    /// The API server does not want it, or was unreachable for too long.
     Failed,
 }
 

@@ -316,7 +316,7 @@ fn forwards(frontend: &Frontend) -> u8 {
 fn is_suspicious(protocol: Protocol, before: Option<&Served>, now: Option<&Served>) -> bool {
     match (before, now) {
         (None, None) => false,
-        // What went to nobody, or was made while the daemon was away.
+        // What went to nobody, or was made while the daemon did not run.
         (None, Some(now)) => protocol != Protocol::Tcp || now.cuts || now.forwards != 0,
         // TCP connections end as they may.
         (Some(_), None) => protocol != Protocol::Tcp,

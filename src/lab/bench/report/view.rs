@@ -256,7 +256,7 @@ pub(super) fn explanation(quantity: Quantity) -> &'static str {
         Quantity::RoundTrip => "64 bytes there and back on an established connection.",
         Quantity::PeakMemory => "The most memory that the process ever had resident.",
         Quantity::SteadyMemory => "The memory that the process has resident after some changes.",
-        Quantity::KernelObjects => "Rules, set elements and virtual servers in the kernel.",
+        Quantity::KernelObjects => "Rules, set elements and virtual services in the kernel.",
         Quantity::KernelMemory => "Memory that the kernel uses for them.",
     }
 }

@@ -1,4 +1,4 @@
-//! Numbers for ports with session affinity: each has its own, and keeps it as long as it can.
+//! Stable ids for Service ports with session affinity.
 
 use std::sync::Arc;
 
@@ -8,26 +8,26 @@ use super::table::Affinity;
 use crate::model::ServiceName;
 use crate::net::{Protocol, fnv1a};
 
-/// A port of a Service.
+/// A Service port.
 type Owner = (ServiceName, Arc<str>, Protocol);
 
-/// Who has which number.
+/// The ids in use.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Numbers {
+pub(super) struct AffinityIds {
     owners: FxHashMap<u32, Owner>,
     by_service: FxHashMap<ServiceName, Vec<u32>>,
 }
 
-impl Numbers {
-    /// Takes a Service's numbers back.
+impl AffinityIds {
+    /// Frees a Service's ids.
     pub(super) fn release(&mut self, service: &ServiceName) {
-        for number in self.by_service.remove(service).unwrap_or_default() {
-            self.owners.remove(&number);
+        for id in self.by_service.remove(service).unwrap_or_default() {
+            self.owners.remove(&id);
         }
     }
 
-    /// The number of a port. It follows from the names, so that a restart finds the same one, but for
-    /// the rare case that two ports would have the same: then it is the next free one.
+    /// The id of a port: a hash of its names, so that a restart finds the same one, or in the rare case of a collision
+    /// the next free one.
     pub(super) fn assign(
         &mut self,
         service: &ServiceName,
@@ -35,23 +35,22 @@ impl Numbers {
         protocol: Protocol,
     ) -> u32 {
         let owner = (service.clone(), Arc::clone(port), protocol);
-        let mut number = preferred(service, port, protocol);
-        while self.owners.get(&number).is_some_and(|other| *other != owner) {
-            number = (number + 1) % Affinity::NUMBERS;
+        let mut id = preferred(service, port, protocol);
+        while self.owners.get(&id).is_some_and(|other| *other != owner) {
+            id = (id + 1) % Affinity::IDS;
         }
-        if self.owners.insert(number, owner).is_none() {
-            self.by_service.entry(service.clone()).or_default().push(number);
+        if self.owners.insert(id, owner).is_none() {
+            self.by_service.entry(service.clone()).or_default().push(id);
         }
-        number
+        id
     }
 }
 
-/// The number that a port has if no other has it. It follows from the names alone and never changes, by
-/// whichever compiler this is built: the kernel remembers clients under it while a new version of this
-/// program comes in. Names of objects have no slash and no zero byte.
+/// The id of a port unless another port has it: a hash that must be the same in every build, because the kernel keeps
+/// affinity entries under it across upgrades. Names of objects contain no slash and no zero byte.
 fn preferred(service: &ServiceName, port: &str, protocol: Protocol) -> u32 {
     let hash = fnv1a(service.to_string().as_bytes()).and(&[0]).and(port.as_bytes());
-    hash.and(&[0, protocol.number()]).fold(Affinity::NUMBERS.ilog2())
+    hash.and(&[0, protocol.number()]).fold(Affinity::IDS.ilog2())
 }
 
 #[cfg(test)]
@@ -59,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_the_same_in_every_version() {
+    fn ids_are_the_same_in_every_version() {
         let table = [
             ("default", "web", "http", Protocol::Tcp, 373_729_117),
             ("default", "web", "", Protocol::Tcp, 527_373_468),
@@ -69,17 +68,17 @@ mod tests {
         ];
         let found = table.map(|(namespace, name, port, protocol, _)| {
             let service = ServiceName::new(namespace, name);
-            let number = Numbers::default().assign(&service, &port.into(), protocol);
-            (namespace, name, port, protocol, number)
+            let id = AffinityIds::default().assign(&service, &port.into(), protocol);
+            (namespace, name, port, protocol, id)
         });
         assert_eq!(found, table);
     }
 
     #[test]
-    fn every_port_has_its_own_number_and_gets_it_again() {
-        let mut numbers = Numbers::default();
+    fn every_port_has_its_own_id_and_gets_it_again() {
+        let mut ids = AffinityIds::default();
         let service = |n: u32| ServiceName::new("default", &format!("s{n}"));
-        let mut assign = |n: u32| numbers.assign(&service(n), &"http".into(), Protocol::Tcp);
+        let mut assign = |n: u32| ids.assign(&service(n), &"http".into(), Protocol::Tcp);
         let first: Vec<u32> = (0..50_000).map(&mut assign).collect();
         let again: Vec<u32> = (0..50_000).map(&mut assign).collect();
         assert_eq!(first, again);
@@ -87,10 +86,10 @@ mod tests {
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), first.len());
-        assert!(distinct.iter().all(|number| *number < Affinity::NUMBERS));
+        assert!(distinct.iter().all(|id| *id < Affinity::IDS));
         for n in 0..50_000 {
-            numbers.release(&service(n));
+            ids.release(&service(n));
         }
-        assert!(numbers.owners.is_empty() && numbers.by_service.is_empty());
+        assert!(ids.owners.is_empty() && ids.by_service.is_empty());
     }
 }
