@@ -5,10 +5,10 @@
 //! the same result. [`decide()`] computes the outcome for one packet from the table alone: the rules of every backend,
 //! and real packets, must agree with it.
 
+mod affinity_ids;
 mod claims;
 mod decide;
 mod endpoints;
-mod affinity_ids;
 mod planner;
 mod policy;
 mod table;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::affinity_ids::AffinityIds;
 use super::claims::{Claims, Origin};
 use super::endpoints::{Categories, Here, categorize, local_ready};
-use super::affinity_ids::AffinityIds;
 use super::policy;
 use super::table::{
     Address, Admit, Affinity, ForwardingTable, Frontend, FrontendKind, HealthCheck, Host, PoolKind,
@@ -293,7 +293,9 @@ impl Planner {
                 warnings.push(Warning {
                     object: format!("Service {}", service.name),
                     field: format!("spec.ports[{index}]"),
-                    problem: format!("{at} belongs to Service {holder}; not served for this Service"),
+                    problem: format!(
+                        "{at} belongs to Service {holder}; not served for this Service"
+                    ),
                 });
                 continue;
             }
