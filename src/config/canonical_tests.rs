@@ -13,13 +13,13 @@ fn fixture(name: &str) -> String {
     std::fs::read_to_string(path).expect("the fixture is there")
 }
 
-/// What upstream's codec makes of a file, without what counts on Linux only.
+/// A file as upstream's codec writes it, without the Linux defaults.
 fn through_the_codec(text: &str) -> String {
     let (wire, _) = read(text, Path::new("before.yaml")).unwrap_or_else(|error| panic!("{error}"));
     wire.with_defaults().of_its_mode().to_yaml()
 }
 
-/// What `--write-config-to` writes for a file.
+/// The output of `--write-config-to` for a file.
 fn effective(text: &str) -> String {
     let loaded = parse(text, Path::new("before.yaml")).unwrap_or_else(|error| panic!("{error}"));
     loaded.wire.of_its_mode().to_yaml()
@@ -72,7 +72,7 @@ fn golden_files_of_upstream_round_trip_if_given() {
     assert!(!pairs.is_empty(), "KUBE_PROXY_TESTDATA has no golden files");
     for (before, after) in pairs {
         let read = |path: &str| std::fs::read_to_string(path).expect("the file is there");
-        // Which values are quoted is a matter of taste.
+        // Quoting may differ.
         let tree = |yaml: &str| serde_saphyr::from_str::<Value>(yaml).expect("it is YAML");
         assert_eq!(tree(&through_the_codec(&read(&before))), tree(&read(&after)), "{before}");
     }

@@ -1,4 +1,4 @@
-//! What a changed configuration means for a daemon that runs.
+//! Which changes of the configuration take effect at run time.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use super::{KubeProxyConfiguration, Mode};
 pub enum Effect {
     /// At once.
     Live,
-    /// When the daemon starts again.
+    /// After a restart.
     Restart,
-    /// Never: Sluice has no use for the field.
+    /// Never: Sluice does not use the field.
     Never,
 }
 
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(named, known);
     }
 
-    /// Rows of the page's tables that begin with a field's name.
+    /// The first row of the page that has the field.
     #[test]
     fn the_page_says_the_same_as_the_table() {
         let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))

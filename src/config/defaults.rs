@@ -1,18 +1,18 @@
-//! What a configuration means where it says nothing.
+//! Default values.
 
 use super::{GoDuration, KubeProxyConfiguration, Mode};
 use sluice_core::net::{Family, parse_ip};
 
-/// Where `/healthz` is served if only the address is said.
+/// The port of `/healthz` if only an address is given.
 pub const HEALTHZ_PORT: u16 = 10256;
 
-/// Where `/metrics` is served if only the address is said.
+/// The port of `/metrics` if only an address is given.
 pub const METRICS_PORT: u16 = 10249;
 
-/// The bit of the packet mark that says "masquerade".
+/// The bit of the packet mark that requests masquerading.
 const MASQUERADE_BIT: i32 = 14;
 
-/// How little the OOM killer likes this process (upstream: `pkg/kubelet/qos/policy.go`).
+/// The OOM score adjustment (upstream: `pkg/kubelet/qos/policy.go`).
 const OOM_SCORE_ADJ: i32 = -999;
 
 impl KubeProxyConfiguration {
@@ -50,7 +50,7 @@ impl KubeProxyConfiguration {
         self
     }
 
-    /// Default sockets of health and metrics are of the bind address's family.
+    /// By default, health and metrics listen in the family of the bind address.
     fn default_sockets(&mut self) {
         let v4 = parse_ip(&self.bind_address).is_some_and(|ip| Family::of(ip) == Family::V4);
         let (everywhere, here) = if v4 { ("0.0.0.0", "127.0.0.1") } else { ("::", "::1") };
@@ -60,8 +60,7 @@ impl KubeProxyConfiguration {
         self.metrics_bind_address = with_port(&self.metrics_bind_address, METRICS_PORT);
     }
 
-    /// What counts on Linux (upstream: `cmd/kube-proxy/app/server_linux.go`,
-    /// platformApplyDefaults).
+    /// Applies the Linux defaults (upstream: `cmd/kube-proxy/app/server_linux.go`, platformApplyDefaults).
     #[must_use]
     pub fn for_linux(mut self) -> KubeProxyConfiguration {
         or_text(&mut self.mode, "iptables");
@@ -72,9 +71,8 @@ impl KubeProxyConfiguration {
         self
     }
 
-    /// Takes out what nobody would read, or another mode only. Upstream loses that on the way through its
-    /// internal type, so its effective configuration says zero there
-    /// (`pkg/proxy/apis/config/v1alpha1/conversion.go`).
+    /// Clears fields that the mode does not read. Upstream loses them in the conversion to its internal type, so its
+    /// effective configuration has zeros there (`pkg/proxy/apis/config/v1alpha1/conversion.go`).
     #[must_use]
     pub fn of_its_mode(mut self) -> KubeProxyConfiguration {
         let mode = Mode::from_name(&self.mode);
@@ -108,8 +106,7 @@ fn or_duration(field: &mut GoDuration, default: GoDuration) {
     }
 }
 
-/// Adds a port to an address that has none (upstream: `pkg/proxy/util/utils.go`,
-/// AppendPortIfNeeded).
+/// Adds a port to an address without one (upstream: `pkg/proxy/util/utils.go`, AppendPortIfNeeded).
 pub fn with_port(address: &str, port: u16) -> String {
     match parse_ip(address) {
         Some(_) if address.contains(':') => format!("[{address}]:{port}"),

@@ -1,4 +1,4 @@
-//! Durations as Go writes them.
+//! Durations in Go's syntax.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// A duration in the syntax of Go's `time.ParseDuration`: `30s`, `1h0m0s`, `1.5h`, `0`, `-5s`.
-/// A negative one can be written, and no field allows it.
+/// Negative durations can be parsed, but no field allows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct GoDuration {
     nanoseconds: i64,
@@ -20,10 +20,10 @@ pub struct GoDuration {
 pub struct BadDuration(String);
 
 impl GoDuration {
-    /// No time.
+    /// Zero.
     pub const ZERO: GoDuration = GoDuration { nanoseconds: 0 };
 
-    /// A whole number of seconds, as far as Go can express it.
+    /// A number of seconds, up to Go's maximum.
     pub const fn from_secs(seconds: u32) -> GoDuration {
         GoDuration { nanoseconds: seconds as i64 * 1_000_000_000 }
     }
@@ -140,7 +140,7 @@ impl Visitor<'_> for DurationVisitor {
         text.parse().map_err(E::custom)
     }
 
-    /// A bare number is nanoseconds in Go; only 0 is ever meant.
+    /// In Go a bare number is nanoseconds; in practice it is 0.
     fn visit_i64<E: Error>(self, nanoseconds: i64) -> Result<GoDuration, E> {
         Ok(GoDuration { nanoseconds })
     }

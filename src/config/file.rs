@@ -1,8 +1,7 @@
 //! Reading the configuration file.
 //!
-//! Like kube-proxy (`cmd/kube-proxy/app/options.go`), what a strict decoder would refuse is tolerated
-//! with a warning: files of old clusters carry fields that are long gone. Unlike kube-proxy, the
-//! warning names them.
+//! As in kube-proxy (`cmd/kube-proxy/app/options.go`), decoding is lenient, because files of old clusters have fields
+//! that no longer exist. Unlike kube-proxy's, the warning names them.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +15,7 @@ const KIND: &str = "KubeProxyConfiguration";
 const MORE_DOCUMENTS: &str = "only the first YAML document of the configuration file counts; \
     remove what follows it";
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -26,7 +25,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The reason.
         source: std::io::Error,
     },
     /// The text is not YAML, or a field has the wrong type.
@@ -37,7 +36,7 @@ pub enum ConfigError {
         /// What is wrong, with line and column.
         reason: String,
     },
-    /// The text describes something else.
+    /// The text describes another kind of object.
     #[error(
         "the configuration file {path} says apiVersion {api_version:?} and kind {kind:?}, \
          expected apiVersion {API_VERSION:?} and kind {KIND:?}"
@@ -50,12 +49,12 @@ pub enum ConfigError {
         /// What it says.
         kind: String,
     },
-    /// Values that cannot be used.
+    /// Invalid values.
     #[error("the configuration file {path} cannot be used:{}", list(problems))]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// Everything that is wrong.
+        /// All problems.
         problems: Vec<Problem>,
     },
 }
@@ -64,21 +63,21 @@ fn list(problems: &[Problem]) -> String {
     problems.iter().map(|problem| format!("\n  {problem}")).collect()
 }
 
-/// A configuration that can be used.
+/// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
-    /// What it means.
+    /// Its meaning.
     pub config: Config,
-    /// What was written, with defaults.
+    /// The fields, with defaults.
     pub wire: KubeProxyConfiguration,
-    /// What was tolerated, one sentence each.
+    /// Warnings.
     pub warnings: Vec<String>,
 }
 
 /// Reads and checks a configuration file.
 ///
 /// # Errors
-/// If it cannot be read or used, with everything that is wrong with it.
+/// If it cannot be read or used, with all problems.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -88,7 +87,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
 /// Checks the text of a configuration file; `path` is for messages only.
 ///
 /// # Errors
-/// If it cannot be used, with everything that is wrong with it.
+/// If it cannot be used, with all problems.
 pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
     let (wire, warnings) = read(text, path)?;
     let wire = wire.with_defaults().for_linux();
@@ -98,11 +97,11 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigError> {
     }
 }
 
-/// Decodes the text of a configuration file: what is written there, without defaults and unchecked,
-/// and what was tolerated. `path` is for messages only.
+/// Decodes the text of a configuration file: the fields without defaults and checks, and warnings. `path` is for
+/// messages only.
 ///
 /// # Errors
-/// If the text is not YAML, of another kind, or has fields of the wrong type; all of them are named.
+/// If the text is not YAML, describes another kind, or has fields of the wrong type; all of them are named.
 pub fn read(text: &str, path: &Path) -> Result<(KubeProxyConfiguration, Vec<String>), ConfigError> {
     let failed = |reason: String| ConfigError::Decode { path: path.to_owned(), reason };
     let mut warnings = Vec::new();
@@ -131,15 +130,14 @@ pub fn read(text: &str, path: &Path) -> Result<(KubeProxyConfiguration, Vec<Stri
     }
 }
 
-/// The first document, and whether there is another one that is not empty. As in kube-proxy, whose
-/// decoder reads no further than the first, it does not matter what the others hold.
+/// The first document, and whether a non-empty one follows. As in kube-proxy, only the first is decoded.
 fn decode(
     text: &str,
     duplicate_keys: DuplicateKeyPolicy,
 ) -> Result<(Value, bool), serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         duplicate_keys: duplicate_keys,
-        // Error messages go into one line of the log.
+        // Error messages must fit on one line of the log.
         with_snippet: false,
     };
     let mut rest = text.as_bytes();
@@ -161,7 +159,7 @@ fn check_kind(tree: &Value, path: &Path) -> Result<(), ConfigError> {
     })
 }
 
-/// To Go, null is as good as absent.
+/// In Go, null means absent.
 fn drop_nulls(tree: &mut Value) {
     if let Value::Object(fields) = tree {
         fields.retain(|_, value| !value.is_null());
@@ -169,13 +167,13 @@ fn drop_nulls(tree: &mut Value) {
     }
 }
 
-/// Names the fields in `tree` that `known` does not have, with the one that may be meant.
+/// Names the fields in `tree` that `known` does not have, each with a similar one.
 fn find_unknown(tree: &Value, known: &Value, prefix: &str, warnings: &mut Vec<String>) {
     let (Value::Object(fields), Value::Object(known)) = (tree, known) else { return };
     for (name, value) in fields {
         let path = join(prefix, name);
         match known.get(name) {
-            // Its fields are names of features.
+            // Its keys are names of features.
             Some(_) if path == "featureGates" => {}
             Some(known) => find_unknown(value, known, &path, warnings),
             None => {
@@ -192,7 +190,7 @@ fn join(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
 }
 
-/// The fields of the wrong type: each is tried as a configuration of its own.
+/// The fields of the wrong type: each is decoded separately.
 fn mistyped(tree: &Value) -> Vec<String> {
     let mut found = Vec::new();
     each_leaf(tree, &mut Vec::new(), &mut |path, value| {

@@ -1,4 +1,4 @@
-//! Feature gates: what becomes of upstream's switches.
+//! Feature gates of upstream.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,12 @@ use super::problem::Checks;
 /// The gate without which upstream refuses `logging.options`.
 pub(super) const LOGGING_ALPHA: &str = "LoggingAlphaOptions";
 
-/// Gates of kube-proxy 1.36 that can no longer be switched off, and what they are for, which Sluice
-/// cannot switch off either.
+/// Gates of kube-proxy 1.36 that are locked on. Sluice cannot switch off what they enable either.
 const LOCKED: &[&str] =
     &["MultiCIDRServiceAllocator", "NFTablesProxyMode", "PreferSameTrafficDistribution"];
 
-/// Gates of kube-proxy 1.36 that may have either value. In Sluice none of them changes anything but
-/// [`LOGGING_ALPHA`], which allows fields to be there.
+/// Gates of kube-proxy 1.36 that may have either value. In Sluice they have no effect, except [`LOGGING_ALPHA`], which
+/// allows fields.
 const FREE: &[&str] = &[
     "AllAlpha",
     "AllBeta",
@@ -32,7 +31,7 @@ const FREE: &[&str] = &[
     "WatchListClient",
 ];
 
-/// Refuses what upstream refuses: a locked gate with the other value.
+/// As upstream, a locked gate with the other value is an error.
 pub(super) fn check(gates: &BTreeMap<String, bool>, checks: &mut Checks) {
     let wrong = gates.iter().filter(|(name, on)| LOCKED.contains(&name.as_str()) && !**on);
     for (name, _) in wrong {
@@ -41,12 +40,11 @@ pub(super) fn check(gates: &BTreeMap<String, bool>, checks: &mut Checks) {
     }
 }
 
-/// What to say of gates that mean nothing here. One that kube-proxy does not know is no error: newer
-/// clusters have newer gates.
+/// Warnings about gates without effect. A gate unknown to kube-proxy is no error: newer clusters have newer gates.
 pub(super) fn warnings(gates: &BTreeMap<String, bool>) -> impl Iterator<Item = String> {
     let known = |name: &str| LOCKED.contains(&name) || FREE.contains(&name);
     gates
         .keys()
         .filter(move |name| !known(name))
-        .map(|name| format!("feature gate {name} is ignored: it is none of kube-proxy's"))
+        .map(|name| format!("feature gate {name} is ignored: kube-proxy does not have it"))
 }

@@ -1,9 +1,9 @@
 //! The configuration: kube-proxy's own file format, `kubeproxy.config.k8s.io/v1alpha1`.
 //!
-//! [`KubeProxyConfiguration`] is the file as it is written; its defaults are filled in by
-//! [`with_defaults`](KubeProxyConfiguration::with_defaults). [`Config`] is what it means after all
-//! checks. Flags that stand for file fields fill a [`KubeProxyConfiguration`] too, so that there is
-//! one way through [`Config::new`]. [`change`] says what a changed file means for a running daemon.
+//! [`KubeProxyConfiguration`] is the file as written; [`with_defaults`](KubeProxyConfiguration::with_defaults) adds
+//! defaults. [`Config`] is its meaning after all checks. Flags that have a field in the file fill a
+//! [`KubeProxyConfiguration`] too, so that everything passes through [`Config::new`]. [`change`] has which changes of
+//! the file take effect at run time.
 
 pub mod change;
 mod defaults;
@@ -43,7 +43,7 @@ pub use wire::{
     WinkernelSection,
 };
 
-/// Which kernel mechanism carries the traffic.
+/// The proxy mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// nf_tables maps over netlink.
@@ -57,7 +57,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// The mode that the file or the flag calls by this name.
+    /// The mode with this name in the file or the flag.
     pub fn from_name(name: &str) -> Option<Mode> {
         match name {
             "nftables" => Some(Mode::Nftables),
@@ -80,25 +80,25 @@ impl fmt::Display for Mode {
     }
 }
 
-/// How traffic of this node's pods is recognized.
+/// How traffic from pods is recognized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DetectLocal {
     /// By the cluster's pod addresses; an empty list recognizes nothing.
     ClusterCidr(Vec<IpNet>),
-    /// By `spec.podCIDRs` of the own Node.
+    /// By `spec.podCIDRs` of this Node.
     NodeCidr,
-    /// By the bridge that pods hang on.
+    /// By the pods' bridge.
     BridgeInterface(String),
-    /// By the names of the interfaces that lead to pods.
+    /// By a prefix of the names of the pods' interfaces.
     InterfaceNamePrefix(String),
 }
 
-/// On which of the node's addresses NodePorts answer.
+/// On which node addresses node ports are open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodePortAddresses {
-    /// The addresses by which the Node object knows the node.
+    /// The primary addresses of the Node object.
     Primary,
-    /// Local addresses within these prefixes. A family that no prefix belongs to is not restricted.
+    /// Local addresses within these CIDRs. A family without one is not restricted.
     Cidrs(Vec<IpNet>),
     /// Every local address.
     All,
@@ -124,7 +124,7 @@ impl NodePortAddresses {
     }
 }
 
-/// When the kernel is brought up to date.
+/// When syncs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncPeriods {
     /// The least time between two syncs.
@@ -138,52 +138,52 @@ pub struct SyncPeriods {
 pub struct Conntrack {
     /// Entries per CPU core.
     pub max_per_core: Option<u32>,
-    /// Entries at least, whatever the number of cores.
+    /// Minimum number of entries, for any number of cores.
     pub min: u32,
-    /// Life of an idle established TCP connection.
+    /// Timeout of idle established TCP connections.
     pub tcp_established: Option<Duration>,
-    /// Life of a TCP connection in CLOSE_WAIT.
+    /// Timeout of TCP connections in CLOSE_WAIT.
     pub tcp_close_wait: Option<Duration>,
-    /// Whether TCP segments outside of the window are tolerated.
+    /// Whether TCP segments outside the window are accepted.
     pub tcp_be_liberal: bool,
-    /// Life of a UDP flow without a reply.
+    /// Timeout of UDP flows without a reply.
     pub udp: Option<Duration>,
-    /// Life of a UDP flow with replies.
+    /// Timeout of UDP flows with replies.
     pub udp_stream: Option<Duration>,
 }
 
-/// What only the IPVS mode reads.
+/// Settings of the IPVS mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipvs {
     /// The scheduler's name in the kernel; empty means `rr`.
     pub scheduler: String,
-    /// Virtual services in these prefixes are not Sluice's to remove.
+    /// Virtual services in these CIDRs are not touched.
     pub exclude_cidrs: Vec<IpNet>,
     /// Whether to set `arp_ignore` and `arp_announce`.
     pub strict_arp: bool,
-    /// Life of an idle TCP session; `None` leaves the kernel's value.
+    /// Timeout of idle TCP sessions; `None` keeps the kernel's value.
     pub tcp_timeout: Option<Duration>,
-    /// Life of a TCP session after FIN; `None` leaves the kernel's value.
+    /// Timeout of TCP sessions after FIN; `None` keeps the kernel's value.
     pub tcp_fin_timeout: Option<Duration>,
-    /// Life of an idle UDP session; `None` leaves the kernel's value.
+    /// Timeout of idle UDP sessions; `None` keeps the kernel's value.
     pub udp_timeout: Option<Duration>,
 }
 
-/// The logs.
+/// Log settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logging {
-    /// How a line looks.
+    /// The format of a line.
     pub format: LogFormat,
     /// klog's verbosity: 0 for operators, 4 and more for developers.
     pub verbosity: u32,
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
-    /// For programs.
+    /// JSON.
     Json,
 }
 
@@ -192,67 +192,65 @@ pub enum LogFormat {
 pub struct Config {
     /// The mode.
     pub mode: Mode,
-    /// The kubeconfig file that says where the API server is; without one, the Pod's service
-    /// account is used.
+    /// The kubeconfig file; without one, the Pod's service account is used.
     pub kubeconfig: Option<PathBuf>,
-    /// The Node object's name if it is not the host name.
+    /// The Node object's name, if it differs from the host name.
     pub hostname_override: Option<String>,
-    /// kube-proxy's hint for the node's address, and so for the primary IP family; nothing is bound
-    /// to it. Unspecified by default.
+    /// The node's primary address, and so its primary IP family; nothing is bound to it. Unspecified by default.
     pub bind_address: IpAddr,
-    /// Where `/healthz` and `/livez` are served, if they are.
+    /// Address of `/healthz` and `/livez`, if enabled.
     pub healthz_bind_address: Option<SocketAddr>,
-    /// Where `/metrics` and `/proxyMode` are served, if they are.
+    /// Address of `/metrics` and `/proxyMode`, if enabled.
     pub metrics_bind_address: Option<SocketAddr>,
-    /// Whether an address that cannot be bound ends the program.
+    /// Whether to exit if an address cannot be bound.
     pub bind_address_hard_fail: bool,
-    /// Whether profiles are served.
+    /// Whether `/debug` paths are served.
     pub enable_profiling: bool,
     /// `featureGates`.
     pub feature_gates: std::collections::BTreeMap<String, bool>,
-    /// How traffic of this node's pods is recognized.
+    /// How traffic from pods is recognized.
     pub detect_local: DetectLocal,
     /// The cluster's pod addresses, at most one prefix of each family; used only by
     /// [`DetectLocal::ClusterCidr`].
     pub cluster_cidrs: Vec<IpNet>,
-    /// On which addresses NodePorts answer.
+    /// On which addresses node ports are open.
     pub node_port_addresses: NodePortAddresses,
-    /// Whether NodePorts answer on 127.0.0.1 (iptables mode and IPv4 only).
+    /// Whether node ports are open on 127.0.0.1 (iptables mode and IPv4 only).
     pub localhost_node_ports: bool,
-    /// Whether every mode guards cluster IPs as strictly as the nftables mode. No field of the file says
-    /// it, only the flag `--strict-cluster-ips`.
+    /// Whether all modes guard cluster IPs as the nftables mode does. Set by the flag `--strict-cluster-ips`; the file has
+    /// no such field.
     pub strict_cluster_ips: bool,
     /// Whether all traffic to cluster IPs is masqueraded.
     pub masquerade_all: bool,
-    /// Which bit of the packet mark says "masquerade": 0 to 31.
+    /// Which bit of the packet mark requests masquerading: 0 to 31.
     pub masquerade_bit: u8,
-    /// When the kernel is brought up to date.
+    /// When syncs run.
     pub sync: SyncPeriods,
     /// `configSyncPeriod`: kube-proxy's informer resync. Sluice's watches need none.
     pub config_sync_period: Duration,
-    /// The OOM killer's bias against this process, -1000 to 1000.
+    /// The OOM score adjustment, -1000 to 1000.
     pub oom_score_adj: i16,
-    /// Connection tracking.
+    /// Conntrack limits.
     pub conntrack: Conntrack,
-    /// What only the IPVS mode reads.
+    /// Settings of the IPVS mode.
     pub ipvs: Ipvs,
-    /// The logs.
+    /// Log settings.
     pub logging: Logging,
 }
 
 impl Config {
-    /// Checks everything; all problems are reported at once. Defaults are to be filled in before, with
-    /// [`with_defaults`](KubeProxyConfiguration::with_defaults) and
-    /// [`for_linux`](KubeProxyConfiguration::for_linux).
+    /// Checks everything and reports all problems at once. Apply
+    /// [`with_defaults`](KubeProxyConfiguration::with_defaults) and [`for_linux`](KubeProxyConfiguration::for_linux)
+    /// first.
     ///
     /// # Errors
-    /// One [`Problem`] for each field that cannot be used.
+    /// One [`Problem`] per invalid field.
     pub fn new(wire: &KubeProxyConfiguration) -> Result<Config, Vec<Problem>> {
         resolve::resolve(wire)
     }
 
-    /// What is to be said about a configuration that can be used, but may not be meant
-    /// (upstream: `cmd/kube-proxy/app/server.go`, checkBadConfig).
+    /// Warnings about a valid configuration that is probably not intended (upstream: `cmd/kube-proxy/app/server.go`,
+    /// checkBadConfig).
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         let both = |nets: &[IpNet]| {
@@ -284,7 +282,7 @@ impl Config {
         remarks
     }
 
-    /// Whether NodePorts of a family may answer on localhost, where it is one of their addresses.
+    /// Whether node ports of a family may be open on localhost, if `node_port_addresses` includes it.
     pub fn can_open_localhost(&self, family: Family) -> bool {
         match self.mode {
             Mode::Iptables => family == Family::V4 && self.localhost_node_ports,

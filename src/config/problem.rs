@@ -1,11 +1,11 @@
-//! What can be wrong with a configuration.
+//! Problems of a configuration.
 
 use std::fmt;
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// One thing that is wrong with the configuration.
+/// One problem of the configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
     /// The field as the file spells it: `nftables.masqueradeBit`.
@@ -13,7 +13,7 @@ pub struct Problem {
     /// The field as upstream's messages spell it, below `KubeProxyConfiguration`.
     path: String,
     kind: Kind,
-    /// What would be right.
+    /// What is allowed.
     pub rule: String,
 }
 
@@ -27,7 +27,7 @@ enum Kind {
 }
 
 impl fmt::Display for Problem {
-    /// Upstream's words, with the file's name of the field behind them.
+    /// Upstream's wording, followed by the field's name in the file in parentheses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KubeProxyConfiguration.{}: ", self.path)?;
         match &self.kind {
@@ -40,7 +40,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Collects problems while values are read; a field with a problem yields a stand-in.
+/// Collects problems while values are read; a field with a problem yields a placeholder value.
 #[derive(Default)]
 pub(super) struct Checks {
     pub(super) problems: Vec<Problem>,

@@ -1,16 +1,16 @@
-//! Quantities as Kubernetes writes them.
+//! Quantities in Kubernetes' syntax.
 
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A quantity in the syntax of `staging/src/k8s.io/apimachinery/pkg/api/resource`: `512`, `1k`, `2Ki`.
-/// It is kept as written: nothing here calculates with it.
+/// It is kept as text: no code calculates with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Quantity(String);
 
 impl Quantity {
-    /// Whether it is nothing, in whatever unit.
+    /// Whether it is zero, in any unit.
     pub fn is_zero(&self) -> bool {
         !self.0.split(['e', 'E']).next().unwrap_or_default().contains(|c| ('1'..='9').contains(&c))
     }

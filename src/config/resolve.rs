@@ -46,7 +46,7 @@ impl Checks {
         })
     }
 
-    /// A duration whose zero means "leave it".
+    /// A duration where zero means "keep the kernel's value".
     fn timeout(&mut self, field: Field<'_>, value: GoDuration) -> Option<Duration> {
         Some(self.duration(field, value)).filter(|value| !value.is_zero())
     }
@@ -73,7 +73,7 @@ impl Checks {
         nets
     }
 
-    /// `ip:port`. Host and port are checked each, so both may be wrong. Empty means none.
+    /// `ip:port`. Host and port are checked separately. Empty means none.
     fn socket(&mut self, field: Field<'_>, text: &str) -> Option<SocketAddr> {
         if text.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! What is measured, and how long a change takes.
+//! Metrics and traces.
 //!
 //! - [`metrics`]: counters, gauges and histograms, and their Prometheus text
 //! - [`trace`]: a change from the watch event to the kernel, with the feature `otel`

@@ -1,8 +1,7 @@
-//! Events: what the owners of a Node or a Service read in `kubectl get events`.
+//! Kubernetes Events about a Node or a Service (`kubectl get events`).
 //!
-//! Whoever has something to say hands it to a [`Recorder`], which never waits; `watch` sends it to the
-//! API server. What repeats becomes a series ([`Series`], pure) as in client-go's
-//! `tools/events/event_broadcaster.go`.
+//! A [`Recorder`] queues Events and never blocks; `watch` sends them to the API server. Repetitions become a series
+//! ([`Series`], pure) as in client-go's `tools/events/event_broadcaster.go`.
 
 mod series;
 
@@ -13,20 +12,20 @@ use sluice_telemetry::metrics::{EventOutcome, Metrics};
 
 pub use self::series::{Key, Known, Series, Task};
 
-/// Events that may wait for the API server; more are dropped and counted.
+/// The length of the queue; further Events are dropped and counted.
 const WAITING: usize = 64;
 
-/// How serious it is.
+/// The type of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// For information.
+    /// Informational.
     Normal,
-    /// Something does not work as it should.
+    /// A problem.
     Warning,
 }
 
 impl Severity {
-    /// The API's word.
+    /// The name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Severity::Normal => "Normal",
@@ -38,7 +37,7 @@ impl Severity {
 /// The object that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Regarding {
-    /// The own Node.
+    /// This node's Node.
     Node(String),
     /// A Service.
     Service(ServiceName),
@@ -70,22 +69,22 @@ impl Regarding {
     }
 }
 
-/// Something that happened.
+/// An Event to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// How serious it is.
+    /// Its type.
     pub severity: Severity,
-    /// Why: one word, by which people search.
+    /// The reason: one word in CamelCase.
     pub reason: &'static str,
     /// What this proxy was doing.
     pub action: &'static str,
     /// The object.
     pub regarding: Regarding,
-    /// A sentence.
+    /// The message.
     pub note: String,
 }
 
-/// Takes events, and never waits. Clones share the queue.
+/// Queues Events and never blocks. Clones share the queue.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Event>,
@@ -93,13 +92,13 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder, and where its events come out.
+    /// A recorder, and the receiving end of its queue.
     pub fn new(metrics: &Metrics) -> (Recorder, mpsc::Receiver<Event>) {
         let (queue, events) = mpsc::channel(WAITING);
         (Recorder { queue, metrics: metrics.clone() }, events)
     }
 
-    /// Hands an event on.
+    /// Queues an Event.
     pub fn record(&self, event: Event) {
         if let Err(error) = self.queue.try_send(event) {
             tracing::debug!(%error, "an event is dropped");

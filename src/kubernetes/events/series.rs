@@ -1,4 +1,4 @@
-//! What repeats is told once, and then counted.
+//! Repeated Events are sent once and then counted.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,16 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Event, Regarding, Severity};
 
-/// A series that nothing was added to for this long is over (client-go: finishTime).
+/// A series without a repetition for this long has ended (client-go: finishTime).
 const QUIET: SignedDuration = SignedDuration::from_mins(6);
 
-/// How often the server hears of a growing series.
+/// How often a growing series is updated on the server.
 const REFRESH: SignedDuration = SignedDuration::from_secs(60);
 
-/// Series that are kept at a time. The oldest make room.
+/// Maximum number of series; the oldest are evicted.
 const KEPT: usize = 256;
 
-/// What makes two events the same (client-go: eventKey). The sentence does not count.
+/// Events with the same key are repetitions (client-go: eventKey). The message is not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     severity: Severity,
@@ -24,7 +24,7 @@ pub struct Key {
     regarding: Regarding,
 }
 
-/// An event that the server has.
+/// An Event that the server has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// The name of the Event object.
@@ -36,32 +36,32 @@ pub struct Known {
     told: Told,
 }
 
-/// What the server knows of a series.
+/// The state of a series on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Told {
     count: u32,
     at: Timestamp,
 }
 
-/// What is to be sent.
+/// What to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
     /// A new Event object of this name.
     Create(String),
     /// The series of this object has grown; an Event with a series has a count of two or more.
     Patch(Key, Known),
-    /// Nothing now: it is counted, and the server hears of it later.
+    /// Nothing now: it is counted and sent later.
     Wait,
 }
 
-/// All events of the last minutes.
+/// The Events of the last minutes.
 #[derive(Debug, Default)]
 pub struct Series {
     known: BTreeMap<Key, Known>,
 }
 
 impl Series {
-    /// Takes an event in and says what is to be sent.
+    /// Adds an Event and returns what to send.
     pub fn add(&mut self, event: &Event, at: Timestamp) -> Task {
         let key = Key {
             severity: event.severity,
@@ -73,14 +73,14 @@ impl Series {
         {
             known.count += 1;
             known.last = at;
-            // The first repetition makes it a series; that is told at once.
+            // The first repetition makes it a series, which is sent at once.
             if known.told.count > 1 && at.duration_since(known.told.at) < REFRESH {
                 return Task::Wait;
             }
             known.told = Told { count: known.count, at };
             return Task::Patch(key, known.clone());
         }
-        // As client-go names them: the object's name and the nanoseconds since 1970.
+        // Named as in client-go: the object's name and the nanoseconds since 1970.
         let name = format!("{}.{:x}", event.regarding.name(), at.as_nanosecond());
         let known = Known { name: name.clone(), count: 1, last: at, told: Told { count: 1, at } };
         self.known.insert(key, known);
@@ -93,12 +93,12 @@ impl Series {
         Task::Create(name)
     }
 
-    /// The server does not have it after all: the next one of its kind is sent anew.
+    /// The server did not accept it: the next Event with this key is sent as a new one.
     pub fn forget(&mut self, name: &str) {
         self.known.retain(|_, known| known.name != name);
     }
 
-    /// Series that have grown since the server heard of them; those that are over are forgotten.
+    /// Series that have grown since they were last sent; those that have ended are removed.
     pub fn due(&mut self, at: Timestamp) -> Vec<(Key, Known)> {
         let mut due = Vec::new();
         for (key, known) in &mut self.known {

@@ -1,5 +1,5 @@
-//! The text that Prometheus reads, as Go's client writes it: dashboards select buckets by the text of
-//! `le`, so numbers must read the same.
+//! The Prometheus text format, exactly as Go's client writes it: dashboards select buckets by the text of `le`, so
+//! numbers must be formatted the same.
 
 use std::fmt::Write as _;
 
@@ -73,7 +73,7 @@ pub(super) fn number(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
     }
-    // The shortest digits that read back as the same number, and the exponent.
+    // The shortest digits that parse to the same number, and the exponent.
     let scientific = format!("{value:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Making metric families, with upstream's words.
+//! Construction of metric families, with upstream's names and help texts.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -13,20 +13,20 @@ use sluice_core::net::Family;
 /// The label of the IP family.
 pub(super) const FAMILY: &str = "ip_family";
 
-/// Which promise a family comes with: upstream writes it in front of the help text.
+/// The stability level of a family: upstream writes it before the help text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stability {
     Alpha,
     Beta,
     Stable,
-    /// Not one of Kubernetes' own: no promise is written.
+    /// Not a Kubernetes metric: no stability level is written.
     None,
 }
 
-/// Registers what it makes.
+/// Creates and registers families.
 ///
-/// Every name, label and bucket is a constant, so nothing here can fail in one build and not in
-/// another: the tests make every family of every mode.
+/// Names, labels and buckets are constants, so construction cannot fail at run time: the tests construct every family of
+/// every mode.
 pub(super) struct Families<'a> {
     pub(super) registry: &'a Registry,
     pub(super) stability: Stability,
@@ -64,12 +64,12 @@ impl Families<'_> {
         self.register(IntGaugeVec::new(Opts::new(name, self.help(help)), labels))
     }
 
-    /// Gauges whose values are no whole numbers.
+    /// Gauges with fractional values.
     pub(super) fn levels(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         self.register(GaugeVec::new(Opts::new(name, self.help(help)), labels))
     }
 
-    /// Counters by IP family, there from the start, so that the first failure is an increase.
+    /// Counters by IP family, exported as 0 from the start, so that the first failure is an increase.
     pub(super) fn counters_of_families(&self, name: &str, help: &str) -> IntCounterVec {
         let counters = self.counters(name, help, &[FAMILY]);
         for family in Family::BOTH {
@@ -90,13 +90,13 @@ impl Families<'_> {
     }
 }
 
-/// Reads a number that somebody else keeps.
+/// Reads an external value.
 pub(super) type Read = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
-/// Reads counters that somebody else keeps: the values of their labels, and the number.
+/// Reads external counters: their label values and numbers.
 pub(super) type ReadLabelled = Box<dyn Fn() -> Vec<(Vec<String>, u64)> + Send + Sync>;
 
-/// A family of counters that somebody else keeps, of which there may be many.
+/// A family of external counters.
 pub(super) struct Labelled {
     described: Option<Desc>,
     name: &'static str,
@@ -135,7 +135,7 @@ impl Collector for Labelled {
     }
 }
 
-/// A family of one number that somebody else keeps.
+/// A family of one external value.
 pub(super) struct External {
     described: Option<Desc>,
     kind: Kind,

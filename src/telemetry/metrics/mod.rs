@@ -1,8 +1,8 @@
-//! What operators measure: kube-proxy's metrics under their own names, so that dashboards and alerts
-//! keep working, and what it does not tell, under names of our own. See `docs/metrics.md`.
+//! Metrics: kube-proxy's under their own names, so that dashboards and alerts keep working, and additional ones named
+//! `sluice_`. See `docs/metrics.md`.
 //!
-//! Registry and atomics are the `prometheus` crate's; the text is written here, as Go's client writes
-//! it ([`exposition`]). Noting something costs a few atomic operations, whatever the cluster's size.
+//! Registry and atomics are the `prometheus` crate's; [`exposition`] writes the text as Go's client does. An update
+//! costs a few atomic operations at any cluster size.
 
 mod client;
 mod exposition;
@@ -29,7 +29,7 @@ use self::proxy::{Common, OfMode};
 use sluice_config::Mode;
 use sluice_core::net::Family;
 
-/// All that is measured. Clones share it.
+/// All metrics. Clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<Measured>);
 
@@ -39,7 +39,7 @@ struct Measured {
     of_mode: OfMode,
     client: Client,
     own: Own,
-    /// How often `/healthz` of the metrics address was asked for (`kubernetes_healthchecks_total`).
+    /// Requests to `/healthz` of the metrics address (`kubernetes_healthchecks_total`).
     pings: AtomicU64,
 }
 
@@ -49,19 +49,19 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// How much a sync looked at.
+/// The extent of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// Everything, compared with the kernel.
+    /// Everything was compared with the kernel.
     Full,
-    /// What changed.
+    /// Changes only.
     Partial,
 }
 
-/// What became of a sync.
+/// The outcome of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is in force, but for Services that the kernel refuses.
+    /// Everything was applied, except Services that the kernel refuses.
     Done,
     /// Nothing could be applied.
     Failed,
@@ -76,7 +76,7 @@ pub enum Kind {
     Gauge,
 }
 
-/// Which question about health it is.
+/// A path for health checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
     /// `/healthz` of the health address.
@@ -85,7 +85,7 @@ pub enum Probe {
     Livez,
 }
 
-/// A request to the API server that ended.
+/// A completed request to the API server.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// GET, POST, PATCH.
@@ -94,16 +94,16 @@ pub struct Request<'a> {
     pub host: &'a str,
     /// The status, if there was an answer.
     pub code: Option<u16>,
-    /// How long the answer took; a watch's means nothing.
+    /// The latency; meaningless for a watch.
     pub elapsed: Option<Duration>,
     /// Bytes of the request's body.
     pub sent: Option<u64>,
-    /// Bytes of the answer's body, where it says so.
+    /// Bytes of the response body, if known.
     pub answered: Option<u64>,
 }
 
 impl Metrics {
-    /// Nothing has been measured yet. Some families are there in some modes only, as upstream.
+    /// Metrics without values. As upstream, some families exist in some modes only.
     pub fn new(mode: Mode) -> Metrics {
         let registry = Registry::new();
         let make = Families { registry: &registry, stability: Stability::Alpha };
@@ -179,17 +179,17 @@ impl Metrics {
         exposition::text(&families)
     }
 
-    /// Forgets what `/metrics/slis` counts.
+    /// Resets the counters of `/metrics/slis`.
     pub fn reset_slis(&self) {
         self.0.pings.store(0, Ordering::Relaxed);
     }
 
-    /// `/healthz` of the metrics address was asked for; it always answers well.
+    /// `/healthz` of the metrics address was requested; the answer is always 200.
     pub fn pinged(&self) {
         self.0.pings.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Health was asked for and answered with this status.
+    /// A health check was answered with this status.
     pub fn probed(&self, probe: Probe, code: u16) {
         let family = match probe {
             Probe::Healthz => &self.0.common.healthz,
@@ -199,9 +199,9 @@ impl Metrics {
     }
 }
 
-/// The loop's part.
+/// Metrics of the sync loop.
 impl Metrics {
-    /// Changes arrived: so many of Services, and of EndpointSlices.
+    /// Changes of Services and EndpointSlices arrived.
     pub fn changes(&self, services: usize, slices: usize) {
         let common = &self.0.common;
         common.service_changes.inc_by(count(services));
@@ -210,13 +210,13 @@ impl Metrics {
         common.endpoint_changes_pending.add(level(slices));
     }
 
-    /// No change waits for a sync any more.
+    /// No change waits for a sync.
     pub fn caught_up(&self) {
         self.0.common.service_changes_pending.set(0);
         self.0.common.endpoint_changes_pending.set(0);
     }
 
-    /// A sync of a family was asked for.
+    /// A sync of a family was requested.
     pub fn queued(&self, family: Family) {
         self.0.common.last_queued.with_label_values(&[family.to_string()]).set(now());
     }
@@ -245,7 +245,7 @@ impl Metrics {
         }
     }
 
-    /// What a sync did in the kernel.
+    /// The operations of a sync.
     pub fn operations(&self, family: Family, elements: usize, objects: usize) {
         let family = family.to_string();
         for (kind, number) in [("element", elements), ("object", objects)] {
@@ -253,22 +253,22 @@ impl Metrics {
         }
     }
 
-    /// A sync undid with so many operations what somebody else had done.
+    /// A sync repaired changes by another program, with this number of operations.
     pub fn repaired(&self, family: Family, operations: usize) {
         let label = [family.to_string()];
         self.0.own.drift.with_label_values(&label).inc();
         self.0.own.drift_operations.with_label_values(&label).inc_by(count(operations));
     }
 
-    /// How many Services are served, and how many of them the kernel refuses.
+    /// The number of Services served, and of Services that the kernel refuses.
     pub fn serves(&self, family: Family, services: usize, refused: usize) {
         let label = [family.to_string()];
         self.0.own.services.with_label_values(&label).set(level(services));
         self.0.own.refused.with_label_values(&label).set(level(refused));
     }
 
-    /// How many objects of a kind are in the kernel, and how many of them the last sync wrote. In the
-    /// iptables mode, the kind is the table that rules are in.
+    /// The number of objects of a kind in the kernel, and how many of them the last sync wrote. In the iptables mode, the
+    /// kind is the table of the rules.
     pub fn owns(&self, family: Family, kind: &str, count: usize, written: usize) {
         let labels = [kind, &family.to_string()];
         self.0.own.objects.with_label_values(&labels).set(level(count));
@@ -278,7 +278,7 @@ impl Metrics {
         }
     }
 
-    /// How many Service ports have a Local policy and endpoints elsewhere only.
+    /// The number of Service ports with a Local policy whose endpoints are all on other nodes.
     pub fn no_local_endpoints(&self, family: Family, internal: usize, external: usize) {
         let gauge = &self.0.common.no_local_endpoints;
         let family = family.to_string();
@@ -286,13 +286,13 @@ impl Metrics {
         gauge.with_label_values(&["external", &family]).set(level(external));
     }
 
-    /// A change of endpoints came into force so long after it happened.
+    /// The time from a change of endpoints to its rules.
     pub fn programmed(&self, family: Family, latency: Duration) {
         let seconds = latency.as_secs_f64();
         self.0.common.programming.with_label_values(&[family.to_string()]).observe(seconds);
     }
 
-    /// Tracked flows were looked through and so many removed.
+    /// Conntrack was checked, and this number of flows deleted.
     pub fn reconciled(&self, family: Family, elapsed: Duration, removed: usize) {
         if let Some((times, deleted)) = &self.0.of_mode.conntrack {
             let label = [family.to_string()];
@@ -301,23 +301,23 @@ impl Metrics {
         }
     }
 
-    /// Whether changes of a resource arrive.
+    /// Whether the watch of a resource is connected.
     pub fn connected(&self, resource: &str, state: Arriving) {
         let value = i64::from(state == Arriving::Yes);
         self.0.own.connected.with_label_values(&[resource]).set(value);
     }
 }
 
-/// Whether changes of a resource arrive.
+/// Whether the watch of a resource is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arriving {
-    /// They do.
+    /// Changes arrive.
     Yes,
-    /// They do not, since the connection is lost.
+    /// The connection is lost.
     No,
 }
 
-/// The API client's part.
+/// Metrics of the API client.
 impl Metrics {
     /// A request ended.
     pub fn requested(&self, request: Request<'_>) {
@@ -337,7 +337,7 @@ impl Metrics {
         }
     }
 
-    /// The API server sent so many bytes.
+    /// Bytes were received from the API server.
     pub fn received(&self, bytes: usize) {
         let own = &self.0.own;
         own.received.inc_by(count(bytes));
@@ -349,7 +349,7 @@ impl Metrics {
         self.0.own.watches.with_label_values(&[resource]).inc();
     }
 
-    /// What became of an Event.
+    /// The outcome of an Event.
     pub fn event(&self, outcome: EventOutcome) {
         let label = match outcome {
             EventOutcome::Sent => "sent",
@@ -361,16 +361,16 @@ impl Metrics {
     }
 }
 
-/// What became of an Event.
+/// The outcome of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventOutcome {
     /// The API server has it.
     Sent,
-    /// It is counted in the series of one that was sent before.
+    /// It is counted in the series of an earlier Event.
     Merged,
-    /// Too many waited.
+    /// The queue was full.
     Dropped,
-    /// The API server does not want it, or was unreachable for too long.
+    /// The API server rejected it, or was unreachable for too long.
     Failed,
 }
 

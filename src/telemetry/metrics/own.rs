@@ -1,4 +1,4 @@
-//! What kube-proxy does not tell: families of our own, named `sluice_`.
+//! Sluice's own families, named `sluice_`.
 
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec};
 

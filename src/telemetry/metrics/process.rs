@@ -1,5 +1,4 @@
-//! The process itself, read when somebody asks (upstream: `prometheus/client_golang`,
-//! process_collector_linux.go).
+//! Metrics of the process, read at each scrape (upstream: `prometheus/client_golang`, process_collector_linux.go).
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -64,7 +63,7 @@ impl Collector for Process {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // Without /proc there is nothing to tell.
+        // Without /proc there are no values.
         let Ok(usage) = process::usage() else { return Vec::new() };
         let network = usage.network.map(|(received, sent)| (received as f64, sent as f64));
         let counters = [Some(usage.cpu_seconds), network.map(|n| n.0), network.map(|n| n.1)];

@@ -96,11 +96,11 @@ impl Common {
 pub(super) struct OfMode {
     /// Full and partial syncs.
     pub(super) extents: Option<[HistogramVec; 2]>,
-    /// Elapsed times and deleted entries.
+    /// Durations of conntrack checks, and deleted entries.
     pub(super) conntrack: Option<(HistogramVec, IntCounterVec)>,
     /// Syncs that failed.
     pub(super) failures: Option<IntCounterVec>,
-    /// Of them, those that were to write a part only.
+    /// Of these, syncs of changes only.
     pub(super) partial_failures: Option<IntCounterVec>,
     /// iptables rules owned, and written last.
     pub(super) rules: Option<[IntGaugeVec; 2]>,
@@ -116,7 +116,7 @@ impl OfMode {
         };
         match mode {
             Mode::Nftables => {
-                // Sluice never cleans up apart from a sync, so this one stays at zero.
+                // Sluice has no clean-up outside of syncs, so this stays 0.
                 make.counters_of_families(
                     "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
                     "Cumulative proxy nftables cleanup failures",

@@ -1,4 +1,4 @@
-//! What the text says before and after something happened.
+//! The text before and after updates.
 
 use super::*;
 
@@ -55,7 +55,7 @@ fn every_mode_has_the_families_that_upstream_registers() {
     }
 }
 
-/// Notes everything that can be noted.
+/// Updates every metric.
 fn everything_once(mode: Mode) -> Metrics {
     let metrics = Metrics::new(mode);
     metrics.changes(1, 2);

@@ -1,4 +1,4 @@
-//! Which program this is.
+//! Version metrics.
 
 use prometheus::Registry;
 
@@ -28,7 +28,7 @@ pub(super) fn register(registry: &Registry, mode: Mode) {
     let (major, minor, _) = KUBERNETES;
     let (major, minor) = (major.to_string(), minor.to_string());
     let platform = format!("{}/{}", std::env::consts::OS, architecture());
-    // Where Go's toolchain would be named there is nothing to say.
+    // The labels about Go's toolchain are empty.
     let values = ["", "rustc", "", "", &config::version(), "", &major, &minor, &platform];
     info.with_label_values(&values).set(1);
     let make = Families { registry, stability: Stability::None };

@@ -1,8 +1,8 @@
-//! Traces of changes by OpenTelemetry: from the watch event that brought a change to the kernel's answer.
+//! OpenTelemetry traces of changes, from the watch event to the kernel's answer.
 //!
-//! Only a build with the feature `otel` has them; without it, everything here is empty and costs nothing.
-//! The root of a trace is the event. The sync that carries the change out belongs to it, and has links to
-//! the events of other changes that it carries out as well. `docs/traces.md` says how to see them.
+//! They exist only in builds with the feature `otel`; without it, everything here is empty and costs nothing. The root
+//! span is the event. The sync that applies the change is in the same trace and has links to the events of other
+//! changes in that sync. See `docs/traces.md`.
 
 #[cfg(not(feature = "otel"))]
 mod nothing;
@@ -14,10 +14,10 @@ pub use nothing::{Arrival, Origin, Span, Traces, note, step, sync};
 #[cfg(feature = "otel")]
 pub use otel::{Arrival, Origin, Span, Traces, note, step, sync};
 
-/// Where traces are sent to (OpenTelemetry's "OTLP Exporter Configuration").
+/// Variables with the collector's address (OpenTelemetry's "OTLP Exporter Configuration").
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
-/// Why traces cannot be sent.
+/// Why traces cannot be exported.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot send traces: {reason}; set OTEL_EXPORTER_OTLP_ENDPOINT to a collector that takes OTLP over \
@@ -28,7 +28,7 @@ pub struct TraceError {
     pub reason: String,
 }
 
-/// The variable that asks for traces, if one does.
+/// The variable that requests traces, if set.
 fn asked_for() -> Option<&'static str> {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     ENDPOINTS.into_iter().find(|name| set(name))

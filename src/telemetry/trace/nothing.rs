@@ -1,10 +1,10 @@
-//! What there is without the feature `otel`: types without content and functions that do nothing.
+//! Without the feature `otel`: empty types and functions that do nothing.
 
 use std::fmt::Display;
 
 use super::{TraceError, asked_for};
 
-/// When something arrived.
+/// A time of arrival.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival;
 
@@ -15,43 +15,43 @@ impl Arrival {
         Arrival
     }
 
-    /// Begins the trace of a change that a watch brought.
+    /// Starts the trace of a change from a watch.
     #[inline]
     pub fn watch_event(self, _resource: &dyn Display) -> Option<Origin> {
         None
     }
 }
 
-/// Where a trace began.
+/// The root span of a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(());
 
 impl Origin {
-    /// A part of what follows.
+    /// Starts a child span.
     #[inline]
     pub fn step(&self, _name: &'static str) -> Span {
         Span(())
     }
 }
 
-/// A part of a trace, until it is dropped.
+/// A span, until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Span(());
 
-/// The sync that carries out what began there.
+/// The sync that applies these changes.
 #[inline]
 pub fn sync(_origins: &[Origin]) -> Span {
     Span(())
 }
 
-/// A part of what is under way on this thread.
+/// A child of this thread's current span.
 #[inline]
 pub fn step(_name: &'static str) -> Span {
     Span(())
 }
 
-/// Says something about what is under way on this thread.
+/// Sets an attribute of this thread's current span.
 #[inline]
 pub fn note(_key: &'static str, _value: impl FnOnce() -> String) {}
 
@@ -60,7 +60,7 @@ pub fn note(_key: &'static str, _value: impl FnOnce() -> String) {}
 pub struct Traces(());
 
 impl Traces {
-    /// Says that there will be no traces, where some are asked for.
+    /// Logs that traces are requested but not available.
     ///
     /// # Errors
     /// Never.
@@ -71,6 +71,6 @@ impl Traces {
         Ok(Traces(()))
     }
 
-    /// Sends what is left.
+    /// Sends the remaining spans.
     pub fn end(self) {}
 }

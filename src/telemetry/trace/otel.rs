@@ -19,16 +19,16 @@ use tokio::runtime::Handle;
 
 use super::{TraceError, asked_for};
 
-/// There from [`Traces::start`] on; without it nothing is recorded.
+/// Set by [`Traces::start`]; without it nothing is recorded.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// How long one delivery to the collector may take.
+/// Timeout of one export to the collector.
 const DELIVER_WITHIN: Duration = Duration::from_secs(10);
 
-/// No collector has more to say.
+/// Limit for the collector's response.
 const LONGEST_ANSWER: usize = 64 << 10;
 
-/// When something arrived.
+/// A time of arrival.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival(SystemTime);
 
@@ -38,25 +38,25 @@ impl Arrival {
         Arrival(SystemTime::now())
     }
 
-    /// Begins the trace of a change that a watch brought, if anybody wants to know.
+    /// Starts the trace of a change from a watch, if traces are recorded.
     pub fn watch_event(self, resource: &dyn Display) -> Option<Origin> {
         let tracer = TRACER.get()?;
         let attribute = KeyValue::new("k8s.resource", resource.to_string());
         let builder = SpanBuilder::from_name("watch event").with_start_time(self.0);
         let builder = builder.with_attributes([attribute]);
         let mut span = tracer.build_with_context(builder, &Context::new());
-        // What it caused is told by others; they need its name only.
+        // Child spans need only its id.
         span.end();
         Some(Origin(Context::new().with_remote_span_context(span.span_context().clone())))
     }
 }
 
-/// Where a trace began.
+/// The root span of a trace.
 #[derive(Debug, Clone)]
 pub struct Origin(Context);
 
 impl Origin {
-    /// A part of what follows.
+    /// Starts a child span.
     pub fn step(&self, name: &'static str) -> Span {
         begin(SpanBuilder::from_name(name), &self.0)
     }
@@ -70,7 +70,7 @@ impl PartialEq for Origin {
 
 impl Eq for Origin {}
 
-/// A part of a trace, until it is dropped.
+/// A span, until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Span(Option<ContextGuard>);
@@ -83,7 +83,7 @@ impl Drop for Span {
     }
 }
 
-/// The sync that carries out what began there.
+/// The sync that applies these changes.
 pub fn sync(origins: &[Origin]) -> Span {
     let Some((first, others)) = origins.split_first() else { return Span(None) };
     let link = |origin: &Origin| Link::with_context(origin.0.span().span_context().clone());
@@ -91,7 +91,7 @@ pub fn sync(origins: &[Origin]) -> Span {
     begin(SpanBuilder::from_name("sync").with_links(links), &first.0)
 }
 
-/// A part of what is under way on this thread, if that is part of a trace.
+/// A child of this thread's current span, if there is one.
 pub fn step(name: &'static str) -> Span {
     let current = Context::current();
     if !current.has_active_span() {
@@ -106,7 +106,7 @@ fn begin(builder: SpanBuilder, parent: &Context) -> Span {
     Span(Some(parent.with_span(span).attach()))
 }
 
-/// Says something about what is under way on this thread.
+/// Sets an attribute of this thread's current span.
 pub fn note(key: &'static str, value: impl FnOnce() -> String) {
     let current = Context::current();
     if current.has_active_span() {
@@ -119,10 +119,10 @@ pub fn note(key: &'static str, value: impl FnOnce() -> String) {
 pub struct Traces(Option<SdkTracerProvider>);
 
 impl Traces {
-    /// Records from now on, if a variable says where to. Must be called within a Tokio runtime.
+    /// Starts recording if a variable has the collector's address. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// If that is no place to send traces to.
+    /// If the address is invalid.
     pub fn start() -> Result<Traces, TraceError> {
         let disabled = std::env::var("OTEL_SDK_DISABLED");
         let Some(variable) = asked_for() else { return Ok(Traces(None)) };
@@ -157,7 +157,7 @@ impl Traces {
         Ok(Traces(Some(provider)))
     }
 
-    /// Sends what is left, which may take seconds.
+    /// Sends the remaining spans, which may take seconds.
     pub fn end(self) {
         let Some(provider) = self.0 else { return };
         let ended = tokio::task::block_in_place(|| provider.shutdown_with_timeout(DELIVER_WITHIN));
@@ -167,7 +167,7 @@ impl Traces {
     }
 }
 
-/// Delivers to the collector from the thread that gathers spans, which is none of the runtime's.
+/// Exports to the collector from the batch thread, which is not a thread of the runtime.
 #[derive(Debug)]
 struct Delivery {
     http: Client<HttpConnector, Full<Bytes>>,
