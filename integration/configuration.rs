@@ -1,4 +1,4 @@
-//! The real program and its configuration: flags, files, what becomes of a changed file, and how it
+//! The real program and its configuration: flags, files, changes of the file, and how it
 //! sets a node up. See docs/configuration.md.
 
 mod support;
@@ -345,7 +345,7 @@ fn live_iptables() -> Outcome {
     Ok(())
 }
 
-/// Modes that have an nftables table beside what they are named for.
+/// Modes that have an nftables table.
 fn live_in(mode: &str) -> Outcome {
     let text = |more: &str| config(more).replace("mode: nftables", &format!("mode: {mode}"));
     let folder = TempDir::new()?;
@@ -422,7 +422,7 @@ fn refused() -> Outcome {
     Ok(())
 }
 
-/// A pipe that nobody writes to is read as a file of an unreachable server.
+/// Reading a pipe without a writer blocks, like a file of an unreachable server.
 fn standstill() -> Outcome {
     let mut one = Configured::start("");
     let (pipe, file) = (one.folder.path().join("pipe"), one.folder.path().join(FILE));
@@ -532,7 +532,7 @@ fn higher_limit() -> Outcome {
     let (file, limit) = (folder.path().join(FILE), folder.path().join("limit"));
     for (there, expected) in [("3000000\n", "3000000\n"), ("200\n", "1048576")] {
         fs::write(&limit, there)?;
-        // More than any machine has by default, and not more than what is asked for at most.
+        // More than any machine's default, and not above the cap.
         fs::write(&file, config("conntrack: {maxPerCore: 2000000}"))?;
         let place = "/proc/sys/net/netfilter/nf_conntrack_max";
         let mut command = with_mounts(&format!("mount --bind {} {place}", limit.display()));

@@ -14,7 +14,7 @@ use sluice_core::net::{Family, Protocol};
 
 use super::{NODE_PORT, Outcome, PORTS, program, vip, web};
 
-/// A program that is the daemon with the flags that the file beside it has.
+/// A program that runs the daemon with the flags in the file next to it.
 static COUNTING: OnceLock<PathBuf> = OnceLock::new();
 
 /// Before any thread is there: a program that another thread has open for writing cannot be run.

@@ -263,7 +263,7 @@ fn drift() -> Outcome {
     run("nft", &["add", "rule", "ip", "other", "mine", "counter"]);
     let other = run("nft", &["list", "table", "ip", "other"]);
 
-    // Nobody waits for the next sync period, of 30 seconds: foreign changes are heard.
+    // Notifications arrive long before the next sync period of 30 seconds.
     let daemon = Daemon::start(&api.url(), &config(""));
     daemon.wait_for_first_sync("IPv4");
     let whole = eventually("the ServiceCIDR is in force", || {
@@ -301,7 +301,7 @@ fn drift() -> Outcome {
     Ok(())
 }
 
-/// As long as anybody listens, the kernel tells of every element.
+/// While there is a listener, the kernel sends a notification for every element.
 fn families() -> Outcome {
     let connection = Connection::open()?;
     let mut v4 = connection.mode(Family::V4);

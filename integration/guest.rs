@@ -47,7 +47,7 @@ fn guest(program: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("integration/guest").join(program)
 }
 
-/// What became of a run.
+/// The outcome of a run.
 struct Ended {
     code: Option<i32>,
     out: String,
@@ -172,7 +172,7 @@ fn killed() -> Outcome {
     runner.kill()?;
     runner.wait()?;
     eventually("its processes are gone", || processes(id).is_empty().then_some(()));
-    // Nobody was left to remove its files: the next run does.
+    // The next run removes its files.
     run("true", &[])?;
     assert!(!job(id).exists());
     Ok(())

@@ -1,4 +1,4 @@
-//! What load balancers and operators hear from the daemon's health ports, asked over real
+//! The daemon's answers to health checks of load balancers and operators, over real
 //! connections in the lab.
 
 mod support;
@@ -57,7 +57,7 @@ fn cluster(configuration: &str) -> Result<Cluster, sluice_cluster::cluster::Erro
 
 const FAST: &str = "nftables: {minSyncPeriod: 1ms}";
 
-/// A dual-stack Service behind a balancer that asks on `port`, for pods with `app` = `name`.
+/// A dual-stack Service with health check node port `port`, for pods with `app` = `name`.
 fn service(name: &str, port: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
@@ -135,7 +135,7 @@ fn wait(
     eventually(what, || get(from, to, path).ok().filter(|reply| want(reply)))
 }
 
-/// Waits until nobody listens at `to`.
+/// Waits until `to` is closed.
 #[track_caller]
 fn wait_closed(what: &str, from: &Host, to: SocketAddr) {
     eventually(what, || {
@@ -144,7 +144,7 @@ fn wait_closed(what: &str, from: &Host, to: SocketAddr) {
     });
 }
 
-/// Waits in both families until a balancer hears this count, and checks all else that it hears.
+/// Waits in both families until the health check has this count, and checks the rest of the answer.
 #[track_caller]
 fn wait_count(from: &Host, node: &Host, port: u16, name: &str, count: usize) {
     for family in Family::BOTH {
@@ -312,7 +312,7 @@ fn taken_port() -> Outcome {
     Ok(())
 }
 
-/// Checks what `/healthz` or `/livez` says in both families, once it has this code.
+/// Waits in both families until `/healthz` or `/livez` has this code, and checks the answer.
 #[track_caller]
 fn wait_health(from: &Host, node: &Host, path: &str, code: u16, eligible: Option<bool>) {
     for family in Family::BOTH {
@@ -368,7 +368,7 @@ fn eligibility() -> Outcome {
     patch(json!({"metadata": {"finalizers": ["example.com/hold"]}}))?;
     cluster.api().delete(Resource::Nodes, "", "node-a")?;
     leaving();
-    // Load balancers that ask about a Service are not told: they have their own way to drain.
+    // The Service's health check does not change: load balancers drain in their own way.
     cluster.create_service(&service("web", WEB))?;
     cluster.add_pod("web-1", "web", "node-a", &PORTS)?;
     wait_count(&client, &node, WEB, "web", 1);
@@ -401,7 +401,7 @@ fn taken_healthz() -> Outcome {
     Ok(())
 }
 
-/// Holds a table that only its owner may change: the kernel refuses it to everybody else until the
+/// Holds a table that only its owner may change: the kernel refuses changes by others until the
 /// program ends.
 fn own_table(node: &Host, family: &str) -> Result<(std::process::Child, ChildStdin), io::Error> {
     let mut command = node.command("nft").expect("the host is there");
@@ -465,7 +465,7 @@ fn unneeded_family() -> Outcome {
     };
     eventually("it is said", || (said() > 0).then_some(()));
 
-    // Now somebody needs it.
+    // Now a Service needs it.
     cluster.create_service(&service("shop", SHOP))?;
     let reply = wait("an unhealthy proxy", &client, at, "/livez", |reply| reply.code == 503);
     assert_eq!((counts(&reply, Family::V4), counts(&reply, Family::V6)), (Some(true), Some(false)));

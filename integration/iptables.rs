@@ -463,7 +463,7 @@ fn flush() -> Outcome {
     eventually("the Service answers", || works().then_some(()));
     let daemon = cluster.with_proxy("node-a", |proxy| proxy.pid()).ok_or("it runs")?;
     for also_chains in [false, true] {
-        // It repairs the rules as soon as it hears of it, which may be before anybody looks.
+        // It repairs the rules as soon as it is notified, which may be before this check.
         kill(daemon, Signal::SIGSTOP)?;
         let flushed = node.command("iptables-nft")?.args(["-t", "nat", "-F"]).status()?;
         assert!(flushed.success());

@@ -15,7 +15,7 @@ use super::support::daemon::program;
 use super::support::{eventually, in_own_network};
 use super::{Outcome, cluster_of, every_kind, run, saved, sorted, sync, world};
 
-/// Programs that do not know an extension: they are asked for another one in its place, which nobody has.
+/// Programs that lack an extension: its name is replaced by one that does not exist.
 struct Without(Xtables, &'static str);
 
 impl Tables for Without {
@@ -109,7 +109,7 @@ pub(crate) fn noticed(family: Family, variant: Variant) -> Outcome {
     sync(&mut mode, family, &everything);
     let whole = sorted(&saved(family, variant));
     let repaired = |mode: &mut Iptables, what: &str| {
-        // Everything is looked at in three looks.
+        // Everything is checked within three checks.
         let looks: Vec<Observation> =
             (0..3).map(|_| sync(mode, family, &Scope::default()).0).collect();
         assert!(looks.contains(&Observation::Drift), "{what}: {looks:?}");

@@ -16,7 +16,7 @@ use super::{Outcome, eventually, program, run};
 
 const PROGRAMS: [&str; 3] = ["", "-save", "-restore"];
 
-/// The code of `/livez`, and what it says.
+/// The code and the body of `/livez`.
 fn livez() -> Option<(u16, Value)> {
     let mut stream = TcpStream::connect("127.0.0.1:10256").ok()?;
     write!(stream, "GET /livez HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").ok()?;
@@ -89,7 +89,7 @@ pub(crate) fn without_ip6tables() -> Outcome {
         assert_eq!(body["status"]["IPv4"]["healthy"], true, "{body}");
         daemon.wait_for_nth("ip6tables", 0);
 
-        // Somebody needs it: what another mode left for IPv6 would stay from now on.
+        // Now a Service needs IPv6: its leftovers would stay from now on.
         api.create(&service("both", "RequireDualStack"))?;
         let (_, body) =
             eventually("an unhealthy proxy", || livez().filter(|(code, _)| *code == 503));

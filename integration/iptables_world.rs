@@ -34,7 +34,7 @@ pub(crate) fn options(layout: Layout) -> Options {
     }
 }
 
-/// A node whose pods are told by their prefix, and whose node ports are open on all addresses.
+/// A node whose pods are recognized by their CIDR, and whose node ports are open on all addresses.
 pub(crate) fn host(family: Family) -> Host {
     let pods = if family == Family::V4 { "10.244.0.0/16" } else { "fd00:10:244::/48" };
     Host {

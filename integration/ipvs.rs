@@ -328,7 +328,7 @@ fn scheduler() -> Outcome {
     Ok(())
 }
 
-/// The connection goes on; when it ends, the destination goes.
+/// The connection continues; when it ends, the destination is deleted.
 fn graceful() -> Outcome {
     let (cluster, pods) = cluster()?;
     let node = cluster.lab().node("node-a")?;
@@ -394,7 +394,7 @@ fn host_port() -> Outcome {
             let answer = client.probe(&Probe::tcp(node.socket_addr(family, 80)))?;
             assert_eq!(answer.by(), Some("open"), "the host port is there, {what}");
         }
-        // Nor where the Service has nobody to serve it.
+        // Nor when the Service has no endpoint.
         for pod in &pods {
             cluster.retire_pod(pod)?;
         }

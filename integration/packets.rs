@@ -1,4 +1,4 @@
-//! Real connections through the daemon in the lab: who answered, whom the pod saw, what was refused,
+//! Real connections through the daemon in the lab: which pod answered, which source it saw, what was rejected,
 //! and what a restart does to traffic.
 
 mod counted;

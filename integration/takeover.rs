@@ -23,7 +23,7 @@ use support::daemon::program;
 const NODE: &str = "node-a";
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the daemon says when it has removed everything.
+/// The daemon's log line when everything is removed.
 const DONE: &str = "nothing is left of other modes";
 
 fn main() -> ExitCode {
@@ -68,7 +68,7 @@ impl Mode {
             Mode::Nftables => "mode: nftables\n",
             Mode::IptablesNft | Mode::IptablesLegacy => "mode: iptables\n",
             Mode::Userspace => "mode: userspace\n",
-            // Ended connections are waited for, and these are soon forgotten.
+            // The daemon waits until ended connections expire, which is soon for these.
             Mode::Ipvs => "mode: ipvs\nipvs: {tcpFinTimeout: 2s}\n",
         }
     }
@@ -251,8 +251,8 @@ impl World {
         }
     }
 
-    /// Starts a mode over what is in force, under load, and sees to it that nothing is lost but what
-    /// `before` carried itself.
+    /// Starts a mode over the rules of another, under load, and checks that no connection is lost except those that
+    /// `before` relayed itself.
     fn switch(&self, before: Option<Mode>, after: Mode) {
         let loads = Family::BOTH.map(|family| self.load(family));
         let probe = Probe::tcp(vip(Family::V4)).timeout(Duration::from_secs(30));
@@ -261,7 +261,7 @@ impl World {
         self.cluster.stop_proxy(NODE).expect("the daemon ends");
         self.start(after);
         if before == Some(Mode::Ipvs) {
-            // What IPVS carries it carries to the end.
+            // IPVS keeps its connections until they end.
             held.exchange("during").expect("the connection goes on");
             drop(held);
             self.wait_until_done();

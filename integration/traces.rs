@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// A span, as far as the test asks.
+/// The parts of a span that the test checks.
 #[derive(Debug, Clone, PartialEq)]
 struct Span {
     trace: Vec<u8>,

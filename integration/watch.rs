@@ -1,4 +1,4 @@
-//! The watches against a fake API server: what arrives, in which order, and what is asked for.
+//! The watches against a fake API server: what arrives, in which order, and what is requested.
 
 #[path = "watch/fake.rs"]
 mod fake;
@@ -256,7 +256,7 @@ async fn a_bad_object_costs_a_warning_and_nothing_else() {
         assert!(fields.contains(&"Service without a name metadata".to_owned()), "{fields:?}");
         assert_eq!(watching.services().await, ["a", "b", "bad"]);
 
-        // A relist says nothing that was said before.
+        // A relist does not repeat known objects.
         fake.compact();
         fake.close();
         assert_eq!(watching.services().await, ["a", "b", "bad"]);
@@ -349,7 +349,7 @@ async fn watches_that_end_in_time_are_renewed_without_a_word() {
     watching.services().await;
     let _ = watching.all_within(Duration::from_secs(5)).await;
     fake.world().requests.clear();
-    // The fake never ends a watch, so the client has to notice that its time is over.
+    // The fake never ends a watch, so the client must time out.
     let bookmarks = async {
         loop {
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -425,7 +425,7 @@ async fn a_cluster_without_service_cidrs_has_none() {
             .collect();
         assert_eq!(cidrs, [&Update::Change(Change::ServiceCidrs(BTreeSet::new()))]);
         let asked = fake.world().requests.iter().filter(|r| r.contains(CIDRS)).count();
-        // Forbidden may be what a server says that has just started: each try is two requests.
+        // A server that has just started may answer 403: each attempt is two requests.
         let most = if code == 403 { 14 } else { 2 };
         assert!(asked <= most, "{asked} requests in five minutes");
 

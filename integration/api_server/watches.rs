@@ -292,7 +292,7 @@ pub(crate) fn watches_end_as_told() {
 /// The end of a response that is complete.
 const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
 
-/// A connection on which this path has been asked for.
+/// A connection on which this path was requested.
 fn raw_connection(api: &ApiServer, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(api.address()).expect("it listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a positive time");

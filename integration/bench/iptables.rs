@@ -1,5 +1,5 @@
 //! What the iptables mode costs, in both variants of iptables: rules, the first load, a change of one
-//! endpoint, a look at the canaries, a complete comparison, and the first packet of a connection.
+//! endpoint, a canary check, a full comparison, and the first packet of a connection.
 //!
 //! `cargo bench --bench iptables` prints the figures that docs/modes/iptables.md quotes. Everything
 //! happens in network namespaces of its own.

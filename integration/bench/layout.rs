@@ -1,4 +1,4 @@
-//! What the layout of the nftables mode costs, beside the obvious one (a verdict map from frontends to
+//! The cost of the nftables mode's layout, compared with the obvious one (a verdict map from frontends to
 //! chains): a change, and the first packet of a connection, at several numbers of Services.
 //!
 //! `cargo bench --bench layout` prints the figures that docs/modes/nftables.md quotes. Everything

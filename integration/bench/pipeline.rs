@@ -37,7 +37,7 @@ pub(crate) const ENDPOINTS: u8 = 5;
 const FAMILY: Family = Family::V4;
 /// What arrives at once: a record of TLS.
 const PIECE: usize = 16 << 10;
-/// Objects per page of a list; the watch asks for as many.
+/// Objects per page of a list; the watch requests as many.
 const PAGE: usize = 500;
 
 /// So many Services with [`ENDPOINTS`] each.
@@ -77,7 +77,7 @@ pub(crate) struct Void {
     pub(crate) bytes: usize,
 }
 
-/// What becomes of transactions.
+/// The receiver of transactions.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taking {
     /// Nothing.
@@ -89,7 +89,7 @@ pub(crate) enum Taking {
     Encoded,
 }
 
-/// Shared, so that it can be looked at while the mode has it.
+/// Shared, so that it can be read while the mode has it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sink(Arc<std::sync::Mutex<Void>>);
 
@@ -180,7 +180,7 @@ pub(crate) fn transactions(services: u16) -> [Ops; 2] {
     [first, second]
 }
 
-/// How a list is asked for and sent.
+/// How a list is requested and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     /// As a watch that begins with all objects.
@@ -196,7 +196,7 @@ pub(crate) enum Listed {
     Slices,
 }
 
-/// An API server that has one list, and says what it is told to say.
+/// An API server with one list and given events.
 #[derive(Clone)]
 pub(crate) struct Api {
     listed: Listed,
@@ -209,7 +209,7 @@ pub(crate) struct Api {
 type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 impl Api {
-    /// A server with the objects of this cluster, and where to say what it says later.
+    /// A server with the objects of this cluster, and the sender of its later events.
     pub(crate) fn new(
         snapshot: &Snapshot,
         listed: Listed,
@@ -323,7 +323,7 @@ impl Drop for Watching {
     }
 }
 
-/// A line of a watch that says that a slice is now so.
+/// A watch event with a changed slice.
 pub(crate) fn modified(slice: &EndpointSlice) -> Bytes {
     format!("{{\"type\":\"MODIFIED\",\"object\":{}}}\n", slice_json(slice)).into()
 }
@@ -362,7 +362,7 @@ fn whole(status: u16, body: Bytes) -> Answer {
     response
 }
 
-/// A watch that says this and, without ever ending, what comes later.
+/// A watch with this text and then later events; it never ends.
 fn stream_of(
     now: Vec<Bytes>,
     later: Option<tokio::sync::mpsc::UnboundedReceiver<Bytes>>,

@@ -47,7 +47,7 @@ fn main() {
     rolling_update(&lab, &api);
 }
 
-/// The daemon, on a fresh node, when its rules are in force.
+/// The daemon, on a fresh node, with its rules in place.
 fn start(lab: &Lab, api: &ApiServer, configuration: &str) -> Proxy {
     let node = lab.add_node().unwrap();
     let configuration = format!(

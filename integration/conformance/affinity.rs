@@ -65,7 +65,7 @@ fn play(stage: &mut Stage, family: Family, timeout: u32) -> Result<Judged, Faile
     let client = stage.host("client").ok_or("no client")?;
     let (mut before, first) = (Instant::now(), visit(&client, family)?);
     for _ in 0..3 {
-        // Each visit begins the time anew: together they take longer than it.
+        // Each connection restarts the timeout: together they take longer than it.
         std::thread::sleep(timeout.mul_f64(0.45));
         let (began, seen) = (Instant::now(), visit(&client, family)?);
         if before.elapsed() >= timeout {

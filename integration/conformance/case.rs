@@ -1,4 +1,4 @@
-//! What a case file says.
+//! The content of a case file.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use super::mode::Mode;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Case {
     pub(crate) name: String,
-    /// Numbers of the rules in docs/semantics.md that it shows.
+    /// The rules in docs/semantics.md that it shows.
     pub(crate) spec: Vec<String>,
     pub(crate) settings: Settings,
     pub(crate) steps: Vec<Step>,
@@ -126,7 +126,7 @@ pub(crate) struct PacketLine {
     pub(crate) protocol: Protocol,
     /// What happens in modes that [`PacketLine::otherwise`] does not name.
     pub(crate) expected: Expected,
-    /// What happens in others, by what the configuration calls them.
+    /// The outcome in other modes, by their name in the configuration.
     pub(crate) otherwise: BTreeMap<String, Expected>,
 }
 
@@ -154,7 +154,7 @@ pub(crate) struct ExpectedPod {
     pub(crate) source: Option<SourceSeen>,
 }
 
-/// Whom the pod sees.
+/// The source that the pod sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SourceSeen {
     Kept,
@@ -175,7 +175,7 @@ impl Write {
     }
 }
 
-/// Everything that is in force after some steps: the last write of each name.
+/// The objects after some steps: the last write of each name.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
     pub(crate) writes: BTreeMap<String, Write>,

@@ -73,7 +73,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    // Its namespaces shall go before the process does.
+    // Its namespaces must be removed before the process ends.
     drop(stage.lock().unwrap_or_else(PoisonError::into_inner).take());
     Ok(conclusion.exit_code())
 }
@@ -150,7 +150,7 @@ fn short(family: Family) -> &'static str {
     if family == Family::V4 { "v4" } else { "v6" }
 }
 
-/// Whether a case says that a mode does otherwise.
+/// Whether a case has an exception for a mode.
 fn excepts(case: &Case, mode: Mode) -> bool {
     case.except.contains_key(mode.setting())
 }
@@ -209,9 +209,9 @@ fn played(stage: &mut Stage, case: &Case, family: Family) -> Outcome {
     report(&problems)
 }
 
-/// Nothing tells when the daemon has seen a change of its Node or of a ServiceCIDR.
+/// There is no signal that the daemon has seen a change of its Node or of a ServiceCIDR.
 fn patience(case: &Case, step: &Step) -> Duration {
-    // What clients remember of endpoints that left is forgotten after the rules are in force.
+    // Affinity entries of removed endpoints are deleted after the rules are written.
     let sticky = |write: &Write| match write {
         Write::Service(service) => service.fields.iter().any(|(name, _)| name == "affinity"),
         _ => false,
@@ -220,7 +220,7 @@ fn patience(case: &Case, step: &Step) -> Duration {
     let untold = |write: &Write| {
         matches!(write, Write::Node(_) | Write::ServiceCidr { .. } | Write::Delete(_))
     };
-    // Flows that were under way are ended after the rules are in force.
+    // Stale flows are deleted after the rules are written.
     let flows = step.packets.iter().any(|line| line.source_port.is_some());
     let wait = flows || memories || step.writes.iter().any(untold);
     if wait { Duration::from_secs(60) } else { Duration::ZERO }

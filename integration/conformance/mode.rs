@@ -46,7 +46,7 @@ impl Mode {
         Mode::UserspaceTransparent,
     ];
 
-    /// One of each that the configuration tells apart.
+    /// One of each mode of the configuration.
     pub(crate) const SETTINGS: [Mode; 4] =
         [Mode::Nftables, Mode::Iptables, Mode::Ipvs, Mode::Userspace];
 
@@ -60,7 +60,7 @@ impl Mode {
         }
     }
 
-    /// Flags of the daemon beside its configuration.
+    /// Flags of the daemon in addition to its configuration.
     pub(crate) fn flags(self) -> Option<&'static str> {
         (self == Mode::UserspaceTransparent).then_some("--userspace-transparent")
     }
@@ -84,7 +84,7 @@ impl Mode {
         self != Mode::IptablesLegacy
     }
 
-    /// What becomes of a packet in this mode, given what the case or the plan says. Where the proxy
+    /// The outcome of a packet in this mode, given that of the case or the plan. Where the proxy
     /// itself makes the connection to the endpoint, the endpoint sees the node where others keep the
     /// sender's address: the one difference of the userspace mode, and nothing else may differ. The
     /// transparent variant differs only where the endpoint is on another node.

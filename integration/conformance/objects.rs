@@ -1,4 +1,4 @@
-//! From what a case says to objects of the API.
+//! From a case to objects of the API.
 
 use std::net::{IpAddr, Ipv4Addr};
 

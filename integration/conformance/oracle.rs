@@ -48,7 +48,7 @@ pub(crate) struct Shot {
     pub(crate) to: SocketAddr,
 }
 
-/// What becomes of a packet.
+/// The outcome of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It arrives at any of these.

@@ -2,7 +2,7 @@
 //!
 //! Each step of a case is a state of the API. They are visited forwards, backwards, shuffled, without
 //! waiting in between, and with the daemon killed on the way; then the last one is entered. The kernel
-//! must then have what a daemon writes that starts with nothing. Packets are looked at on the way.
+//! must then have what a daemon writes that starts with nothing. Packets are checked on the way.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ use super::stage::Stage;
 
 type Outcome = Result<(), Failed>;
 
-/// How long the last changes may take to arrive that no sentinel tells of.
+/// How long changes without a sentinel may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What happens between two states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Between {
-    /// The daemon catches up, and packets are looked at.
+    /// The daemon catches up, and packets are checked.
     Settle,
     /// Nothing: the next writes follow at once.
     Nothing,

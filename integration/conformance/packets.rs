@@ -18,7 +18,7 @@ const PATIENT: Duration = Duration::from_secs(20);
 /// for silence makes no test fail.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// Checks that are under way at a time: most of them only wait.
+/// Concurrent checks: most of them only wait.
 const PARALLEL: usize = 24;
 
 /// Connections that must all go to one endpoint where there is affinity.
@@ -30,7 +30,7 @@ const FALSE_ALARM: f64 = 1e-13;
 /// Longest pause between connections that are to fall out of step with others, in microseconds.
 const OUT_OF_STEP: u64 = 20_000;
 
-/// How sure it shall be that no endpoint beyond the expected ones gets a share.
+/// The confidence that no endpoint beyond the expected ones gets a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rigour {
     /// One that takes an equal share is missed less than once in a million.
@@ -39,7 +39,7 @@ pub(crate) enum Rigour {
     Generated,
 }
 
-/// A packet and what shall become of it.
+/// A packet and its expected outcome.
 #[derive(Debug, Clone)]
 pub(crate) struct Check {
     pub(crate) label: String,
@@ -115,7 +115,7 @@ impl Scene<'_> {
         let probe = shot.source_port.map_or(probe, |port| probe.from_port(port));
         let ask = |timeout| host.probe(&probe.timeout(timeout)).map_err(|e| e.to_string());
         let silence = check.outcome == Outcome::Silence;
-        // A datagram of an old flow is lost if the flow is forgotten while it is on its way.
+        // A datagram of an old flow is lost if the flow is deleted while it is in transit.
         let patience = if silence || shot.source_port.is_some() { QUIET } else { PATIENT };
         let fits = match &check.outcome {
             Outcome::Forward { to, affinity, .. } => {

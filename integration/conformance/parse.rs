@@ -284,21 +284,21 @@ fn packet(line: &str, only: Option<Family>) -> Parsed<PacketLine> {
     })
 }
 
-/// `MODE MODE: FATE`, the fate in modes that do otherwise.
+/// `MODE MODE: OUTCOME`, the outcome in modes that differ.
 fn by_mode(text: &str) -> Parsed<BTreeMap<String, Expected>> {
     if text.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let (modes, fate) = text.split_once(':').ok_or("after | comes MODE: FATE")?;
-    let fate = expectation(fate)?;
-    let mut fates = BTreeMap::new();
+    let (modes, outcome) = text.split_once(':').ok_or("after | comes MODE: OUTCOME")?;
+    let outcome = expectation(outcome)?;
+    let mut outcomes = BTreeMap::new();
     for name in modes.split_whitespace() {
         if !Mode::ALL.iter().any(|mode| mode.setting() == name) {
             return Err(format!("{name:?} is no mode"));
         }
-        fates.insert(name.to_owned(), fate.clone());
+        outcomes.insert(name.to_owned(), outcome.clone());
     }
-    Ok(fates)
+    Ok(outcomes)
 }
 
 fn expectation(text: &str) -> Parsed<Expected> {

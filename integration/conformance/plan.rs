@@ -31,7 +31,7 @@ pub(crate) const PODS: [(&str, u8); 11] = [
 /// What pods answer on, in all protocols.
 pub(crate) const PORTS: [u16; 5] = [80, 5353, 8080, 8081, 9090];
 
-/// Addresses that the client may use beside its own.
+/// Addresses that the client may use besides its own.
 pub(crate) const CLIENT_RANGE: &str = "203.0.113.0/24";
 
 /// Vantage points that generated probes are sent from.

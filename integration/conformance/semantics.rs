@@ -1,4 +1,4 @@
-//! docs/semantics.md: its rules are numbered, and an index says which case shows which rule.
+//! docs/semantics.md: numbered rules, and an index of the cases that show them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -69,7 +69,7 @@ impl Settings {
                 yaml,
                 "iptables: {{minSyncPeriod: 1ms, {masquerade}, localhostNodePorts: false}}"
             ),
-            // Source ports come back: what IPVS remembers of them must be forgotten by then.
+            // Source ports are reused: their IPVS connections must have expired by then.
             Mode::Ipvs => writeln!(
                 yaml,
                 "iptables: {{{masquerade}}}\n\
@@ -89,7 +89,7 @@ impl Settings {
         self.0.get("strictClusterIPs").is_some_and(|value| value == "true")
     }
 
-    /// Flags of the daemon beside its configuration.
+    /// Flags of the daemon in addition to its configuration.
     pub(crate) fn flags(&self) -> Option<&'static str> {
         self.strict_cluster_ips().then_some("--strict-cluster-ips")
     }

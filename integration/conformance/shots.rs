@@ -33,7 +33,7 @@ pub(crate) fn stated(line: &PacketLine, family: Family) -> Result<Option<Shot>, 
     Ok(Some(Shot { from, source, source_port, protocol: line.protocol, to }))
 }
 
-/// Compares what a line expects with what `decide` says.
+/// Compares the expectation of a line with the result of `decide`.
 pub(crate) fn compare(
     line: &PacketLine,
     mode: Mode,
@@ -72,8 +72,8 @@ pub(crate) fn compare(
     Ok(())
 }
 
-/// Every frontend from every vantage, and what is just beside: other protocols, the next port, sources
-/// at both ends of each range and outside of them, and addresses that nobody has.
+/// Every frontend from every source, and its neighbourhood: other protocols, the next port, sources at both ends of
+/// each range and next to them, and unallocated addresses.
 pub(crate) fn generated(oracle: &Oracle, family: Family) -> Vec<Shot> {
     let mut shots = BTreeSet::new();
     let table = &oracle.table;

@@ -26,7 +26,7 @@ const SENTINELS: [u8; 2] = [10, 96];
 
 type Failed = Box<dyn std::error::Error>;
 
-/// The cluster and what is in force on it.
+/// The cluster and its current objects.
 pub(crate) struct Stage {
     /// The mode that the daemon runs in.
     pub(crate) mode: Mode,
@@ -156,7 +156,7 @@ impl Stage {
     pub(crate) fn configure(&mut self, settings: &Settings) -> Result<(), Failed> {
         self.forget_flows()?;
         if self.settings.as_ref() != Some(settings) {
-            // After a crash there is nobody to stop.
+            // After a crash there is no process to stop.
             if self.settings.take().is_some() {
                 self.cluster.stop_proxy("node-a")?;
             }
@@ -278,7 +278,7 @@ impl Stage {
         matches!(self.cluster.with_proxy("node-a", waited), Some(Err(_)))
     }
 
-    /// All that the daemon said.
+    /// The daemon's log.
     pub(crate) fn log(&self) -> String {
         self.cluster.with_proxy("node-a", |proxy| proxy.log()).unwrap_or_default()
     }

@@ -1,5 +1,5 @@
-//! Tracked flows after a change, with real packets: a client that goes on sending from one port finds
-//! the new endpoint, and the flows of others are left alone.
+//! Flows after a change, with real packets: a client that keeps sending from one port reaches the new endpoint, and
+//! other flows are not touched.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -34,7 +34,7 @@ const NODE_PORT: u16 = 30080;
 const FROM: u16 = 5000;
 /// How long what must happen may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the daemon says about each family.
+/// The daemon's log line for each family.
 const REMOVED: &str = "removed stale flows family=";
 
 /// A program that is the daemon with `--reset-removed-tcp-endpoints`.
@@ -422,7 +422,7 @@ fn many() -> Outcome {
     Ok(())
 }
 
-/// A TCP connection as programs make it: unlike the lab's probes, it does not ask to be told of ICMP
+/// A TCP connection as programs open it: unlike the lab's probes, it does not request ICMP
 /// errors, and an established connection then ignores them.
 struct Connection {
     way: String,
@@ -482,7 +482,7 @@ fn outlives_its_pod(world: &World) -> Outcome {
     Ok(())
 }
 
-/// The client hears of it with its next segment, whatever has become of the pod.
+/// The client gets a reset at its next segment, whether or not the pod still runs.
 fn tcp_reset() -> Outcome {
     enum Old {
         LivesOn,

@@ -1,4 +1,4 @@
-//! Clients that go on sending datagrams from fixed ports, whatever becomes of them.
+//! Clients that keep sending datagrams from fixed ports.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,7 +19,7 @@ struct Sender {
     answered_by: Mutex<Option<String>>,
 }
 
-/// Flows that go on until this is dropped.
+/// Flows that continue until this is dropped.
 pub(crate) struct Senders {
     flows: Arc<Vec<Sender>>,
     stop: Arc<AtomicBool>,

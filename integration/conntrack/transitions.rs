@@ -23,7 +23,7 @@ type Failed = libtest_mimic::Failed;
 const EXTERNAL: [&str; 2] = ["198.51.100.9", "2001:db8::9"];
 /// Flows on each way.
 const EACH: usize = 5;
-/// How long flows may stay wrong: a change is looked at twice, a second apart.
+/// How long flows may be stale: conntrack is checked twice after a change, a second apart.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A proxy mode, as it is started here.

@@ -1,4 +1,4 @@
-//! TCP connections that were asked for before their address was a Service's, and those made by then.
+//! TCP connections attempted before their address belonged to a Service, and those established by then.
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::{Connection, NODE_PORT, World, program, served, vip, web};
 
 /// The addresses that the load balancer gives to the Service.
 const GIVEN: [&str; 2] = ["198.51.100.9", "2001:db8::9"];
-/// Addresses that nobody gives to anybody.
+/// Addresses that no host has.
 const OTHERS: [&str; 2] = ["198.51.100.10", "2001:db8::10"];
 /// How long a client waits: its SYN is repeated after 1, 3 and 7 seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,7 +30,7 @@ fn balanced() -> Value {
     service
 }
 
-/// The first SYN went on to nobody, which connection tracking remembers.
+/// The first SYN had no answer; conntrack has its flow.
 pub(crate) fn made() -> Outcome {
     let world = World::new(program())?;
     world.cluster.start_proxy("node-a")?;
@@ -80,7 +80,7 @@ pub(crate) fn answered_live() -> Outcome {
     world.pod("web-1", "web")?;
     let mut service = web();
     service["spec"]["externalIPs"] = json!(Family::BOTH.map(|family| world.neighbour.ip(family)));
-    // A datagram to nobody is removed: it shows when that was done.
+    // The deletion of a datagram's flow shows when conntrack was checked.
     for family in Family::BOTH {
         world.client.probe(&super::udp(world.node.socket_addr(family, NODE_PORT)))?;
     }

@@ -11,7 +11,7 @@ use sluice_cluster::{Isolation, Lab, LabSpec, Pod, Privilege, Probe, prepare};
 
 use super::{Outcome, check, nft, ports, translation, two_pods, vip, wires};
 
-/// Tells a child process of a test what it is for.
+/// The task of a child process of a test.
 const ROLE: &str = "SLUICE_LAB_TEST_ROLE";
 
 /// Does what a child process is for, if this is one.
@@ -40,7 +40,7 @@ const SHOW_ADDRESSES: &str = "ip -o address show dev eth0";
 const ROOT: u32 = 0;
 const NOBODY: u32 = 65_534;
 
-/// Runs a shell command that shows the addresses of `web-1`, as somebody.
+/// Runs a shell command that shows the addresses of `web-1`, as another user.
 fn enter(command: &str, user: u32) -> Outcome {
     let mut shell = Command::new("sh");
     shell.args(["-c", command]).current_dir("/");
@@ -119,7 +119,7 @@ pub(super) fn leftovers() -> Outcome {
     Err(String::from_utf8_lossy(&output.stderr).into())
 }
 
-/// Lets one child end well and kills another, and looks at what each leaves behind.
+/// Lets one child exit and kills another, and checks what each leaves behind.
 fn child_with_children() -> Outcome {
     prepare(Isolation::Private)?;
     let exe = std::env::current_exe()?;

@@ -230,7 +230,7 @@ fn elements(family: Family) -> Vec<Op> {
     elements.into_iter().map(add).collect()
 }
 
-/// The rules that remember which endpoint a client was given, and send it there again.
+/// The rules of session affinity.
 pub(crate) fn affinity(family: Family) {
     let table = TableName::new(family, "kube-proxy");
     let ip = ip(family);

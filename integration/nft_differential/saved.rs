@@ -188,7 +188,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     every_host.chain(every_mode).map(trial).chain([upgrade]).collect()
 }
 
-/// A version that remembered clients in a map left its table.
+/// The table of an older version, which had affinity entries in a map.
 fn upgrade() {
     let before = include_str!("../fixtures/nftables/affinity-map.nft");
     run("nft", &["-f", "-"], before).expect("it is loaded");

@@ -21,7 +21,7 @@ use crate::sandbox::nft;
 pub(crate) type Words = Expression<'static>;
 pub(crate) type Say = Statement<'static>;
 
-/// A rule as `nft` is told it.
+/// A rule as input for `nft`.
 pub(crate) enum Theirs {
     /// In the typed form.
     Typed(Vec<Say>),
@@ -29,7 +29,7 @@ pub(crate) enum Theirs {
     Text(String),
 }
 
-/// The same rule twice: as `nft` is told it, and ours.
+/// The same rule twice: as input for `nft`, and ours.
 pub(crate) struct Pair {
     pub(crate) theirs: Theirs,
     pub(crate) ours: Rule,
@@ -69,7 +69,7 @@ pub(crate) fn tell_nft(table: &TableName, declarations: &str, rules: Vec<(Arc<st
     }
 }
 
-/// Takes pairs apart: what `nft` is told, and our operations.
+/// Splits pairs: input for `nft`, and our operations.
 pub(crate) fn split(pairs: Vec<Pair>) -> (Vec<(Arc<str>, Theirs)>, Vec<Op>) {
     pairs
         .into_iter()

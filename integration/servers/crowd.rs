@@ -1,5 +1,4 @@
-//! Many connections that ask for nothing, or take no answer, before each of the HTTP servers: whoever
-//! really asks is answered.
+//! Each HTTP server answers requests although many other connections are idle or do not read answers.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -32,9 +31,9 @@ enum Guest {
     LongHeader,
     /// It announces a body and sends a part of it.
     HalfBody,
-    /// It asks, reads the answer, and stays.
+    /// It sends a request, reads the answer, and stays open.
     KeepAlive,
-    /// It asks again and again, and reads nothing.
+    /// It sends requests repeatedly, and reads nothing.
     Unread,
 }
 
@@ -48,7 +47,7 @@ impl Guest {
         Guest::Unread,
     ];
 
-    /// How many of them come: answers that nobody reads cost the machine most.
+    /// The number of connections: unread answers cost the machine most.
     fn number(self) -> usize {
         if matches!(self, Guest::Unread) { GUESTS / 4 } else { GUESTS }
     }
@@ -119,7 +118,7 @@ pub(crate) fn guests() -> Outcome {
             let mut inside = Vec::new();
             for guest in Guest::ALL {
                 let enter = |_| guest.enter(at.parse().expect("an address"), path);
-                // A guest that has to make way at once is none.
+                // Connections that are replaced at once do not count.
                 inside.extend((0..guest.number()).map(enter).filter_map(Result::ok));
                 let reply = get(&at, path).map_err(|error| {
                     format!("{at}{path} with {} guests, the last {guest:?}: {error}", inside.len())
@@ -135,7 +134,7 @@ pub(crate) fn guests() -> Outcome {
     Ok(())
 }
 
-/// A client that has said all it wants to say may close its half, and still reads the answer.
+/// A client may close its half of the connection after the request, and still reads the answer.
 pub(crate) fn half_closed() -> Outcome {
     let api = api();
     let _daemon = daemon(&api, "");

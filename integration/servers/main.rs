@@ -134,7 +134,7 @@ fn verbosity() -> Outcome {
                      "healthCheckNodePort": port, "ports": [{"port": 80}]},
         })
     };
-    // It says with level debug that it begins to answer for a Service.
+    // At level debug it logs that it starts to answer for a Service.
     let listens = |port: u16| {
         eventually("a health check port", || get(&format!("127.0.0.1:{port}"), "/").ok());
     };

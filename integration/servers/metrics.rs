@@ -41,7 +41,7 @@ fn service(name: &str) -> Value {
     })
 }
 
-/// A slice of a Service; its change is as young as `age` says.
+/// A slice of a Service, changed `age` ago.
 fn slice(service: &str, family: &str, address: &str, age: jiff::SignedDuration) -> Value {
     let changed = (jiff::Timestamp::now() - age).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     json!({
@@ -164,7 +164,7 @@ pub(crate) fn changes() -> Outcome {
     assert_eq!((gap("internal"), gap("external")), (1.0, 0.0));
     assert_eq!(grown("kubeproxy_proxy_healthz_total{code=\"200\"}"), 1.0);
 
-    // Somebody else changes our table.
+    // Another program changes our table.
     super::support::run("nft", &["add", "chain", "ip", "kube-proxy", "strange"]);
     wait(&v4("sluice_drift_repaired_total"), |count| count >= 1.0);
     wait(&v4("sluice_drift_operations_total"), |count| count >= 1.0);

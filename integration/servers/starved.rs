@@ -120,7 +120,7 @@ pub(crate) fn few_files() -> Outcome {
     };
     live("127.0.0.1");
     live("[::1]");
-    // Whoever takes what is left of descriptors does not keep them.
+    // Programs that use the remaining descriptors do not keep them.
     let connect =
         || TcpStream::connect_timeout(&HEALTHZ.parse().ok()?, Duration::from_secs(10)).ok();
     let guests: Vec<TcpStream> = (0..30).filter_map(|_| connect()).collect();

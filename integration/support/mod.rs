@@ -18,7 +18,7 @@ pub(crate) fn trial(name: &str, run: fn() -> Outcome) -> libtest_mimic::Trial {
     libtest_mimic::Trial::test(name, move || in_own_network(run))
 }
 
-/// Runs `body` on a thread in a network namespace that nobody else sees; processes that it starts
+/// Runs `body` on a thread in a private network namespace; processes that it starts
 /// are in it too.
 pub(crate) fn in_own_network<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Changes and ends, seen from connections that are under way.
+//! Existing connections during changes and shutdown.
 
 use std::io::{ErrorKind, Read};
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(crate) fn removed() -> Outcome {
     streams.iter_mut().for_each(|stream| exchange(stream, b"still there"));
 
     world.cluster.api().delete(Resource::Services, "default", "web")?;
-    // Its address is one that nobody has.
+    // Its address does not exist.
     let silence = || {
         let probe = Probe::tcp(vip(Family::V4)).timeout(Duration::from_millis(200));
         (world.client.probe(&probe).ok()? == Answer::Silent).then_some(())

@@ -24,7 +24,7 @@ const CLIENTS: usize = 16;
 
 pub(crate) fn leaks() -> Outcome {
     let world = World::new(program())?;
-    // Connections that ended are remembered for two minutes otherwise, in a table with an end.
+    // Otherwise ended connections stay in conntrack for two minutes, and its table is limited.
     let forget = || {
         let path = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait";
         std::fs::write(path, "1")

@@ -18,7 +18,7 @@ const MUCH: usize = 48 << 20;
 pub(crate) fn half_close() -> Outcome {
     let world = World::new(program())?;
     let pod = world.pod("web-1")?;
-    // Reads all, says how much it was, and only then ends.
+    // Reads everything, answers with its length, and only then closes.
     serve(&pod, |mut stream| {
         let mut all = Vec::new();
         if stream.read_to_end(&mut all).is_ok() {
@@ -37,7 +37,7 @@ pub(crate) fn half_close() -> Outcome {
     let other = world.pod("web-2")?;
     world.cluster.retire_pod(&pod)?;
     let (sender, received) = mpsc::channel();
-    // The other way round: says its last word first, and then listens.
+    // The other way round: closes its sending half first, and then reads.
     serve(&other, move |mut stream| {
         let _ = stream.write_all(b"last word");
         let _ = stream.shutdown(Shutdown::Write);
@@ -106,7 +106,7 @@ pub(crate) fn reset() -> Outcome {
     let pod = world.pod("web-1")?;
     let (sender, received) = mpsc::channel();
     let (arrival, arrived) = mpsc::channel();
-    // What the first byte says: break off; or wait, having said the last word or not.
+    // The first byte is a command: reset; or wait, with the sending half closed or open.
     serve(&pod, move |mut stream| {
         let mut order = [0];
         let _ = stream.read_exact(&mut order);
@@ -169,7 +169,7 @@ pub(crate) fn retry() -> Outcome {
     let world = World::new(program())?;
     let good = world.pod("web-1")?;
     serve(&good, echo);
-    // Nobody listens on this one.
+    // Nothing listens on this one.
     let refusing = world.pod("web-2")?;
     for family in Family::BOTH {
         for _ in 0..20 {

@@ -25,7 +25,7 @@ const NODE_PORT: u16 = 30081;
 struct Scene {
     cluster: Cluster,
     node: Node,
-    /// A pod beside that of `web`.
+    /// Another pod besides that of `web`.
     neighbour: Pod,
     web: Pod,
     far: Pod,
@@ -53,7 +53,7 @@ impl Scene {
     }
 }
 
-/// Whom a pod sees, once it answers.
+/// The source that a pod sees, once it answers.
 #[track_caller]
 fn seen(from: &Host, protocol: Protocol, to: SocketAddr) -> IpAddr {
     eventually("somebody answers", || match from.probe(&Probe::new(protocol, to)) {
@@ -103,13 +103,13 @@ pub(crate) fn sources() -> Outcome {
         assert_eq!(seen(&scene.neighbour, protocol, far), node, "{what}: a pod elsewhere");
         let port = SocketAddr::new(node, NODE_PORT);
         assert_eq!(seen(&client, protocol, port), node, "{what}: policy Cluster");
-        // Whoever asks for itself must not hear from itself.
+        // Hairpin: the pod must not see its own address as the source.
         let hairpin = seen(&scene.web, protocol, web);
         assert_ne!(hairpin, scene.web.ip(family), "{what}: hairpin");
         let node_sees = seen(&scene.node, protocol, web);
         assert!(is_of(&scene.node, node_sees), "{what}: the node is {node_sees}");
     }
-    // Where the endpoint does not listen, clients are told, although errors go to their addresses.
+    // If the endpoint does not listen, clients get an error, although it is sent to their addresses.
     scene.cluster.remove_pod(&scene.far)?;
     let quiet = scene.cluster.add_pod("far-2", "far", "node-a", &[])?.0;
     for family in Family::BOTH {
@@ -202,7 +202,7 @@ pub(crate) fn streams() -> Outcome {
     const MUCH: usize = 16 << 20;
     let world = World::new(&Programs::get().transparent)?;
     let pod = world.pod("web-1")?;
-    // Reads all, says how much it was and from whom, and only then ends.
+    // Reads everything, answers with its length and source, and only then closes.
     serve(&pod, |mut stream| {
         let mut all = Vec::new();
         if stream.read_to_end(&mut all).is_ok() {
@@ -255,7 +255,7 @@ pub(crate) fn ports() -> Outcome {
     assert_eq!(saw.ip(), ip);
     assert_ne!(saw.port(), 45_002, "one that somebody on the node listens on");
     drop(taken);
-    // Again from the same port: what the first connection left is not in the way.
+    // Again from the same port: the flow of the first connection does not interfere.
     assert_eq!(ask(45_001).ip(), ip);
     Ok(())
 }
@@ -304,7 +304,7 @@ pub(crate) fn many() -> Outcome {
     let world = World::new(&Programs::get().transparent)?;
     let pod = world.pod("web-1")?;
     serve(&pod, |mut stream| drop(stream.write_all(b"x")));
-    // Far fewer ports than connections that the kernel remembers for two minutes.
+    // Far fewer ports than flows that conntrack keeps for two minutes.
     world.cluster.stop_proxy("node-a")?;
     sh(&world.node, "echo 45000 45255 > /proc/sys/net/ipv4/ip_local_port_range");
     world.cluster.start_proxy("node-a")?;
@@ -350,7 +350,7 @@ pub(crate) fn rules() -> Outcome {
     let before = rules_of(node);
     assert_eq!(before.matches("12600").count(), 4, "a rule and a route each:\n{before}");
 
-    // Whatever somebody takes away comes back.
+    // What another program removes is restored.
     for line in [
         "ip rule del priority 21",
         "ip -6 rule del priority 21",
@@ -370,7 +370,7 @@ pub(crate) fn rules() -> Outcome {
     exchange(&mut world.connect(Family::V6), b"hello again");
     assert_eq!(rules_of(node), before);
 
-    // All of ours goes, and nothing of others: in another mode, and when asked.
+    // All of ours is removed, and nothing else: in another mode, and by --cleanup.
     let gone = || {
         let after = rules_of(node);
         let left = "20:\tfrom all fwmark 0x77 lookup 77";

@@ -172,7 +172,7 @@ pub(crate) fn serve(pod: &Pod, handle: impl Fn(TcpStream) + Send + Sync + 'stati
 
 /// Answers what it reads, until its end.
 pub(crate) fn echo(mut stream: TcpStream) {
-    // Its client may take its time before it says something.
+    // Its client may wait before it sends.
     let _ = stream.set_read_timeout(None);
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = stream.read(&mut buffer) {

@@ -32,7 +32,7 @@ pub(crate) const ALL: [&str; 4] = [SERVICES, SLICES, NODES, CIDRS];
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 type Chunk = io::Result<Frame<Bytes>>;
 
-/// What the server does when a watch asks for initial events.
+/// How the server treats a watch with initial events.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) enum Streaming {
     /// Sends them and the bookmark that ends them.
@@ -104,11 +104,11 @@ pub(crate) struct World {
     pub(crate) html: bool,
     /// Watches from before this version end after a while with an ERROR event of code 500.
     pub(crate) poisoned: u64,
-    /// Tokens to go on with a list are out of date.
+    /// Continue tokens have expired.
     pub(crate) forgets_tokens: bool,
-    /// Versions before this one are forgotten.
+    /// Versions before this one are compacted.
     pub(crate) oldest: u64,
-    /// A forgotten version is refused by a status, not by an event.
+    /// A compacted version is refused with a status, not with an event.
     pub(crate) expired_by_status: bool,
     /// Every request for these is answered with a status.
     pub(crate) refused: BTreeMap<&'static str, u16>,
@@ -253,7 +253,7 @@ impl Fake {
 /// What a proxy asks of a browser.
 const HTML: &str = "<html>\n<body>Sign in to go on.</body>\n</html>\n";
 
-/// What a request asks for.
+/// The kind of a request.
 fn asked(query: &str) -> Asked {
     if query.contains("sendInitialEvents=true") {
         Asked::Streamed

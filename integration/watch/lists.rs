@@ -1,4 +1,4 @@
-//! How a list is asked for: streamed where the server can, else page by page.
+//! Lists: streamed if the server supports it, else paged.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(super) async fn all_connected(watching: &mut Watching) {
     }
 }
 
-/// The requests so far, which are forgotten.
+/// Takes the requests so far.
 pub(super) fn asked(fake: &Fake) -> Vec<String> {
     std::mem::take(&mut fake.world().requests)
 }
@@ -125,7 +125,7 @@ async fn what_says_nothing_about_streaming_is_not_remembered() {
         let mut watching = watch(&fake);
         watching.all_within(Duration::from_secs(20)).await;
         fake.world().down = false;
-        // A cluster's role for proxies may be older than ServiceCIDRs: those are asked for seldom.
+        // The cluster's role for proxies may be older than ServiceCIDRs: they are requested rarely.
         watching.all_within(Duration::from_secs(1000)).await;
         let requests = relist(&fake, &mut watching).await;
         assert_eq!((streamed(&requests), pages(&requests)), (4, 0), "{trouble}: {requests:#?}");

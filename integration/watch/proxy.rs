@@ -19,7 +19,7 @@ use super::{service, watch_server};
 const CERTIFICATE: &str = include_str!("../fixtures/proxy.crt");
 const KEY: &str = include_str!("../fixtures/proxy.key");
 
-/// What a proxy was asked: the heads of CONNECT requests, or the names that SOCKS clients gave.
+/// The requests to a proxy: heads of CONNECT requests, or names from SOCKS clients.
 type Asked = Arc<Mutex<Vec<String>>>;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -27,7 +27,7 @@ enum Speaks {
     Http,
     HttpInTls,
     Socks,
-    /// It lets nobody through.
+    /// It refuses everything.
     HttpRefusing,
 }
 
@@ -130,7 +130,7 @@ async fn server_through(url: &str) -> ApiServer {
     ApiServer::new(&options).await.expect("it is a kubeconfig")
 }
 
-/// Lists and watches through a proxy, and gives what that was asked.
+/// Lists and watches through a proxy, and returns the requests to it.
 async fn watch_through(speaks: Speaks, scheme: &str) -> Vec<String> {
     let lab = lab_server();
     put(&lab, "Service", service("web", "10.96.0.1"));

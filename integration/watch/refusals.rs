@@ -1,4 +1,4 @@
-//! How often, and for what, a server is asked that refuses, or that was unreachable.
+//! Requests to a server that refuses, or that was unreachable.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::fake::{ALL, Asked, Fake, SERVICES};
 use super::lists::{all_connected, asked, one_of_each};
 use super::{service, watch};
 
-/// When a resource was asked for.
+/// The times of requests for a resource.
 fn times(fake: &Fake, path: &str) -> Vec<Instant> {
     let world = fake.world();
     let all = world.requests.iter().zip(&world.times);

@@ -1,4 +1,4 @@
-//! What becomes of the watches while the API server, or the node, comes up.
+//! Watches while the API server, or the node, starts.
 
 use std::time::Duration;
 

@@ -34,7 +34,7 @@ fn chain(name: &str) -> Vec<CertificateDer<'static>> {
     all.map(|certificate| certificate.expect("it is PEM")).collect()
 }
 
-/// Takes every client certificate, and none: what was shown is looked at by the test.
+/// Accepts any client certificate, or none; the test checks it.
 #[derive(Debug)]
 struct AnyClient;
 
@@ -124,7 +124,7 @@ impl Front {
     }
 }
 
-/// A directory with a kubeconfig in it, whose files are beside it.
+/// A directory with a kubeconfig and its files.
 struct Given {
     folder: TempDir,
 }
@@ -472,7 +472,7 @@ fn a_file_system_that_stands_still_holds_up_no_connection() {
         given.write("key", &fixture("client.key"));
         let mut watching = watch_server(&given.server().await.expect("it is usable"));
         assert_eq!(watching.services().await, ["web"]);
-        // A pipe that nobody writes to is read as a file of an unreachable server.
+        // Reading a pipe without a writer blocks, like a file of an unreachable server.
         given.remove("cert");
         nix::unistd::mkfifo(&given.path("cert"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
         until_shown(&lab, &front, &chain("client.crt")).await;

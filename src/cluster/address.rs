@@ -1,5 +1,5 @@
-//! The lab's address plan: pure arithmetic, the same digits in both families, so that whoever knows
-//! `10.244.2.7` also knows `fd00:10:244:2::7`.
+//! The lab's address plan: pure arithmetic, with the same digits in both families: `10.244.2.7` and
+//! `fd00:10:244:2::7`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,10 +7,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use sluice_core::net::Family;
 
-/// How many nodes the address plan has room for.
+/// The maximum number of nodes.
 pub const MAX_NODES: u8 = 200;
 
-/// The first host number of a pod in its node's prefix; the ones below stay free for routers.
+/// The first host number of a pod in its node's prefix; lower ones are for routers.
 pub const FIRST_POD: u8 = 2;
 
 /// The last host number of a pod in its node's prefix.
@@ -40,8 +40,7 @@ impl DualStack {
     }
 }
 
-/// The router that nodes have their default route to. It forwards nothing, so a packet that no rule
-/// took up ends there, as it would end somewhere in the real world.
+/// The nodes' default gateway. It forwards nothing, so packets that no rule translates end there.
 pub const GATEWAY: DualStack = fabric(1);
 
 /// The client outside the cluster.
@@ -74,7 +73,7 @@ pub const fn node(node: u8) -> DualStack {
     fabric(10 + node)
 }
 
-/// The prefix that pods of node number `node` have their addresses from.
+/// The pod CIDR of node number `node`.
 pub fn pod_cidr(node: u8, family: Family) -> IpNet {
     let network = pod(node, 0);
     match family {
@@ -100,8 +99,7 @@ pub fn node_name(node: u8) -> String {
     }
 }
 
-/// An Ethernet address that follows from the IPv4 address (as Docker does it), so that a node which
-/// is removed and comes back is found under the same one.
+/// An Ethernet address derived from the IPv4 address (as Docker does), so that a recreated node has the same one.
 pub(super) fn ethernet(address: DualStack) -> [u8; 6] {
     let [a, b, c, d] = address.v4.octets();
     [0x02, 0x42, a, b, c, d]

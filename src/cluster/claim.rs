@@ -2,7 +2,7 @@
 //!
 //! A lab holds a lock (`flock`) on `/run/sluice-lab/<lab>.lock` for as long as it lives. The kernel
 //! drops the lock when the process ends, however it ends, and pid reuse cannot confuse it. The names
-//! of namespaces carry the lab: names whose lock nobody holds are leftovers.
+//! of namespaces contain the lab's: names without a locked file are leftovers.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -30,7 +30,7 @@ pub enum Error {
     Lock {
         /// The lock file.
         path: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// The names of namespaces could not be listed.
@@ -137,7 +137,7 @@ fn namespace_names() -> io::Result<Vec<String>> {
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// Takes a lab's lock if nobody holds it.
+/// Takes a lab's lock if it is free.
 fn try_lock(id: LabId) -> Result<Option<File>, Error> {
     let path = id.lock_path();
     let failed = |source| Error::Lock { path: path.display().to_string(), source };

@@ -89,7 +89,7 @@ impl Cluster {
         &self.api
     }
 
-    /// Starts the daemon on a node and waits until its rules are in force.
+    /// Starts the daemon on a node and waits until its rules are in place.
     pub fn start_proxy(&self, node: &str) -> Result<(), Error> {
         self.start_proxy_with(node, "")
     }
@@ -123,7 +123,7 @@ impl Cluster {
         self.proxies().get_mut(node).map(f)
     }
 
-    /// Ends the daemon of a node, gently; its rules stay in force.
+    /// Ends the daemon of a node with SIGTERM; its rules stay.
     pub fn stop_proxy(&self, node: &str) -> Result<(), Error> {
         let proxy = self.proxies().remove(node);
         if let Some(mut proxy) = proxy {

@@ -1,7 +1,7 @@
 //! The lab's endpoint controller: which EndpointSlices a Service should have, from the lab's Pods.
 //!
 //! As in Kubernetes (`staging/src/k8s.io/endpointslice`), a Service with a selector gets slices of at
-//! most 100 endpoints, one set for each of its IP families; a Service without one is left alone.
+//! most 100 endpoints, one set for each of its IP families; a Service without one is ignored.
 
 use std::net::IpAddr;
 

@@ -15,7 +15,7 @@ use super::netns::{self, Namespace};
 use sluice_core::net::{Family, Protocol};
 
 /// The source ports of probes: below those that the kernel chooses itself (32768 to 60999) and
-/// those of NodePorts (30000 to 32767), so that nobody else uses them.
+/// those of NodePorts (30000 to 32767), so that no other program uses them.
 const PROBE_PORTS: std::ops::Range<u16> = 10_000..30_000;
 
 /// Anything on the lab's network: it has a name, an address of each family, and a namespace.

@@ -9,9 +9,9 @@
 //!                    └─ pod web-3     └─ ...
 //! ```
 //!
-//! [`Lab::new`] builds it, [`Lab::add_pod`] starts a pod whose responders say who they are and whom
-//! they saw ([`pod`]), and [`Host::probe`], [`Host::spread`], [`Host::connect`] and [`Host::load`]
-//! send traffic from any pod, node or the client and say what happened ([`traffic`], [`load`]).
+//! [`Lab::new`] builds it, [`Lab::add_pod`] starts a pod whose responders answer with its name and the client's
+//! address ([`pod`]), and [`Host::probe`], [`Host::spread`], [`Host::connect`] and [`Host::load`]
+//! send traffic from any pod, node or the client and return the outcome ([`traffic`], [`load`]).
 //! [`Host::serve`] adds responders anywhere, and [`Host::command`] runs programs.
 //! A program that uses the lab calls [`prepare`] first thing in `main`:
 //!

@@ -20,7 +20,7 @@ use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 
-/// How long a link may take until it carries packets; mostly it takes less than a millisecond.
+/// The time limit for a link to come up; usually it takes less than a millisecond.
 const LINK_UP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the network could not be changed.
@@ -36,7 +36,7 @@ pub enum Error {
         kind: &'static str,
         /// The link's name.
         name: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// A link could not be found.
@@ -44,7 +44,7 @@ pub enum Error {
     FindLink {
         /// The link's name.
         name: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// A link could not be switched on.
@@ -52,7 +52,7 @@ pub enum Error {
     SetUp {
         /// The link's name.
         name: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// A link did not come up.
@@ -66,7 +66,7 @@ pub enum Error {
     RemoveLink {
         /// The link's name.
         name: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// An address could not be added.
@@ -76,7 +76,7 @@ pub enum Error {
         address: String,
         /// The link's name.
         link: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// A route could not be set.
@@ -84,7 +84,7 @@ pub enum Error {
     SetRoute {
         /// The route as `ip route` writes it.
         route: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// A route could not be removed.
@@ -92,7 +92,7 @@ pub enum Error {
     RemoveRoute {
         /// The route as `ip route` writes it.
         route: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -112,7 +112,7 @@ pub(super) struct VethPair<'a> {
     pub(super) bridge: Option<u32>,
 }
 
-/// Whom an address is for, and so whether it is ever chosen as a source towards others.
+/// The scope of an address, which decides whether it is chosen as a source address.
 #[derive(Clone, Copy)]
 pub(super) enum Reach {
     /// Anybody.
@@ -132,7 +132,7 @@ pub(super) struct Route {
     pub(super) source: Option<IpAddr>,
 }
 
-/// How a route's packets go on.
+/// The type of a route.
 #[derive(Clone, Copy)]
 pub(super) enum Hop {
     /// Straight out of the link with this index.
@@ -141,9 +141,9 @@ pub(super) enum Hop {
     Router(IpAddr, u32),
     /// To this host itself, whose link with this index it is.
     Itself(u32),
-    /// Nowhere: the sender is told that the destination is unreachable.
+    /// Unreachable: the sender gets an error.
     Unreachable,
-    /// Nowhere, and nobody is told.
+    /// Blackhole: silently dropped.
     Nowhere,
 }
 
@@ -231,8 +231,8 @@ impl Wire {
         changed.map_err(|e| Error::SetUp { name: name.to_owned(), source: kernel(e) })
     }
 
-    /// Waits until a link carries packets in both families. The kernel gets a link going in the
-    /// background: it drops what is sent before the link is up, and asks for no IPv6 neighbour
+    /// Waits until a link carries packets in both families. The kernel brings a link up in the
+    /// background: it drops packets sent before the link is up, and resolves no IPv6 neighbour
     /// before there is a link-local address to ask from. Either would cost a probe a second.
     pub(super) async fn wait_until_ready(&self, name: &str) -> Result<(), Error> {
         let deadline = Instant::now() + LINK_UP_DEADLINE;

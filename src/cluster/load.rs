@@ -1,4 +1,4 @@
-//! Traffic that goes on: single long-lived connections, and many at a time whose failures are
+//! Continuous traffic: single long-lived connections, and many concurrent ones whose failures are
 //! counted, for tests of what a restart or a change does to traffic.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -23,7 +23,7 @@ pub enum Broken {
     Io {
         /// The other end, as this host sees it.
         peer: SocketAddr,
-        /// What the kernel said; `WouldBlock` if the echo was late.
+        /// The error; `WouldBlock` if the echo was late.
         source: io::Error,
     },
     /// What came back is not what was sent.
@@ -52,12 +52,12 @@ pub enum ConnectError {
         /// What happened instead.
         answer: Answer,
     },
-    /// The connection came about, and cannot be used.
+    /// The connection was established, but cannot be used.
     #[error("take over the connection to {destination}: {source}")]
     TakeOver {
         /// Where to.
         destination: SocketAddr,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -71,7 +71,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// What the pod said when the connection came about; always [`Answer::Answered`].
+    /// The pod's first answer; always [`Answer::Answered`].
     pub fn answer(&self) -> &Answer {
         &self.answer
     }
@@ -100,7 +100,7 @@ pub enum LoadKind {
     /// Each makes a new connection again and again; any protocol.
     NewConnections,
     /// Each is kept, and a line is sent and its echo awaited again and again; TCP only. One that
-    /// breaks counts as a failure, and is made anew.
+    /// breaks counts as a failure and is opened again.
     HeldConnections,
 }
 
@@ -117,7 +117,7 @@ pub struct LoadSpec {
     pub pause: Duration,
 }
 
-/// A load that goes on until it is stopped or dropped.
+/// A load that runs until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Load {
     tally: Arc<Mutex<Tally>>,
@@ -220,7 +220,7 @@ async fn exercise(host: &Host, spec: &LoadSpec, tally: &Mutex<Tally>, stop: &Can
     }
 }
 
-/// Makes the connection if there is none, or has a line echoed over it. Gives back the connection
+/// Opens the connection if there is none, or sends a line over it and waits for the echo. Returns the connection
 /// if it is still good.
 async fn use_held(
     host: &Host,

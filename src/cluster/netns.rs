@@ -39,7 +39,7 @@ pub enum Error {
     Create {
         /// Its name.
         name: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// The namespace could not be given its name.
@@ -47,7 +47,7 @@ pub enum Error {
     Name {
         /// Its name.
         name: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// A name could not be removed.
@@ -55,7 +55,7 @@ pub enum Error {
     Remove {
         /// Its name.
         name: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// A thread or its runtime could not be started.
@@ -63,7 +63,7 @@ pub enum Error {
     Start {
         /// Its name.
         name: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// A thread could not enter.
@@ -71,7 +71,7 @@ pub enum Error {
     Enter {
         /// Its name.
         name: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// The namespace was removed; its handles are of no use any more.
@@ -304,7 +304,7 @@ fn prepare_dir() -> io::Result<()> {
             mount(Some(NETNS_DIR), NETNS_DIR, None::<&str>, flags, None::<&str>)?;
             Ok(share()?)
         }
-        // Whoever may not even do this gets the clearer error when the namespace is made.
+        // Without even this permission, creating the namespace gives the clearer error.
         Err(Errno::EPERM) | Ok(()) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

@@ -1,4 +1,4 @@
-//! What runs in a pod: responders that say who they are and whom they saw.
+//! The programs in a pod: responders that answer with the pod's name and the client's address.
 //!
 //! | protocol | what happens |
 //! |---|---|
@@ -46,7 +46,7 @@ pub enum Error {
         protocol: Protocol,
         /// Address and port.
         at: SocketAddr,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -56,7 +56,7 @@ pub enum Error {
 pub struct Sighting {
     /// The name of the pod.
     pub by: String,
-    /// Whom the connection came from, as the pod saw it.
+    /// The client's address as the pod sees it.
     pub saw: SocketAddr,
     /// Where the connection arrived: the pod's own address.
     pub local: SocketAddr,
@@ -115,7 +115,7 @@ async fn start(
             let started = match protocol {
                 Protocol::Tcp => start_tcp(name, at),
                 Protocol::Udp => start_udp(name, at).await,
-                // One socket hears all ports: the first of them brings it about.
+                // One socket receives on all ports: the first port creates it.
                 Protocol::Sctp if sctp.first() == Some(&port) => {
                     start_sctp(name, at.ip(), sctp.clone())
                 }

@@ -33,7 +33,7 @@ pub enum Error {
     MapIdentity {
         /// The file that was written.
         file: &'static str,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// A private `/run` could not be mounted.
@@ -74,7 +74,7 @@ static PREPARED: OnceLock<Privilege> = OnceLock::new();
 /// Makes sure that this process may build labs. To be called first thing in `main`, before any
 /// thread exists; a second call changes nothing.
 ///
-/// Whatever the isolation, the network namespace that the process was started in is left alone.
+/// In any case, the network namespace that the process was started in is not touched.
 pub fn prepare(isolation: Isolation) -> Result<Privilege, Error> {
     if let Some(&privilege) = PREPARED.get() {
         return Ok(privilege);
@@ -139,7 +139,7 @@ fn has_capabilities() -> io::Result<bool> {
 
 /// Puts a fresh `/run` over the machine's, in the private mount namespace of this process, and
 /// carries the directories over (some distributions keep all programs below `/run`). Files and
-/// sockets stay behind: locks of the real root would only be in the way.
+/// sockets are omitted, because locks of the real root would interfere.
 fn cover_run() -> io::Result<()> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;

@@ -27,7 +27,7 @@ pub enum Error {
     Start {
         /// The program.
         program: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// The process could not be signalled or waited for.
@@ -40,7 +40,7 @@ pub enum Error {
         wanted: String,
         /// For how long.
         patience: Duration,
-        /// All that it said.
+        /// Its log.
         log: String,
     },
 }
@@ -132,7 +132,7 @@ impl Proxy {
         Proxy { child, log, reader: Some(reader) }
     }
 
-    /// All that it said so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.lines().join("\n")
     }

@@ -1,30 +1,30 @@
-//! As much of SCTP as it takes to set up an association (RFC 9260), for kernels without SCTP
-//! sockets. Connection tracking and address translation see real SCTP: the checksum, the
-//! verification tags and the four chunks of the handshake are right.
+//! The part of SCTP that sets up an association (RFC 9260), for kernels without SCTP
+//! sockets. Conntrack and NAT see real SCTP: checksum, verification tags and the four chunks of the handshake are
+//! valid.
 //!
 //! ```text
 //! probe ── INIT ──────────▶ pod        the probe chooses its tag
-//!       ◀─ INIT ACK ──────             the pod's tag, and a cookie: all that the pod wants to keep
+//!       ◀─ INIT ACK ──────             the pod's tag, and a cookie with the pod's state
 //!       ── COOKIE ECHO ───▶            the cookie
 //!       ◀─ COOKIE ACK ────             the association is set up
-//!       ── ABORT ─────────▶            and over
+//!       ── ABORT ─────────▶            and ends
 //! ```
 
-/// Why a packet is not one that this module understands.
+/// Why a packet cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It is shorter than its headers say.
+    /// It is truncated.
     #[error("the packet is cut off")]
     CutOff,
-    /// The checksum does not fit the contents.
+    /// The checksum is wrong.
     #[error("the checksum is {found:#010x}, and {expected:#010x} would be right")]
     Checksum {
-        /// What the packet says.
+        /// The checksum in the packet.
         found: u32,
-        /// What its contents give.
+        /// The computed checksum.
         expected: u32,
     },
-    /// The first chunk is none of the handshake's.
+    /// The first chunk is not part of the handshake.
     #[error("the packet starts with a chunk of type {0}")]
     OtherChunk(u8),
     /// An INIT ACK without a cookie.
@@ -41,26 +41,26 @@ pub struct Packet {
     pub destination: u16,
     /// Verification tag: the one that the receiver chose, or 0 in an INIT.
     pub tag: u32,
-    /// What it says.
+    /// The chunk.
     pub chunk: Chunk,
 }
 
 /// The chunks of the handshake (RFC 9260, section 3.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chunk {
-    /// INIT: asks for an association.
+    /// INIT: requests an association.
     Init {
-        /// The tag that the sender wants to see in what it receives.
+        /// The tag of packets to the sender.
         tag: u32,
     },
-    /// INIT ACK: agrees.
+    /// INIT ACK: accepts.
     InitAck {
-        /// The tag that the sender wants to see in what it receives.
+        /// The tag of packets to the sender.
         tag: u32,
-        /// What the sender wants to get back.
+        /// The cookie to return.
         cookie: Vec<u8>,
     },
-    /// COOKIE ECHO: gives the cookie back.
+    /// COOKIE ECHO: returns the cookie.
     CookieEcho(Vec<u8>),
     /// COOKIE ACK: the association is set up.
     CookieAck,
@@ -68,8 +68,7 @@ pub enum Chunk {
     Abort,
 }
 
-/// What the lab's pods put into a cookie: they keep nothing themselves. To anybody but the lab's
-/// probes a cookie is just bytes.
+/// The state that the lab's pods put into a cookie, because they keep none themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cookie {
     /// The tag that the pod chose.
@@ -86,7 +85,7 @@ impl Cookie {
         [&self.tag.to_be_bytes(), &self.peer_tag.to_be_bytes(), self.text.as_bytes()].concat()
     }
 
-    /// Reads the bytes, or `None` if no pod made them.
+    /// Decodes the bytes; `None` if they are not from a pod.
     pub fn parse(bytes: &[u8]) -> Option<Cookie> {
         let (tag, rest) = bytes.split_first_chunk()?;
         let (peer_tag, text) = rest.split_first_chunk()?;
@@ -110,7 +109,7 @@ const STATE_COOKIE: u16 = 7;
 /// Length of the common header.
 const HEADER: usize = 12;
 
-/// Length of what is fixed in INIT and INIT ACK: tag, window, streams in and out, first TSN.
+/// Length of the fixed part of INIT and INIT ACK: tag, window, streams in and out, first TSN.
 const INIT_FIXED: usize = 16;
 
 impl Packet {
@@ -134,7 +133,7 @@ impl Packet {
             Chunk::CookieAck => tagged(&mut out, COOKIE_ACK, &[]),
             Chunk::Abort => tagged(&mut out, ABORT, &[]),
         }
-        // The checksum is stored with its lowest byte first, unlike all else (appendix A).
+        // Unlike other fields, the checksum is little-endian (appendix A).
         let checksum = crc32c(&out).to_le_bytes();
         out[8..HEADER].copy_from_slice(&checksum);
         out
@@ -222,8 +221,8 @@ fn length(bytes: usize) -> u16 {
     u16::try_from(bytes).expect("cookies are short texts")
 }
 
-/// CRC32c (Castagnoli), reflected, as in appendix A of RFC 9260. Packets here have some 60 bytes:
-/// a table would not pay.
+/// CRC32c (Castagnoli), reflected, as in appendix A of RFC 9260. With packets of about 60
+/// bytes, a table would not pay.
 fn crc32c(bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0x82f6_3b78;
     !bytes.iter().fold(u32::MAX, |crc, &byte| {
@@ -239,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_checksum_is_castagnolis() {
-        // Vectors of RFC 3720, appendix B.4, and the customary check value.
+        // Test vectors of RFC 3720, appendix B.4, and the usual check value.
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
@@ -285,7 +284,7 @@ mod tests {
             for value in [0, 1, 3, 4, 5, 0x7f, 0xff] {
                 let mut broken = bytes.clone();
                 broken[at] = value;
-                // Whatever it says, it ends and does not panic.
+                // Any input terminates without a panic.
                 let _ = parse_chunk(&broken[HEADER..]);
             }
         }

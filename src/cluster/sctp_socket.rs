@@ -19,7 +19,7 @@ use sluice_core::net::{Family, Protocol};
 /// A raw socket receives an error condition through `epoll` as an error, not as data.
 pub(super) const NEWS: Interest = Interest::READABLE.add(Interest::ERROR);
 
-/// Longest packet that is read; all that we exchange is much shorter.
+/// Longest packet that is read; ours are much shorter.
 const LONGEST: usize = 2048;
 
 /// A raw socket for SCTP.
@@ -71,8 +71,8 @@ impl SctpSocket {
         self.fd.send_to(&packet.encode(), SocketAddr::new(to, 0)).await.map(drop)
     }
 
-    /// The next packet that is one of the handshake's, and whom it is from. A packet that is not,
-    /// or that has a wrong checksum, is passed over, as a real stack would.
+    /// The next packet of a handshake, and its sender. Other packets, and those with a wrong checksum, are ignored, as
+    /// in a real stack.
     pub(super) async fn receive(&self) -> io::Result<(IpAddr, Packet)> {
         loop {
             let mut bytes = [0; LONGEST];
@@ -81,7 +81,7 @@ impl SctpSocket {
             });
             let (length, from) = read.await?;
             let Some(from) = from.as_ref().and_then(ip_of) else { continue };
-            // An IPv4 raw socket gives the IP header along, an IPv6 one does not (raw(7)).
+            // An IPv4 raw socket includes the IP header, an IPv6 one does not (raw(7)).
             let start = match self.family {
                 Family::V4 => usize::from(bytes[0] & 0xf) * 4,
                 Family::V6 => 0,
@@ -116,7 +116,7 @@ impl SctpSocket {
     }
 }
 
-/// Makes a socket report ICMP errors of all kinds, also those that the kernel takes for temporary
+/// Makes a socket report all ICMP errors, including those that the kernel considers temporary
 /// (`IP_RECVERR`, ip(7)).
 ///
 /// TCP needs it, too: on the lab's network an ICMP error is back before connect(2) has released the

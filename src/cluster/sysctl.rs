@@ -1,9 +1,9 @@
-//! The kernel settings of the lab's namespaces, and why each is needed.
+//! The sysctls of the lab's namespaces, and why each is needed.
 
 use std::fs;
 use std::io;
 
-/// Why a setting could not be made.
+/// Why a sysctl could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("set {path} to {value}: {source}; is /proc/sys writable here?")]
 pub struct Error {
@@ -12,38 +12,37 @@ pub struct Error {
     source: io::Error,
 }
 
-/// In every namespace, before it gets links: new links take `default` over.
+/// In every namespace, before it gets links: new links inherit `default`.
 pub(super) const EVERYWHERE: &[(&str, &str)] = &[
-    // Some machines switch IPv6 off for all that is new.
+    // Some machines disable IPv6 for new links.
     ("ipv6/conf/all/disable_ipv6", "0"),
     ("ipv6/conf/default/disable_ipv6", "0"),
     // Duplicate address detection would make every address unusable for a second.
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
-    // Nobody advertises routes here, so nobody shall ask.
+    // There are no router advertisements, so none are solicited.
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/default/router_solicitations", "0"),
-    // A redirect would let later packets take another way than the topology says.
+    // After a redirect, later packets would not follow the topology.
     ("ipv4/conf/all/accept_redirects", "0"),
     ("ipv4/conf/default/accept_redirects", "0"),
     ("ipv6/conf/default/accept_redirects", "0"),
-    // Replies may come back by another way than the request went.
+    // Replies may take another path than requests.
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
-    // Neighbours are asked for from a link-local address.
+    // Neighbour discovery needs a link-local address.
     ("ipv6/conf/default/addr_gen_mode", "0"),
-    // Each refused probe shall hear of it: no limit on the rate of ICMP errors.
+    // Each rejected probe must get its error: no rate limit on ICMP errors.
     ("ipv4/icmp_ratemask", "0"),
     ("ipv6/icmp/ratelimit", "0"),
 ];
 
-/// In every namespace, where the kernel has it as a setting of the namespace; elsewhere it belongs
-/// to the machine, and is not ours to change.
+/// In every namespace, if the kernel has it per namespace; otherwise it belongs to the machine and is not changed.
 pub(super) const EVERYWHERE_IF_THERE: &[(&str, &str)] = &[
     // The limit on ICMP errors of all destinations together, which IPv6 shares (since Linux 6.13).
     ("ipv4/icmp_msgs_per_sec", "1000000"),
     ("ipv4/icmp_msgs_burst", "1000000"),
-    // The fabric is a wire: no rules for what it carries.
+    // Bridged traffic passes no rules.
     ("bridge/bridge-nf-call-iptables", "0"),
     ("bridge/bridge-nf-call-ip6tables", "0"),
 ];
@@ -67,7 +66,7 @@ pub(super) fn write(settings: &[(&str, &'static str)]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Like [`write()`], and leaves out what is not there.
+/// Like [`write()`], but skips missing sysctls.
 pub(super) fn write_if_there(settings: &[(&str, &'static str)]) -> Result<(), Error> {
     for &(name, value) in settings {
         let written = write(&[(name, value)]);

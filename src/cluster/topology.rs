@@ -19,7 +19,7 @@ use sluice_core::net::{Family, Protocol};
 /// Why the lab could not be built or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Leftovers, or the claim to names.
+    /// Leftovers, or the lock of the lab's name.
     #[error(transparent)]
     Claim(#[from] claim::Error),
     /// A namespace.
@@ -72,7 +72,7 @@ pub enum Error {
     IsClientGateway(String),
 }
 
-/// What lab to build.
+/// Options of a lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabSpec {
     /// How many nodes it starts with: `node-a`, `node-b`, ... (at least one, at most
@@ -104,12 +104,12 @@ struct Hosts {
     client_gateway: u8,
     nodes: BTreeMap<u8, Node>,
     pods: BTreeMap<String, Pod>,
-    /// The pod number that was last given out on each node, so that addresses are reused late.
+    /// The last pod number of each node, so that addresses are reused late.
     last_pod: BTreeMap<u8, u8>,
 }
 
 impl Lab {
-    /// Removes what dead labs left behind, and builds a new one.
+    /// Removes leftovers of dead labs, and builds a new one.
     pub fn new(spec: LabSpec) -> Result<Lab, Error> {
         claim::remove_leftovers()?;
         let claim = Claim::new()?;
@@ -240,9 +240,8 @@ impl Lab {
         Ok(pod)
     }
 
-    /// Gives a pod a whole block of addresses beside its own, as far as its node is concerned: whoever
-    /// listens on every address of the pod answers at each of them. Several nodes may have a pod
-    /// with the same block.
+    /// Routes a block of addresses to a pod on its node: programs that listen on all addresses of the pod answer at each
+    /// of them. Several nodes may have a pod with the same block.
     pub fn give_block(&self, pod: &Pod, block: IpNet) -> Result<(), Error> {
         let node = self.hosts().node(pod.node())?.clone();
         give_block(&node, pod, block)
@@ -308,7 +307,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// The next free number after the one given out last, so that an address rests after use.
+    /// The next free number after the last one, so that addresses are reused late.
     fn free_pod_number(&self, node: &Node) -> Result<u8, Error> {
         let on_node = self.pods.values().filter(|pod| pod.node() == node.name());
         let used: BTreeSet<u8> = on_node.map(Pod::number).collect();
@@ -323,7 +322,7 @@ impl Hosts {
         self.pods.remove(pod.name());
         let interface = pod.node_interface();
         let node = self.node(pod.node())?;
-        // Not left to the end of the pod's namespace, which the kernel gets to when it likes.
+        // Not left to the end of the pod's namespace, which the kernel delays.
         in_host(node, |wire| async move { wire.remove_link(&interface).await })?;
         Ok(pod.namespace().close()?)
     }

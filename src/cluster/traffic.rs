@@ -1,4 +1,4 @@
-//! Probes: one connection from any host of the lab, and what became of it.
+//! Probes: single connections from any host of the lab, and their outcome.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,11 +19,11 @@ use super::sctp::{Chunk, Cookie, Packet};
 use super::sctp_socket::{NEWS, SctpSocket, new_tag, report_icmp_errors};
 use sluice_core::net::{Family, Protocol};
 
-/// How long a probe waits for an answer if it is not told otherwise. On the lab's network an answer
-/// takes far less than a millisecond, but on a busy machine some program has to wait for a processor.
+/// The default timeout of a probe. On the lab's network an answer takes far less than a millisecond, but on a busy
+/// machine programs wait for a processor.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many connections [`Host::spread`] has open at a time.
+/// How many connections [`Host::spread`] opens concurrently.
 const PARALLEL: usize = 64;
 
 /// How many source ports are tried when one is in use.
@@ -32,7 +32,7 @@ const PORT_ATTEMPTS: u8 = 16;
 /// Longest datagram that is read.
 const LONGEST: usize = 2048;
 
-/// Why a probe could not be sent at all; what the network does to it is an [`Answer`].
+/// Why a probe could not be sent; failures in the network are an [`Answer`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The host is gone.
@@ -43,17 +43,17 @@ pub enum Error {
     Open {
         /// The protocol.
         protocol: Protocol,
-        /// Where to.
+        /// The destination.
         destination: SocketAddr,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
-    /// The wanted source is not to be had.
+    /// The source is not available.
     #[error("send from {address}: {source}; is it an address of the host, and the port free?")]
     Bind {
-        /// The wanted source.
+        /// The source.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -63,9 +63,9 @@ pub enum Error {
 pub struct Probe {
     /// The protocol.
     pub protocol: Protocol,
-    /// Where to.
+    /// The destination.
     pub destination: SocketAddr,
-    /// When to give up.
+    /// The timeout.
     pub timeout: Duration,
     /// The source address; the kernel chooses one if there is none.
     pub source: Option<IpAddr>,
@@ -111,7 +111,7 @@ impl Probe {
     }
 }
 
-/// What became of a probe.
+/// The outcome of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A pod answered.
@@ -123,18 +123,17 @@ pub enum Answer {
         /// The pod's own address that the probe arrived at.
         local: SocketAddr,
     },
-    /// Somebody said that nobody listens: TCP reset, SCTP abort, or ICMP "port unreachable" or
+    /// Rejected: TCP reset, SCTP abort, or ICMP "port unreachable" or
     /// "protocol unreachable".
     Refused,
-    /// Somebody, or the host's own routes, said that there is no way. The error number is what
-    /// the kernel made of it: for a pod address that no pod has it is `EHOSTUNREACH` in IPv4 and
-    /// `ENETUNREACH` in IPv6.
+    /// Unreachable, according to a router or the host's routes. The error number is the kernel's: for a pod address that
+    /// no pod has, `EHOSTUNREACH` in IPv4 and `ENETUNREACH` in IPv6.
     Unreachable(Errno),
-    /// Nothing came back in time.
+    /// No answer before the timeout.
     Silent,
-    /// A TCP connection came about, and was closed before a pod answered.
+    /// A TCP connection was established, and closed before a pod answered.
     Closed,
-    /// Something answered that is no pod of the lab.
+    /// The answer is not from a pod of the lab.
     Foreign(String),
 }
 
@@ -162,10 +161,10 @@ impl Answer {
         }
     }
 
-    /// What an error says that the network, and not the probe itself, is the reason of.
+    /// The outcome for an error that the network caused, not the probe itself.
     fn from_error(error: &io::Error) -> Answer {
         match error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw) {
-            // EPROTO is what becomes of ICMPv6 "unrecognized next header", the counterpart of
+            // EPROTO is the error for ICMPv6 "unrecognized next header", the counterpart of
             // ICMP "protocol unreachable" (icmpv6_err_convert in net/ipv6/icmp.c).
             Errno::ECONNREFUSED | Errno::ENOPROTOOPT | Errno::EPROTO => Answer::Refused,
             Errno::ETIMEDOUT => Answer::Silent,
@@ -187,12 +186,12 @@ impl fmt::Display for Answer {
     }
 }
 
-/// How many probes each pod answered, and what became of the others.
+/// How many probes each pod answered, and the outcome of the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Answers by the name of the pod.
     pub answered: BTreeMap<String, u64>,
-    /// Failures by what happened, in the words of [`Answer`]'s text form.
+    /// Failures by outcome, in [`Answer`]'s text form.
     pub failed: BTreeMap<String, u64>,
 }
 
@@ -221,17 +220,16 @@ impl Tally {
 }
 
 impl Host {
-    /// Sends one probe from this host and waits for what becomes of it.
+    /// Sends one probe from this host and waits for its outcome.
     pub fn probe(&self, probe: &Probe) -> Result<Answer, Error> {
         let (host, probe) = (self.clone(), *probe);
         self.namespace().block_on(async move { ask(&host, &probe).await })?
     }
 
-    /// Makes `count` connections, each from another source port, and counts who answered. Some are
-    /// made at the same time.
+    /// Opens `count` connections, some concurrently, each from another source port, and counts the answers by pod.
     ///
-    /// Source ports come back after 20,000 probes from a host; connection tracking may by then
-    /// still know a UDP flow, and send it the old way.
+    /// Source ports are reused after 20,000 probes from a host; conntrack may then still have a UDP flow with the old
+    /// translation.
     pub fn spread(&self, probe: &Probe, count: usize) -> Result<Tally, Error> {
         let (host, probe) = (self.clone(), *probe);
         self.namespace().block_on(async move {
@@ -258,14 +256,14 @@ pub(super) async fn ask(host: &Host, probe: &Probe) -> Result<Answer, Error> {
     }
 }
 
-/// A TCP connection that somebody answered on.
+/// A TCP connection with an answer.
 pub(super) struct Dialled {
     pub(super) stream: BufReader<TcpStream>,
     pub(super) answer: Answer,
 }
 
-/// Makes a TCP connection and reads the first line; if there is none, the answer says why. The
-/// connection will end by a reset, so that neither side keeps it in TIME_WAIT.
+/// Opens a TCP connection and reads the first line; without one, returns the outcome. The connection ends with a
+/// reset, so that neither side keeps it in TIME_WAIT.
 pub(super) async fn dial(host: &Host, probe: &Probe) -> Result<Result<Dialled, Answer>, Error> {
     let family = Family::of(probe.destination.ip());
     let open = || match family {
@@ -369,7 +367,7 @@ async fn set_up_association(socket: &SctpSocket, source: u16, destination: u16) 
                 packet(peer_tag, Chunk::CookieEcho(cookie))
             }
             (Chunk::CookieAck, Some((peer_tag, text))) => {
-                // Connection tracking shall forget it soon; whether it arrives matters to nobody.
+                // For a short timeout in conntrack; it need not arrive.
                 let _ = socket.send(&packet(*peer_tag, Chunk::Abort)).await;
                 return Answer::from_line(text);
             }
@@ -381,8 +379,8 @@ async fn set_up_association(socket: &SctpSocket, source: u16, destination: u16) 
     }
 }
 
-/// Passes over the error that the kernel gives where a rule of this very host drops what is sent: a
-/// rule that rejects gives it, too, and more will then be heard.
+/// Ignores the error that the kernel returns when a rule of this host drops a sent packet: a rule that rejects
+/// returns it, too, and is followed by an answer.
 fn unless_dropped(sent: io::Result<()>) -> io::Result<()> {
     match sent {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
@@ -390,8 +388,8 @@ fn unless_dropped(sent: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// The ICMP error about a packet between two ports, if there is one: the socket hears of the errors
-/// of all probes to the same peer.
+/// The ICMP error about a packet between two ports, if any: the socket receives the errors of all probes to the
+/// same peer.
 fn icmp_error_about(socket: &SctpSocket, source: u16, destination: u16) -> Option<io::Error> {
     let errors = std::iter::from_fn(|| socket.next_icmp_error());
     let mut ours = errors.filter(|(_, ports)| *ports == (source, destination));

@@ -1,4 +1,4 @@
-//! The steps that a topology is made of: each makes or connects one thing.
+//! The steps of building a topology: each creates or connects one object.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -16,13 +16,13 @@ use super::sysctl;
 use super::topology::Error;
 use sluice_core::net::Family;
 
-/// The bridge that all hosts but pods are connected to.
+/// The bridge that connects all hosts except pods.
 const BRIDGE: &str = "wire";
 
-/// The one interface that a host has towards the others (a node has its pods' interfaces, too).
+/// A host's interface to the fabric (a node has its pods' interfaces, too).
 const INTERFACE: &str = "eth0";
 
-/// A host with nothing but its loopback interface, and its kernel settings made.
+/// A host with only a loopback interface, and its sysctls.
 pub(super) fn create_host(
     claim: &Claim,
     name: &str,
@@ -40,7 +40,7 @@ pub(super) fn create_host(
     Ok(host)
 }
 
-/// Makes the bridge that the fabric is, with the gateway's addresses, and gives its index.
+/// Creates the fabric's bridge with the gateway's addresses, and returns its index.
 pub(super) fn lay_fabric(fabric: &Host) -> Result<u32, Error> {
     let addresses = fabric.addresses();
     in_host(fabric, move |wire| async move {
@@ -48,7 +48,7 @@ pub(super) fn lay_fabric(fabric: &Host) -> Result<u32, Error> {
         wire.set_up(BRIDGE).await?;
         add_addresses(&wire, bridge, BRIDGE, addresses, fabric_prefix_len).await?;
         for family in Family::BOTH {
-            // Without a route at all, IPv6 (unlike IPv4) would tell the sender so.
+            // Without any route, IPv6 (unlike IPv4) would return an error to the sender.
             let destination = everything(family);
             wire.set_route(Route { destination, hop: Hop::Nowhere, source: None }).await?;
         }
@@ -183,7 +183,7 @@ pub(super) fn reject_unknown_pods(node: &Node) -> Result<(), Error> {
     })
 }
 
-/// Does something with the links of a host, on the host's own thread.
+/// Calls `f` with the links of a host, on the host's thread.
 pub(super) fn in_host<T, F>(
     host: &Host,
     f: impl FnOnce(Wire) -> F + Send + 'static,

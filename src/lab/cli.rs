@@ -32,7 +32,7 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(answer) => {
-            // The answer may be the help text. Nobody listens if it cannot be printed.
+            // It may be the help text. If printing fails, there is nobody to report to.
             let _ = answer.print();
             return if answer.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }

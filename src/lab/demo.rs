@@ -103,7 +103,7 @@ fn pods(cluster: &Cluster) -> Result<Vec<Pod>> {
     Ok(web)
 }
 
-/// Each pod gets its share, whichever address is used and whoever asks.
+/// Each pod gets its share, for every address and every client.
 fn spread(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     title(&format!("{CONNECTIONS} connections each, and who answered"));
     let node = cluster.lab().node("node-a")?;
@@ -134,7 +134,7 @@ fn share(count: u64, of: usize) -> f64 {
     100.0 * count as f64 / of as f64
 }
 
-/// The part of the live ruleset that carried those connections, if `nft` is there to show it.
+/// The part of the live ruleset that forwarded those connections, if `nft` is installed.
 fn ruleset(cluster: &Cluster) -> Result<()> {
     title("What the kernel has for it on node-a (excerpt of `nft list table ip kube-proxy`)");
     let node = cluster.lab().node("node-a")?;
@@ -167,11 +167,11 @@ fn changes(cluster: &Cluster, pods: &[Pod]) -> Result<Pod> {
 
     let (newcomer, written) = cluster.add_pod("web-4", "web", "node-a", &POD_PORTS)?;
     let seen = until(&client, &to, |answer| answer.by() == Some("web-4"))?;
-    println!("  web-4 comes: it answers after {:.1?}", seen.duration_since(written));
+    println!("  web-4 is added: it answers after {:.1?}", seen.duration_since(written));
 
     let written = cluster.retire_pod(&pods[1])?;
     let gone = last_connection(cluster, &pods[1], written)?;
-    println!("  web-2 leaves: {}", last_one(gone));
+    println!("  web-2 is removed: {}", last_one(gone));
     let tally = client.spread(&Probe::tcp(to), CONNECTIONS)?;
     ensure!(tally.failures() == 0, "connections failed: {:?}", tally.failed);
     let counts: BTreeMap<_, _> = tally.answered.into_iter().collect();
@@ -188,7 +188,7 @@ fn last_one(late: Option<Duration>) -> String {
     }
 }
 
-/// Probes until one gives the wanted answer, and tells when that was.
+/// Probes until one gives the expected answer, and returns the time.
 fn until(
     from: &Host,
     to: &std::net::SocketAddr,
@@ -224,7 +224,7 @@ fn last_connection(cluster: &Cluster, pod: &Pod, written: Instant) -> Result<Opt
     Ok(last)
 }
 
-/// The same addresses over UDP and SCTP, in both families, and whom the pod saw.
+/// The same addresses over UDP and SCTP, in both families, and the address that the pod saw.
 fn protocols(cluster: &Cluster) -> Result<()> {
     title("UDP and SCTP, and the source that the pod sees");
     let client = cluster.lab().client();
@@ -252,6 +252,6 @@ fn last_one_gone(cluster: &Cluster, pods: &[Pod], newcomer: &Pod) -> Result<()> 
     let to = std::net::SocketAddr::new(CLUSTER_IP.parse()?, 80);
     let client = cluster.lab().client();
     let refused = until(&client, &to, |answer| *answer == Answer::Refused)?;
-    println!("  {to} is refused after {:.1?}", refused.duration_since(written));
+    println!("  {to} is rejected after {:.1?}", refused.duration_since(written));
     Ok(())
 }

@@ -18,7 +18,7 @@ use sluice_cluster::cluster::daemon_program;
 use sluice_cluster::{Isolation, prepare};
 use sluice_config::{BadDuration, GoDuration, Mode};
 
-/// What is measured if nothing is said.
+/// The default quantities.
 const MODES: &str = "nftables,iptables,ipvs,userspace,direct";
 
 /// Flags of the benchmark.
@@ -33,7 +33,7 @@ pub(crate) struct BenchFlags {
     /// Endpoints of each Service.
     #[arg(long, value_name = "NUMBER", default_value_t = 5)]
     endpoints: u32,
-    /// The Go kube-proxy's program: it is measured in the same modes beside Sluice.
+    /// The Go kube-proxy's program, measured in the same modes.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
     /// What to measure, by the names that the JSON file has: coldStart, changeLatency, ….

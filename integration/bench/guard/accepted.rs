@@ -1,4 +1,4 @@
-//! The counts that were accepted, in a file beside this one.
+//! The accepted counts, in a file next to this one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

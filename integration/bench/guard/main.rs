@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Counts all paths, says what came of it, and writes the counts down if that is asked for.
+/// Counts all paths, prints the results, and writes the counts if requested.
 fn guard(update: bool) -> Result<(), String> {
     if !cfg!(target_arch = "x86_64") {
         return Err("the accepted counts are of x86_64; this machine is another".to_owned());

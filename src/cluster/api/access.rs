@@ -1,5 +1,4 @@
-//! Who may do what: either everybody everything, or bearer tokens with the rights of a
-//! kube-proxy's ClusterRole.
+//! Access control: none, or bearer tokens with the permissions of kube-proxy's ClusterRole.
 
 use super::resources::{Resource, Verb};
 use super::status::ApiError;
@@ -7,7 +6,7 @@ use super::status::ApiError;
 /// Whether requests need a token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Access {
-    /// Anybody may do anything.
+    /// Everything is allowed.
     #[default]
     Open,
     /// Every request needs one of these bearer tokens.
@@ -17,13 +16,13 @@ pub enum Access {
 /// A bearer token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// What the client sends.
+    /// The token.
     pub secret: String,
-    /// Who it is, then.
+    /// The client's identity.
     pub identity: Identity,
 }
 
-/// Who a client is.
+/// The identity of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
     /// May do anything.
@@ -43,7 +42,7 @@ impl Identity {
 }
 
 impl Access {
-    /// Who the sender of an `Authorization` header is.
+    /// The identity for an `Authorization` header.
     pub(super) fn identify(&self, authorization: Option<&str>) -> Result<Identity, ApiError> {
         let Access::Tokens(tokens) = self else { return Ok(Identity::Admin) };
         authorization
@@ -54,7 +53,7 @@ impl Access {
     }
 }
 
-/// Whether somebody may do this; `namespace` is empty for the whole cluster.
+/// Whether an identity may do this; `namespace` is empty for the whole cluster.
 pub(super) fn authorize(
     identity: Identity,
     verb: Verb,

@@ -1,4 +1,4 @@
-//! What the server adds to an object and checks in it, by resource.
+//! Defaults and validation, by resource.
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::service;
 use super::status::Cause;
 use super::store::{Object, State};
 
-/// Completes and checks an object that is created or replaces `old`.
+/// Applies defaults to an object that is created or replaces `old`, and validates it.
 pub(super) fn admit(
     state: &mut State,
     resource: Resource,
@@ -37,14 +37,14 @@ pub(super) fn admit(
     }
 }
 
-/// Gives back what a deleted object held.
+/// Frees the allocations of a deleted object.
 pub(super) fn release(state: &mut State, removed: &Object) {
     if removed.resource == Resource::Services {
         state.allocator.release(&service::claim(&removed.value()));
     }
 }
 
-/// Counts what an object holds that was written past the checks.
+/// Counts the allocations of an unvalidated object.
 pub(super) fn hold_unchecked(
     state: &mut State,
     resource: Resource,
@@ -59,7 +59,7 @@ pub(super) fn hold_unchecked(
     }
 }
 
-/// The ranges that cluster IPs come from: those of the ServiceCIDR objects, the cluster's own
+/// The ranges of cluster IPs: those of the ServiceCIDR objects, the default one
 /// (`kubernetes`) first.
 pub(super) fn service_ranges(state: &State) -> Vec<IpNet> {
     let mut objects: Vec<_> = state.objects(Resource::ServiceCidrs).values().collect();
@@ -73,7 +73,7 @@ pub(super) fn service_ranges(state: &State) -> Vec<IpNet> {
     ranges
 }
 
-/// EndpointSlices are stored as they are written, but for what clients cannot do without.
+/// EndpointSlices are stored as written, with defaults that clients need.
 fn admit_slice(new: &mut Value, old: Option<&Value>) -> Result<(), Vec<Cause>> {
     let address_type = &new["addressType"];
     let known = ["FQDN", "IPv4", "IPv6"];

@@ -1,4 +1,4 @@
-//! Cluster IPs and node ports that Services hold.
+//! Allocation of cluster IPs and node ports.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use sluice_core::net::Family;
 
-/// What a Service holds, or is about to.
+/// The allocations of a Service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) addresses: Vec<IpAddr>,
@@ -17,7 +17,7 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// What is claimed here and not in `other`.
+    /// The allocations that `other` lacks.
     pub(super) fn beyond(&self, other: &Claim) -> Claim {
         let addresses =
             self.addresses.iter().filter(|a| !other.addresses.contains(a)).copied().collect();
@@ -26,7 +26,7 @@ impl Claim {
     }
 }
 
-/// Why an address or a port cannot be had; the sentences are the API's.
+/// Why an address or a port cannot be allocated, in the API's wording.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AllocError {
     #[error("failed to allocate IP {0}: provided IP is already allocated")]
@@ -45,8 +45,7 @@ pub(super) enum AllocError {
     PortsFull,
 }
 
-/// Which addresses and ports are taken. They are counted, since an object written past the checks
-/// may hold what another holds already.
+/// Allocated addresses and ports, with counts, because an unvalidated object may have those of another.
 #[derive(Debug, Clone)]
 pub(super) struct Allocator {
     ranges: Vec<IpNet>,
@@ -88,7 +87,7 @@ impl Allocator {
         families
     }
 
-    /// Takes one address that somebody named.
+    /// Allocates a given address.
     pub(super) fn take_address(&mut self, ip: IpAddr) -> Result<(), AllocError> {
         let family = Family::of(ip);
         if !self.ranges.iter().any(|r| r.contains(&ip)) {
@@ -107,16 +106,15 @@ impl Allocator {
         Ok(())
     }
 
-    /// Takes the next free address of a family. Addresses come in ascending order and start above
-    /// the range's lower band, which is left to addresses that people name (KEP-3070), so that a
-    /// lab that is built twice looks the same twice.
+    /// Allocates the next free address of a family. Addresses are ascending and start above the range's lower band,
+    /// which is for given addresses (KEP-3070), so that identical labs have identical addresses.
     pub(super) fn next_address(&mut self, family: Family) -> Result<IpAddr, AllocError> {
         let ranges: Vec<IpNet> =
             self.ranges.iter().filter(|r| Family::of_net(r) == family).copied().collect();
         let total: u128 = ranges.iter().map(size).sum();
         let first = ranges.first().map_or(0, lower_band);
         let mut position = *self.next_address.get(&family).unwrap_or(&first);
-        // In the way can be each held address and both ends of each range, and each only once.
+        // Each allocated address and both ends of each range can be in the way at most once.
         for _ in 0..=self.addresses_held.len() + 2 * ranges.len() {
             position = if position >= total { 0 } else { position };
             let ip = nth(&ranges, position);
@@ -130,7 +128,7 @@ impl Allocator {
         Err(AllocError::AddressesFull)
     }
 
-    /// Takes one node port that somebody named.
+    /// Allocates a given node port.
     pub(super) fn take_port(&mut self, port: u16) -> Result<(), AllocError> {
         if !self.ports.contains(&port) {
             return Err(AllocError::PortOutside(*self.ports.start(), *self.ports.end()));
@@ -142,7 +140,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Takes the next free node port.
+    /// Allocates the next free node port.
     pub(super) fn next_port(&mut self) -> Result<u16, AllocError> {
         for _ in self.ports.clone() {
             let port = self.next_port;
@@ -157,7 +155,7 @@ impl Allocator {
         Err(AllocError::PortsFull)
     }
 
-    /// Counts what an object holds that was written past the checks.
+    /// Counts the allocations of an unvalidated object.
     pub(super) fn hold(&mut self, claim: &Claim) {
         for ip in &claim.addresses {
             *self.addresses_held.entry(*ip).or_default() += 1;
@@ -167,7 +165,7 @@ impl Allocator {
         }
     }
 
-    /// Gives back what an object held.
+    /// Frees an object's allocations.
     pub(super) fn release(&mut self, claim: &Claim) {
         for ip in &claim.addresses {
             release_one(&mut self.addresses_held, *ip);

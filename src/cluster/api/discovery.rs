@@ -1,4 +1,4 @@
-//! What the server says of itself: versions, groups and resources.
+//! Discovery: versions, groups and resources.
 
 use serde_json::{Value, json};
 
@@ -117,7 +117,7 @@ pub(super) fn resource_list(group: &str) -> Option<Value> {
 pub(super) const AGGREGATED: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-/// Whether an `Accept` header asks for aggregated discovery.
+/// Whether an `Accept` header requests aggregated discovery.
 pub(super) fn wants_aggregated(accept: &str) -> bool {
     accept.split(',').any(|media| {
         ["g=apidiscovery.k8s.io", "v=v2", "as=APIGroupDiscoveryList"]

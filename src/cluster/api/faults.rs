@@ -1,4 +1,4 @@
-//! Switches that make the server misbehave as real ones do at times.
+//! Fault injection: switches that make the server fail as real ones do.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,13 +7,13 @@ use tokio::sync::watch;
 
 use super::resources::{Resource, Verb};
 
-/// What the server does with connections and requests.
+/// Availability of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Outage {
     /// It answers.
     #[default]
     None,
-    /// It answers every request with 503. Watches go on.
+    /// It answers every request with 503. Watches continue.
     Unavailable,
     /// It resets every connection, old and new ones.
     Disconnected,
@@ -29,7 +29,7 @@ pub enum StreamingLists {
     Forbidden,
     /// Refused with 400.
     BadRequest,
-    /// Overlooked, as by a server that does not know the parameter: a plain watch begins.
+    /// Ignored, as by a server that does not know the parameter: a plain watch begins.
     Ignored,
     /// Begun with 200 and ended by an ERROR event of code 500, as over an etcd older than 3.4.25.
     Failed,
@@ -37,7 +37,7 @@ pub enum StreamingLists {
     Cut,
 }
 
-/// How a client learns that the version it asks to watch from is too old.
+/// How a watch from a version that is too old is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GoneForm {
     /// 200, and the stream's first line is an ERROR event, as the watch cache does it.
@@ -47,7 +47,7 @@ pub enum GoneForm {
     Status,
 }
 
-/// How a watch is ended by force.
+/// How a watch is terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatchEnd {
     /// The response ends properly, as at its timeout.
@@ -56,7 +56,7 @@ pub enum WatchEnd {
     Broken,
 }
 
-/// The switches. All are off at first; each call takes effect at once.
+/// The switches. All are off initially; each call takes effect at once.
 #[derive(Debug)]
 pub struct Faults {
     switches: Mutex<Switches>,
@@ -82,7 +82,7 @@ struct Failure {
     left: u32,
 }
 
-/// What a failing request is answered.
+/// The answer to a failing request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureCode {
     /// 403.
@@ -95,14 +95,14 @@ pub enum FailureCode {
     Unavailable,
 }
 
-/// The watches that are to end: those that began before it was said.
+/// The watches to terminate: those that began before the order.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Kill {
     /// Counts the orders.
     pub(super) order: u64,
-    /// What they are about; nothing for all.
+    /// Their resource; `None` for all.
     pub(super) resource: Option<Resource>,
-    /// How they end; nothing before the first order.
+    /// How they end; `None` before the first order.
     pub(super) end: Option<WatchEnd>,
 }
 
@@ -126,12 +126,12 @@ impl Faults {
         self.outage.send_replace(outage);
     }
 
-    /// Says how streaming lists are treated from now on.
+    /// Sets how streamed lists are served.
     pub fn set_streaming_lists(&self, treatment: StreamingLists) {
         self.switches().streaming_lists = treatment;
     }
 
-    /// Says how 410 is told from now on.
+    /// Sets how 410 is sent.
     pub fn set_gone_form(&self, form: GoneForm) {
         self.switches().gone_form = form;
     }
@@ -178,7 +178,7 @@ impl Faults {
         self.switches().delay
     }
 
-    /// Whether this watch is one of those to be refused as gone.
+    /// Whether to refuse this watch with 410.
     pub(super) fn take_gone_watch(&self) -> bool {
         let mut switches = self.switches();
         let taken = switches.gone_watches > 0;
@@ -186,7 +186,7 @@ impl Faults {
         taken
     }
 
-    /// How this request is to fail, if it is.
+    /// How to fail this request, if at all.
     pub(super) fn take_failure(&self, verb: Verb, resource: Resource) -> Option<FailureCode> {
         let mut switches = self.switches();
         let failures = &mut switches.failures;

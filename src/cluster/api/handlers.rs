@@ -111,7 +111,7 @@ fn text_header<'a>(request: &'a Request<Incoming>, name: &str) -> &'a str {
     request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 
-/// Answers about the server and its API, not about objects.
+/// Answers requests about the server and its API.
 fn about_itself(path: &str, accept: &str) -> Option<Response<Body>> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let aggregated = discovery::wants_aggregated(accept);
@@ -204,7 +204,7 @@ impl Call {
         Selector::parse(self.place.resource, &self.place.namespace, labels, fields)
     }
 
-    /// One object in the form that the client wants.
+    /// One object in the requested form.
     fn object(&self, object: &Object) -> Response<Body> {
         let resource = self.place.resource;
         match self.form {
@@ -295,7 +295,7 @@ impl Call {
         response
     }
 
-    /// Treats fields that the kind does not have as the `fieldValidation` parameter says.
+    /// Handles unknown fields according to the `fieldValidation` parameter.
     fn check_fields(&self, value: &mut Value, warnings: &mut Vec<String>) -> Result<(), ApiError> {
         let unknown = strict::drop_unknown(self.place.resource, value)?;
         let unknown: Vec<String> =
@@ -383,7 +383,7 @@ async fn read_value(request: Request<Incoming>) -> Result<Value, ApiError> {
         .map_err(|e| ApiError::BadRequest(format!("error decoding the body as YAML: {e}")))
 }
 
-/// Adds a `Warning` header for each sentence; clients print them.
+/// Adds a `Warning` header for each message; clients print them.
 fn warned(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
     for warning in warnings {
         if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {

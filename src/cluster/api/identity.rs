@@ -1,4 +1,4 @@
-//! An object's metadata: its name, its place, and what only the server may write there.
+//! An object's metadata: its name, its namespace, and the fields that only the server may write.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +11,11 @@ use super::status::{ApiError, Cause};
 use super::store::Key;
 use super::write::Preconditions;
 
-/// A number that no other call returned, spread over all bits.
+/// 128 pseudo-random bits.
 fn unique() -> (u64, u64) {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    // Each RandomState has keys of its own, which is the randomness that the standard library has.
+    // Each RandomState has its own keys, the only randomness in the standard library.
     (RandomState::new().hash_one(count), RandomState::new().hash_one(count))
 }
 
@@ -76,7 +76,7 @@ fn check_kind(resource: Resource, value: &mut Value) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Settles the name and the namespace of an object that is to be created.
+/// Determines the name and the namespace of an object to be created.
 pub(super) fn for_create(
     resource: Resource,
     namespace: Option<&str>,
@@ -143,7 +143,7 @@ fn check_name(resource: Resource, name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(resource, name, causes))
 }
 
-/// Writes what the server writes into a new object's metadata.
+/// Sets the server's fields in a new object's metadata.
 pub(super) fn stamp(resource: Resource, new: &mut Value) {
     let Some(metadata) = new["metadata"].as_object_mut() else { return };
     for field in ["managedFields", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
@@ -177,7 +177,7 @@ pub(super) fn set_generation(resource: Resource, new: &mut Value, old: &Value) {
     new["metadata"]["generation"] = json!(before + u64::from(changed));
 }
 
-/// Checks that a new version is of the object that it replaces, and keeps what is the server's.
+/// Checks that a new version belongs to the object that it replaces, and keeps the server's fields.
 pub(super) fn for_update(
     resource: Resource,
     key: &Key,
@@ -254,7 +254,7 @@ pub(super) fn check_preconditions(
     Ok(())
 }
 
-/// The key of an object that is written past the checks. Even nonsense has a name.
+/// The key of an unvalidated object. Even invalid objects have a name.
 pub(super) fn unchecked(resource: Resource, new: &mut Value) -> Result<Key, ApiError> {
     check_kind(resource, new)?;
     set_namespace(resource, None, new)?;
@@ -268,7 +268,7 @@ pub(super) fn unchecked(resource: Resource, new: &mut Value) -> Result<Key, ApiE
     Ok(Key::new(namespace, name))
 }
 
-/// Gives an object that is written past the checks the metadata of its predecessor, or new ones.
+/// Sets the metadata of an unvalidated object: its predecessor's, or new ones.
 pub(super) fn inherit(resource: Resource, new: &mut Value, old: Option<&Value>) {
     match old {
         Some(old) => {

@@ -1,4 +1,4 @@
-//! Lists: in one piece or in pages that all show the version of the first.
+//! Lists: whole, or in pages that all have the version of the first.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ pub(super) struct Page {
     objects: Vec<Arc<Object>>,
     version: u64,
     token: String,
-    /// How many objects follow; unknown with a selector.
+    /// The number of remaining objects; unknown with a selector.
     remaining: Option<usize>,
 }
 
-/// Where a page begins, as the continue token says it.
+/// The start of a page, as in the continue token.
 struct Start {
     /// 0 after the token's version has expired: the rest is shown as it is now.
     version: u64,
@@ -79,7 +79,7 @@ pub(super) fn page(
                 Err(ApiError::Expired(message.to_owned()))
             }
         },
-        // A list that may be served from the watch cache comes whole.
+        // A list that may be served from the watch cache is not paged.
         AskedVersion::Any => Ok(cut(state.objects(resource), current, None, selector, 0)),
         AskedVersion::Newest | AskedVersion::NotOlder(_) => {
             Ok(cut(state.objects(resource), current, None, selector, options.limit))
@@ -141,7 +141,7 @@ impl Page {
         }
     }
 
-    /// Puts the stored texts together, without looking into them.
+    /// Joins the stored texts without parsing them.
     fn render_objects(&self, resource: Resource, metadata: &Value) -> Vec<u8> {
         let length: usize = self.objects.iter().map(|o| o.json().len() + 1).sum();
         let mut text = Vec::with_capacity(length + 256);

@@ -1,12 +1,11 @@
-//! The lab's Kubernetes API server: in this process, over plain HTTP, with the resources that a
-//! service proxy and its users look at.
+//! The lab's Kubernetes API server: in this process, over plain HTTP, with the resources that a service proxy and its
+//! users need.
 //!
-//! It speaks the real protocol: clients such as `kubectl` and the daemon's own watcher cannot tell
-//! it from a cluster for what is here (discovery, lists in pages and as streams, watches with
+//! It speaks the real protocol: to clients such as `kubectl` and the daemon it looks like a cluster (discovery, lists in pages and as streams, watches with
 //! bookmarks, all kinds of patch, allocation of cluster IPs and node ports). What is simpler than
 //! in Kubernetes:
 //!
-//! - nothing is stored on disk, and no controller runs (the lab has its own);
+//! - nothing is stored on disk, and there are no controllers (the lab has its own);
 //! - server-side apply does not track who owns a field, so there are no conflicts;
 //! - objects other than Services are hardly validated beyond the types of their fields;
 //! - answers are JSON, never protobuf or CBOR (all clients accept that).
@@ -79,7 +78,7 @@ use selector::Selector;
 use store::Store;
 use write::{Persist, Preconditions, Target};
 
-/// What the HTTP side and the Rust side share.
+/// State shared by the HTTP and the Rust interface.
 #[derive(Debug)]
 struct Shared {
     store: Store,
@@ -106,7 +105,7 @@ pub enum StartError {
     /// The thread could not be started.
     #[error("cannot start the API server's thread; check the limit of threads")]
     Thread(#[source] io::Error),
-    /// The objects that every cluster has were refused.
+    /// The cluster's initial objects were refused.
     #[error("cannot create the API server's first objects; check the service CIDRs")]
     Objects(#[source] ApiError),
 }
@@ -138,17 +137,17 @@ impl ApiServer {
         self.address
     }
 
-    /// What clients call it, `http://127.0.0.1:12345`.
+    /// Its URL, `http://127.0.0.1:12345`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The switches that make it misbehave.
+    /// Fault injection.
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// What clients have asked for over HTTP.
+    /// The HTTP requests of clients.
     pub fn requests(&self) -> &Requests {
         &self.shared.requests
     }
@@ -160,7 +159,7 @@ impl ApiServer {
 
     /// Creates an object; `metadata.namespace` defaults to `default`. As over HTTP, a Service gets
     /// its defaults and addresses, and a status is ignored on Services (see
-    /// [`ApiServer::update_status`]). [`Object::written`] tells when watchers could first see it.
+    /// [`ApiServer::update_status`]). [`Object::written`] is the time from which watchers can see it.
     pub fn create(&self, object: &Value) -> Result<Arc<Object>, ApiError> {
         let resource = resource_of(object)?;
         self.shared
@@ -262,19 +261,19 @@ impl ApiServer {
         objects.filter(here).map(Arc::clone).collect()
     }
 
-    /// Writes an object past all checks and without defaults, whether or not it is there: bad
-    /// addresses, port 0, an address that another Service has. For tests of how clients cope.
+    /// Creates or replaces an object without validation and defaults: invalid addresses, port 0, an address of another
+    /// Service. For tests of clients.
     pub fn write_unchecked(&self, object: &Value) -> Result<Arc<Object>, ApiError> {
         let resource = resource_of(object)?;
         self.shared.store.write(|state| write::write_unchecked(state, resource, object.clone()))
     }
 
-    /// Forgets all history, as etcd's compaction does: every older version is 410 from now on.
+    /// Drops all history, as etcd's compaction does: older versions get 410.
     pub fn compact(&self) {
         self.shared.store.write(store::State::compact);
     }
 
-    /// What a new cluster has: its namespaces, its service range, and its own Service.
+    /// The initial objects: namespaces, ServiceCIDR, and the Service `kubernetes`.
     fn create_first_objects(&self) -> Result<(), ApiError> {
         for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
             let metadata = json!({"name": name});
@@ -331,7 +330,7 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
-            // It ends within the server's own deadline. A panic in it has been reported already.
+            // It ends within the server's deadline. A panic has been reported already.
             let _ = thread.join();
         }
     }

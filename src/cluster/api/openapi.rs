@@ -1,6 +1,5 @@
-//! As much of the OpenAPI documents as kubectl looks at: before it writes, it asks whether the
-//! server validates fields itself (it does), and before it applies, whether the document knows a
-//! better way to merge than kubectl's own (it does not).
+//! The part of the OpenAPI documents that kubectl reads: before a write, whether the server validates fields itself (it
+//! does), and before an apply, whether the document has merge keys (it has not).
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -69,7 +68,7 @@ pub(super) fn v2_protobuf() -> Bytes {
     Bytes::from_static(b"\x0a\x032.0")
 }
 
-/// `/openapi/v2` for people.
+/// `/openapi/v2` as JSON.
 pub(super) fn v2() -> Value {
     json!({
         "swagger": "2.0",

@@ -1,4 +1,4 @@
-//! What can be chosen when a server is started.
+//! Options of a server.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::access::Access;
 
-/// How a server is set up. The default is a dual-stack cluster that anybody may do anything to.
+/// Options of a server. The default is a dual-stack cluster without access control.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Ranges of cluster IPs; the family of the first is the one of single-stack Services. They
@@ -16,11 +16,11 @@ pub struct Options {
     pub service_cidrs: Vec<IpNet>,
     /// Node ports.
     pub node_ports: RangeInclusive<u16>,
-    /// Events of each resource that are remembered. A client that is further behind gets 410.
+    /// The number of events kept per resource. A client that is further behind gets 410.
     pub history: usize,
-    /// How often a watch that asked for bookmarks gets one.
+    /// The interval of bookmarks for watches that request them.
     pub bookmark_interval: Duration,
-    /// Who may do what.
+    /// Access control.
     pub access: Access,
     /// Whether the Service `default/kubernetes` is there.
     pub kubernetes_service: KubernetesService,

@@ -52,7 +52,7 @@ impl Place {
         })
     }
 
-    /// What a method asks for here.
+    /// The verb of a method.
     pub(super) fn verb(&self, method: &str, query: &Query) -> Result<Verb, ApiError> {
         let collection = self.name.is_empty();
         let main = self.subresource.is_empty();
@@ -109,7 +109,7 @@ impl Query {
     }
 }
 
-/// The version that a list or watch asks for.
+/// The requested resource version of a list or watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AskedVersion {
     /// None: the newest.
@@ -231,7 +231,7 @@ pub(super) enum Form {
     Metadata,
 }
 
-/// What a row of a table says of its object, beside the cells (`includeObject`).
+/// What a row of a table includes of its object (`includeObject`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RowObject {
     None,

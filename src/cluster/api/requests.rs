@@ -1,4 +1,4 @@
-//! What clients have asked for: counters and a log, for tests and for curious students.
+//! Requests by clients: counters and a log, for tests and for students.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ const LOG_LIMIT: usize = 10_000;
 pub struct Request {
     /// When it arrived.
     pub at: Instant,
-    /// What it asked for.
+    /// The request.
     pub verb: Verb,
     /// Of what.
     pub resource: Resource,

@@ -33,7 +33,7 @@ pub enum Scope {
     Cluster,
 }
 
-/// What the table says of a resource; the field names are those of the `APIResource` type
+/// A row of the table; the field names are those of the `APIResource` type
 /// (`k8s.io/apimachinery/pkg/apis/meta/v1`).
 #[derive(Debug)]
 pub struct Info {
@@ -119,7 +119,7 @@ impl Resource {
         Resource::ServiceCidrs,
     ];
 
-    /// What the table says of it.
+    /// Its row.
     pub fn info(self) -> &'static Info {
         match self {
             Resource::Namespaces => &NAMESPACES,
@@ -195,7 +195,7 @@ impl fmt::Display for Resource {
     }
 }
 
-/// What a request asks for, in the API's own words (they are the verbs of RBAC rules).
+/// The verb of a request, as in RBAC rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verb {
     /// One object.

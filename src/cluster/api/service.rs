@@ -151,8 +151,7 @@ fn carry_node_ports(new: &mut Value, old: &Value) {
     }
 }
 
-/// Gives up the secondary address when the policy changes to SingleStack and nothing else says
-/// that it shall stay.
+/// Frees the secondary address when the policy changes to SingleStack, unless another field keeps it.
 fn trim_to_single_stack(new: &mut Value, old: &Value) {
     if new["ipFamilyPolicy"] != "SingleStack" || old["ipFamilyPolicy"] == "SingleStack" {
         return;
@@ -199,7 +198,7 @@ fn drop_unneeded(new: &mut Value, old: &Value) {
     }
 }
 
-/// `clusterIP` is `clusterIPs[0]`; whoever writes only one of them means both.
+/// `clusterIP` is `clusterIPs[0]`; writing one of them sets both.
 fn sync_cluster_ips(new: &mut Value, old: Option<&Value>) {
     let first_changed = old.is_some_and(|old| old["clusterIP"] != new["clusterIP"]);
     let list_changed = old.is_some_and(|old| old["clusterIPs"] != new["clusterIPs"]);
@@ -249,7 +248,7 @@ fn family_name(family: Family) -> Value {
     json!(family.to_string())
 }
 
-/// Chooses the IP families, from the addresses asked for, the policy and what the cluster has.
+/// Chooses the IP families from the requested addresses, the policy and the cluster's ranges.
 fn set_families(spec: &mut Value, cluster: &[Family]) -> Result<(), Vec<Cause>> {
     let Some(default) = cluster.first().copied().filter(|_| has_cluster_ip(spec)) else {
         return Ok(());
@@ -284,7 +283,7 @@ fn set_families(spec: &mut Value, cluster: &[Family]) -> Result<(), Vec<Cause>> 
     Ok(())
 }
 
-/// The families that the writer asked for, by name or by address.
+/// The requested families, by name or by address.
 fn wanted_families(spec: &Value, cluster: &[Family]) -> Result<Vec<Family>, Vec<Cause>> {
     let mut families = Vec::new();
     let named = spec["ipFamilies"].as_array().map_or(&[][..], Vec::as_slice);

@@ -1,4 +1,4 @@
-//! What a refused request says: the errors of the API and their `Status` objects
+//! The errors of the API and their `Status` objects
 //! (`k8s.io/apimachinery/pkg/api/errors`).
 
 use std::fmt;
@@ -101,7 +101,7 @@ pub enum ApiError {
     #[error("{} is forbidden: User {user:?} cannot {verb} resource {:?} in API group {:?} {place}",
         resource.qualified(), resource.info().plural, resource.info().group)]
     Forbidden {
-        /// Who asked.
+        /// The user.
         user: &'static str,
         /// What for.
         verb: Verb,
@@ -158,7 +158,7 @@ pub enum ApiError {
     /// 410: the history does not reach back that far.
     #[error("{0}")]
     Expired(String),
-    /// 410 for a paged list, with a token to go on from with today's objects.
+    /// 410 for a paged list, with a token to continue with the current objects.
     #[error(
         "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter."
     )]
@@ -197,10 +197,10 @@ pub enum ApiError {
     /// 503.
     #[error("{0}")]
     Unavailable(String),
-    /// 504: a version that does not exist yet was asked for.
+    /// 504: the requested version does not exist yet.
     #[error("Too large resource version: {asked}, current: {current}")]
     VersionTooLarge {
-        /// The version asked for.
+        /// The requested version.
         asked: u64,
         /// The newest version there is.
         current: u64,

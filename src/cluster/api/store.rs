@@ -76,7 +76,7 @@ impl Object {
         &self.json
     }
 
-    /// The object, parsed anew at each call.
+    /// The object, parsed at each call.
     pub fn value(&self) -> Value {
         serde_json::from_slice(&self.json).unwrap_or_default()
     }
@@ -252,7 +252,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// An empty store that remembers `history_limit` events of each resource.
+    /// An empty store that keeps `history_limit` events per resource.
     pub(super) fn new(history_limit: usize, allocator: Allocator) -> Store {
         let state = State {
             version: 0,

@@ -1,7 +1,7 @@
 //! Watches: a stream of events, one JSON object a line.
 //!
 //! A watcher has a position in the store's history and no queue. It reads from there whenever the
-//! client takes more, so that a slow client delays nobody; one that falls out of the history gets
+//! client reads more, so that a slow client delays no other; one that falls behind the history gets
 //! an ERROR event with 410, and its stream ends.
 
 use std::io;

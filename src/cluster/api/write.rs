@@ -29,7 +29,7 @@ pub(super) enum Persist {
     DryRun,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Created,
@@ -201,7 +201,7 @@ pub(super) fn patch(
     Ok(result)
 }
 
-/// What `kubectl apply` applied before it was told `--server-side`: the same manager, so that the
+/// The object of an earlier client-side `kubectl apply`: the same manager, so that the
 /// fields that it leaves out now are removed.
 fn applied_by_client(old: &Value, patch: &Patch) -> Option<Value> {
     let annotation = "kubectl.kubernetes.io/last-applied-configuration";

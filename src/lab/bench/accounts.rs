@@ -82,7 +82,7 @@ pub(super) fn memory(pid: Pid) -> io::Result<Memory> {
     Ok(Memory { resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
 }
 
-/// Memory that the kernel keeps for itself and cannot give back, in bytes: slabs that are not caches,
+/// Unreclaimable kernel memory in bytes: slabs that are not caches,
 /// `vmalloc` and per-processor memory (proc_meminfo(5)).
 fn kernel_memory() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;

@@ -58,7 +58,7 @@ fn latency(session: &mut Session<'_>, world: &mut World, until: Instant) {
     }
 }
 
-/// Makes a change and asks until the new endpoint answers.
+/// Makes a change and probes until the new endpoint answers.
 fn change(session: &Session<'_>, arena: &mut Arena) -> Result<Duration, Failure> {
     let limit = session.plan.step_limit;
     let Some((stage, running)) = arena.on_stage() else { return Err(Failure::not_running()) };
@@ -77,7 +77,7 @@ fn change(session: &Session<'_>, arena: &mut Arena) -> Result<Duration, Failure>
     })
 }
 
-/// Changes that nobody probes, for all contestants at the same time.
+/// Changes without probes, for all contestants concurrently.
 fn cost(session: &mut Session<'_>, world: &mut World, until: Instant) {
     let (rounds, scale) = (session.plan.repeat, world.scale);
     for round in 0..rounds {

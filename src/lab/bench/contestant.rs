@@ -18,7 +18,7 @@ use sluice_config::Mode;
 const HEALTH_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
 
-/// The metric that says when a family was brought up to date last.
+/// The metric with the time of a family's last sync.
 const LAST_SYNC: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{";
 
 /// Where configuration files are put. The lab's `/run` is private, and ends with the process.
@@ -28,7 +28,7 @@ const FILES: &str = "/run/sluice-bench";
 /// program some processor time.
 const GRAIN: Duration = Duration::from_millis(2);
 
-/// How long a program may take to end when it is asked to.
+/// How long a program may take to stop after SIGTERM.
 const END: Duration = Duration::from_secs(30);
 
 /// Why a program could not be run.
@@ -39,7 +39,7 @@ pub enum Error {
     Configure {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// Its file could not be read.
@@ -47,7 +47,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
     /// It could not be started or ended.
@@ -58,7 +58,7 @@ pub enum Error {
     Version {
         /// The program.
         program: String,
-        /// What the kernel said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -123,7 +123,7 @@ impl Contestant {
     }
 }
 
-/// Which Kubernetes release a kube-proxy says it is of: `1.36.2`.
+/// The Kubernetes release that a kube-proxy prints: `1.36.2`.
 pub(super) fn kube_proxy_version(program: &Path) -> Result<String, Error> {
     let failed = |source| Error::Version { program: program.display().to_string(), source };
     let output = Command::new(program).arg("--version").output().map_err(failed)?;
@@ -167,7 +167,7 @@ impl Running {
         self.proxy.pid()
     }
 
-    /// The end of what it said, in one line.
+    /// The end of its log, in one line.
     pub(super) fn last_words(&self) -> String {
         let log = self.proxy.log();
         let lines: Vec<&str> = log.lines().rev().take(2).collect();
@@ -179,7 +179,7 @@ impl Running {
         self.proxy.wait_for_exit(Duration::ZERO).is_ok()
     }
 
-    /// Ends it as Kubernetes does; its rules stay in force.
+    /// Stops it with SIGTERM; its rules stay.
     pub(super) fn end(mut self) -> Result<(), Error> {
         self.proxy.terminate(END)?;
         Ok(())

@@ -10,7 +10,7 @@ use sluice_kernel::ipvs::{Ipvs, IpvsError};
 use sluice_kernel::nft::Nft;
 use sluice_kernel::xtables::{Table, legacy_programs, legacy_tables};
 
-/// Counts what there is in the namespace of a node, where nobody but the proxy puts anything.
+/// Counts the objects in a node's namespace, all of which are the proxy's.
 pub(super) fn count(stage: &Stage) -> Result<u64, Error> {
     let counted = stage.node.namespace().run(|| Ok(nf_tables()? + legacy()? + ipvs()?))?;
     Ok(counted.map_err(Error::Accounts)? + ipset(&stage.node))

@@ -45,7 +45,7 @@ const SHARES: [u32; 3] = [45, 75, 85];
 /// Why there are no results.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The plan cannot be carried out.
+    /// The plan is invalid.
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The network, or what answers in it.
@@ -57,7 +57,7 @@ pub enum Error {
 }
 
 /// Measures. The program must have called [`sluice_cluster::prepare`] for a private lab. `command` is what
-/// repeats the run; `progress` is told what is being done.
+/// repeats the run; `progress` receives progress messages.
 ///
 /// # Errors
 /// If nothing can be measured. What a contestant fails at is part of the results.

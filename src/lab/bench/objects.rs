@@ -1,5 +1,5 @@
 //! The cluster that is measured, as API objects: pure arithmetic, so that every Service and endpoint
-//! has an address that can be told from its number.
+//! has an address derived from its number.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

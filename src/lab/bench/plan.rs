@@ -12,7 +12,7 @@ use sluice_config::Mode;
 /// How long after it is at rest a program gets the next change, beyond its `minSyncPeriod`.
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// A plan that cannot be carried out.
+/// An invalid plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// A number of Services.
@@ -40,7 +40,7 @@ pub struct Plan {
     pub program: PathBuf,
     /// Proxy modes.
     pub modes: Vec<Mode>,
-    /// Whether connections straight to the endpoints are measured beside them.
+    /// Whether direct connections to endpoints are measured, too.
     pub direct: Direct,
     /// Numbers of Services.
     pub services: Vec<u32>,

@@ -90,7 +90,7 @@ struct Attempt {
     asked: bool,
 }
 
-/// What became of a connection so far.
+/// The state of a connection.
 enum Progress {
     Waits,
     Answered(Ipv4Addr),
@@ -102,12 +102,12 @@ impl Attempt {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port())).into())?;
-        // It is closed by a reset: thousands of connections leave nothing to remember anywhere.
+        // Closed with a reset, so that thousands of connections leave no TIME_WAIT.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_nodelay(true)?;
         match socket.connect(&SocketAddr::V4(to).into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
-                // Refused at once: the attempt fails when it is looked at.
+                // Refused at once: the attempt fails at the next poll.
             }
             _ => {}
         }
@@ -139,7 +139,7 @@ fn port() -> u16 {
     PORTS.start + NEXT.fetch_add(1, Relaxed) % (PORTS.end - PORTS.start)
 }
 
-/// Whether a connection is only not there yet: a socket that connects without waiting says either.
+/// Whether a connection is in progress: a non-blocking connect returns either error.
 fn is_early(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
 }

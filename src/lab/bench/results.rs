@@ -94,7 +94,7 @@ pub enum Program {
     Direct,
     /// This program.
     Sluice,
-    /// The Go kube-proxy, with the version that it says it has.
+    /// The Go kube-proxy, with the version that it prints.
     KubeProxy(String),
 }
 
@@ -189,7 +189,7 @@ impl Quantity {
         Quantity::KernelMemory,
     ];
 
-    /// What a reader is told that it is.
+    /// Its description for readers.
     pub const fn title(self) -> &'static str {
         match self {
             Quantity::ColdStart => "cold start",

@@ -1,5 +1,5 @@
-//! What answers at every endpoint: one pod that has the whole block of their addresses, and says at
-//! which of them it was asked.
+//! The server at every endpoint: one pod that has the whole block of addresses, and answers with the contacted
+//! address.
 //!
 //! | protocol | what happens |
 //! |---|---|
@@ -88,7 +88,7 @@ async fn serve(mut stream: TcpStream, swallowed: Arc<AtomicU64>) -> io::Result<(
             tokio::io::copy(&mut input, &mut output).await.map(drop)
         }
         _ => {
-            // On a thread of its own, as a server would have it: the others shall not wait.
+            // On its own thread, so that others do not wait.
             let stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
             std::thread::spawn(move || swallow(stream, &swallowed));

@@ -20,7 +20,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// The program is not there, for a reason that was told before.
+    /// The program is not available, for a reason reported before.
     pub(super) fn not_running() -> Failure {
         Failure::Late("it is not running or not ready".to_owned())
     }

@@ -71,7 +71,7 @@ impl Stage {
     }
 }
 
-/// A contestant with its own API server, so that what it is told is told to nobody else.
+/// A contestant with its own API server, so that it sees only its own changes.
 #[derive(Debug)]
 pub(super) struct Arena {
     // Fields drop in order: the program before its API server.
@@ -90,7 +90,7 @@ pub(super) struct Arena {
 pub(super) enum State {
     /// It does.
     In,
-    /// It failed, and the record says how.
+    /// It failed; the record has the reason.
     Out,
 }
 

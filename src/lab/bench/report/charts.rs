@@ -82,7 +82,7 @@ fn description(panel: &Panel<'_>, scales: &[Scale]) -> String {
     panel.rows.iter().filter_map(of).collect::<Vec<_>>().join(" ")
 }
 
-/// What is said when one points at a value.
+/// The tooltip of a value.
 fn hint(panel: &Panel<'_>, row: &Row<'_>, scale: Option<Scale>, summary: &Summary) -> String {
     let unit = panel.quantity.unit();
     let mut hint = view::name(row.subject);
@@ -170,7 +170,7 @@ fn lines(panel: &Panel<'_>, scales: &[Scale], id: &str) -> Markup {
         .iter()
         .filter(|row| scales.iter().any(|scale| row.at(*scale).is_some()))
         .collect();
-    // Spreads of lines that lie upon each other are still to be told apart.
+    // Spreads of overlapping lines must remain distinguishable.
     let middle = (rows.len() as f64 - 1.0) / 2.0;
     let aside = |n: usize| (n as f64 - middle) * 2.5;
     let ends: Vec<(f64, f64)> =
@@ -243,7 +243,7 @@ fn curve(frame: &Frame, panel: &Panel<'_>, row: &Row<'_>, scales: &[Scale], asid
     }
 }
 
-/// A line's name beside its end, and a thread to it if it had to make room.
+/// A line's name at its end, with a leader line if it was moved.
 fn name_at(row: &Row<'_>, (x, y): (f64, f64), label: f64) -> Markup {
     let left = WIDTH - RIGHT + 14.0;
     html! {

@@ -57,7 +57,7 @@ pub(super) fn left_out(subject: Subject, quantity: Option<Quantity>, reason: &st
     LeftOut { subject, quantity, services: Some(10_000), reason: reason.to_owned() }
 }
 
-/// Everybody at these sizes, with numbers like those of real runs.
+/// All subjects at these sizes, with realistic numbers.
 pub(super) fn run(subjects: &[Subject], sizes: &[(u32, u32)]) -> Results {
     let mut results = nothing();
     for quantity in Quantity::ALL {

@@ -1,4 +1,4 @@
-//! The page: one HTML file that needs nothing beside itself.
+//! The page: one self-contained HTML file.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 

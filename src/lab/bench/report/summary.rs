@@ -4,7 +4,7 @@ use super::units::{Clear, Ratio, figure, grouped, percent};
 use super::view::{self, Panel, Row, Scale};
 use crate::bench::results::{Program, Quantity, Unit};
 
-/// No more key figures than a reader looks at.
+/// The maximum number of key figures.
 const MOST: usize = 6;
 
 /// What is worth saying first, in the order of preference.

@@ -94,7 +94,7 @@ fn header(scales: &[Scale]) -> Vec<String> {
     std::iter::once("  Services × endpoints".to_owned()).chain(titles).collect()
 }
 
-/// A subject's figures. One without a proxy has the same whatever the size, so it is said once.
+/// A subject's figures. Direct connections are independent of the size, so they have one row.
 fn line(panel: &Panel<'_>, row: &Row<'_>, scales: &[Scale]) -> Vec<String> {
     let mut line = vec![format!("  {}", plain(&view::name(row.subject)))];
     if row.is_direct() {

@@ -1,4 +1,4 @@
-//! Axes: how far they go, where their ticks are, and where a value lies on them.
+//! Axes: ranges, ticks and positions of values.
 
 use crate::bench::results::Unit;
 

@@ -28,7 +28,7 @@ impl Measure {
         }
         let steps = steps(unit);
         let fits = steps.iter().rev().find(|(divisor, _)| size >= *divisor);
-        // Nothing at all is best told in the unit itself: "0 s", not "0 ns".
+        // Zero is shown in the base unit: "0 s", not "0 ns".
         let plain = steps.iter().find(|(divisor, _)| *divisor >= 1.0);
         let smallest = if size > 0.0 { steps.first() } else { plain };
         let (divisor, suffix) = fits.or(smallest).copied().unwrap_or((1.0, ""));

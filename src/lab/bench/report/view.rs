@@ -144,7 +144,7 @@ fn cells<'a>(measurements: impl Iterator<Item = &'a Measurement>) -> BTreeMap<Sc
     samples.into_iter().filter_map(summary).collect()
 }
 
-/// Everybody who was measured, in the order in which they are shown.
+/// All subjects, in display order.
 pub(super) fn subjects(results: &Results) -> Vec<&Subject> {
     let mut all: Vec<&Subject> = results.measurements.iter().map(|m| &m.subject).collect();
     all.sort_by(|a, b| order(a).cmp(&order(b)));
@@ -167,7 +167,7 @@ pub(super) fn family(mode: &str) -> &str {
     MODES.into_iter().find(|known| mode.starts_with(known)).unwrap_or(mode)
 }
 
-/// What a subject is called beside others of its kernel.
+/// A subject's name among others of its kernel.
 pub(super) fn name(subject: &Subject) -> String {
     match &subject.program {
         Program::Direct => "direct, no proxy".to_owned(),
@@ -196,7 +196,7 @@ pub(super) fn versions(results: &Results) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Which part of the samples lies between the two ends of a spread.
+/// Which part of the samples is within a spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spread {
     /// From the lower to the upper quartile.
@@ -222,7 +222,7 @@ impl Spread {
         }
     }
 
-    /// What a reader is told that it is.
+    /// Its description for readers.
     pub(super) fn title(self) -> &'static str {
         match self {
             Spread::Quartiles => "quartiles",
@@ -247,17 +247,17 @@ pub(super) fn explanation(quantity: Quantity) -> &'static str {
             "From the restart of a process that finds its rules in the kernel until it is ready."
         }
         Quantity::ResyncProcessorTime => "Processor time, user and kernel, of such a restart.",
-        Quantity::FirstPacket => "One datagram of a new flow there and back.",
+        Quantity::FirstPacket => "Round trip of the first datagram of a new flow.",
         Quantity::ConnectionRate => {
             "TCP connections that are opened, answered and closed, one after the other."
         }
         Quantity::BulkOneStream => "Bulk TCP through one stream.",
         Quantity::BulkManyStreams => "Bulk TCP through 64 streams at once.",
-        Quantity::RoundTrip => "64 bytes there and back on an established connection.",
-        Quantity::PeakMemory => "The most memory that the process ever had resident.",
-        Quantity::SteadyMemory => "The memory that the process has resident after some changes.",
+        Quantity::RoundTrip => "Round trip of 64 bytes on an established connection.",
+        Quantity::PeakMemory => "Peak resident memory of the process.",
+        Quantity::SteadyMemory => "Resident memory of the process after some changes.",
         Quantity::KernelObjects => "Rules, set elements and virtual services in the kernel.",
-        Quantity::KernelMemory => "Memory that the kernel uses for them.",
+        Quantity::KernelMemory => "Kernel memory of these objects.",
     }
 }
 
