@@ -21,18 +21,14 @@ const NAME_PREFIX: &str = "sluice-";
 
 /// Why a lab could not be claimed, or leftovers could not be removed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// The directory for locks could not be made.
     #[error("create the directory {LOCK_DIR} for the lab's lock: {0}")]
     CreateLockDir(#[source] io::Error),
     /// A lock file could not be opened, locked or compared.
     #[error("lock {path}: {source}")]
-    Lock {
-        /// The lock file.
-        path: String,
-        /// The error.
-        source: io::Error,
-    },
+    Lock { path: String, source: io::Error },
     /// The names of namespaces could not be listed.
     #[error("list {NETNS_DIR} for leftovers of earlier labs: {0}")]
     List(#[source] io::Error),

@@ -25,76 +25,35 @@ const LINK_UP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the network could not be changed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// There is no netlink socket.
     #[error("open a netlink socket: {0}")]
     Open(#[source] io::Error),
     /// A link could not be added.
     #[error("add the {kind} {name}: {source}")]
-    AddLink {
-        /// Bridge or veth pair.
-        kind: &'static str,
-        /// The link's name.
-        name: String,
-        /// The error.
-        source: io::Error,
-    },
+    AddLink { kind: &'static str, name: String, source: io::Error },
     /// A link could not be found.
     #[error("find the link {name}: {source}")]
-    FindLink {
-        /// The link's name.
-        name: String,
-        /// The error.
-        source: io::Error,
-    },
+    FindLink { name: String, source: io::Error },
     /// A link could not be switched on.
     #[error("switch on the link {name}: {source}")]
-    SetUp {
-        /// The link's name.
-        name: String,
-        /// The error.
-        source: io::Error,
-    },
+    SetUp { name: String, source: io::Error },
     /// A link did not come up.
     #[error("the link {name} carries no packets after {LINK_UP_DEADLINE:?}")]
-    StaysDown {
-        /// The link's name.
-        name: String,
-    },
+    StaysDown { name: String },
     /// A link could not be removed.
     #[error("remove the link {name}: {source}")]
-    RemoveLink {
-        /// The link's name.
-        name: String,
-        /// The error.
-        source: io::Error,
-    },
+    RemoveLink { name: String, source: io::Error },
     /// An address could not be added.
     #[error("add the address {address} to the link {link}: {source}")]
-    AddAddress {
-        /// Address and prefix length.
-        address: String,
-        /// The link's name.
-        link: String,
-        /// The error.
-        source: io::Error,
-    },
+    AddAddress { address: String, link: String, source: io::Error },
     /// A route could not be set.
     #[error("set the route {route}: {source}")]
-    SetRoute {
-        /// The route as `ip route` writes it.
-        route: String,
-        /// The error.
-        source: io::Error,
-    },
+    SetRoute { route: String, source: io::Error },
     /// A route could not be removed.
     #[error("remove the route {route}: {source}")]
-    RemoveRoute {
-        /// The route as `ip route` writes it.
-        route: String,
-        /// The error.
-        source: io::Error,
-    },
+    RemoveRoute { route: String, source: io::Error },
 }
 
 /// A veth pair: one end here, switched on, the other in another namespace, still switched off (the

@@ -17,49 +17,29 @@ const LINE: &str = "are you still there?\n";
 
 /// Why a connection is of no more use.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Broken {
     /// The connection could not be used.
     #[error("the connection to {peer} broke: {source}")]
-    Io {
-        /// The other end, as this host sees it.
-        peer: SocketAddr,
-        /// The error; `WouldBlock` if the echo was late.
-        source: io::Error,
-    },
+    Io { peer: SocketAddr, source: io::Error },
     /// What came back is not what was sent.
     #[error("the connection to {peer} echoed {echo:?} for {sent:?}")]
-    WrongEcho {
-        /// The other end, as this host sees it.
-        peer: SocketAddr,
-        /// What was sent.
-        sent: String,
-        /// What came back.
-        echo: String,
-    },
+    WrongEcho { peer: SocketAddr, sent: String, echo: String },
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum ConnectError {
     /// It could not even be tried.
     #[error(transparent)]
     Probe(#[from] Error),
     /// The network did not let it come about.
     #[error("connect to {destination}: {answer}")]
-    NotAnswered {
-        /// Where to.
-        destination: SocketAddr,
-        /// What happened instead.
-        answer: Answer,
-    },
+    NotAnswered { destination: SocketAddr, answer: Answer },
     /// The connection was established, but cannot be used.
     #[error("take over the connection to {destination}: {source}")]
-    TakeOver {
-        /// Where to.
-        destination: SocketAddr,
-        /// The error.
-        source: io::Error,
-    },
+    TakeOver { destination: SocketAddr, source: io::Error },
 }
 
 /// A TCP connection to a pod, to be kept while other things happen.

@@ -30,56 +30,29 @@ const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 
 /// Why something with a namespace failed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// The directory of names could not be made or prepared.
     #[error("prepare {NETNS_DIR}: {0}")]
     PrepareDir(#[source] io::Error),
     /// The kernel made no new namespace.
     #[error("create the network namespace {name}: {source}{}", hint(source))]
-    Create {
-        /// Its name.
-        name: String,
-        /// The error.
-        source: io::Error,
-    },
+    Create { name: String, source: io::Error },
     /// The namespace could not be given its name.
     #[error("name the network namespace {name}: {source}")]
-    Name {
-        /// Its name.
-        name: String,
-        /// The error.
-        source: io::Error,
-    },
+    Name { name: String, source: io::Error },
     /// A name could not be removed.
     #[error("remove the network namespace {name}: {source}")]
-    Remove {
-        /// Its name.
-        name: String,
-        /// The error.
-        source: io::Error,
-    },
+    Remove { name: String, source: io::Error },
     /// A thread or its runtime could not be started.
     #[error("start a thread in the network namespace {name}: {source}")]
-    Start {
-        /// Its name.
-        name: String,
-        /// The error.
-        source: io::Error,
-    },
+    Start { name: String, source: io::Error },
     /// A thread could not enter.
     #[error("enter the network namespace {name}: {source}")]
-    Enter {
-        /// Its name.
-        name: String,
-        /// The error.
-        source: io::Error,
-    },
+    Enter { name: String, source: io::Error },
     /// The namespace was removed; its handles are of no use any more.
     #[error("the network namespace {name} is gone; it was removed, or its task panicked")]
-    Gone {
-        /// Its former name.
-        name: String,
-    },
+    Gone { name: String },
 }
 
 fn hint(source: &io::Error) -> &'static str {

@@ -35,20 +35,14 @@ const BACKLOG: u32 = 4096;
 
 /// Why a pod cannot answer.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// The pod has no namespace any more.
     #[error(transparent)]
     Namespace(#[from] netns::Error),
     /// A port could not be opened.
     #[error("listen on {protocol} {at}: {source}")]
-    Listen {
-        /// The protocol.
-        protocol: Protocol,
-        /// Address and port.
-        at: SocketAddr,
-        /// The error.
-        source: io::Error,
-    },
+    Listen { protocol: Protocol, at: SocketAddr, source: io::Error },
 }
 
 /// A pod's answer: one line.

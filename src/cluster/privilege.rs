@@ -18,6 +18,7 @@ use nix::unistd::{getegid, geteuid};
 
 /// Why the process could not be prepared.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// The capabilities of the process could not be read.
     #[error("read the capabilities of this process from /proc/self/status: {0}")]
@@ -30,12 +31,7 @@ pub enum Error {
     PrivateNamespaces(#[source] io::Error),
     /// The user and group of the process could not be mapped to root.
     #[error("map the user to root in the new user namespace by {file}: {source}; {ADVICE}")]
-    MapIdentity {
-        /// The file that was written.
-        file: &'static str,
-        /// The error.
-        source: io::Error,
-    },
+    MapIdentity { file: &'static str, source: io::Error },
     /// A private `/run` could not be mounted.
     #[error("mount a private /run for the names of namespaces: {0}; {ADVICE}")]
     CoverRun(#[source] io::Error),

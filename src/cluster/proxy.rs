@@ -18,31 +18,20 @@ use super::netns;
 
 /// Why a daemon could not be started or waited for.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// The host is gone.
     #[error(transparent)]
     Namespace(#[from] netns::Error),
     /// The process could not be started, or be given its configuration.
     #[error("start {program}: {source}")]
-    Start {
-        /// The program.
-        program: String,
-        /// The error.
-        source: io::Error,
-    },
+    Start { program: String, source: io::Error },
     /// The process could not be signalled or waited for.
     #[error("wait for the daemon: {0}")]
     Wait(#[source] io::Error),
     /// It did not do what was waited for.
     #[error("the daemon has not {wanted} within {patience:?}; its log:\n{log}")]
-    Late {
-        /// What was waited for.
-        wanted: String,
-        /// For how long.
-        patience: Duration,
-        /// Its log.
-        log: String,
-    },
+    Late { wanted: String, patience: Duration, log: String },
 }
 
 /// Where a daemon runs.

@@ -12,18 +12,14 @@
 
 /// Why a packet cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// It is truncated.
     #[error("the packet is cut off")]
     CutOff,
     /// The checksum is wrong.
     #[error("the checksum is {found:#010x}, and {expected:#010x} would be right")]
-    Checksum {
-        /// The checksum in the packet.
-        found: u32,
-        /// The computed checksum.
-        expected: u32,
-    },
+    Checksum { found: u32, expected: u32 },
     /// The first chunk is not part of the handshake.
     #[error("the packet starts with a chunk of type {0}")]
     OtherChunk(u8),

@@ -18,6 +18,7 @@ use sluice_core::net::{Family, Protocol};
 
 /// Why the lab could not be built or changed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// Leftovers, or the lock of the lab's name.
     #[error(transparent)]
@@ -27,28 +28,13 @@ pub enum Error {
     Namespace(#[from] netns::Error),
     /// A link, address or route.
     #[error("on {host}: {source}")]
-    Link {
-        /// Where.
-        host: String,
-        /// What.
-        source: link::Error,
-    },
+    Link { host: String, source: link::Error },
     /// A kernel setting.
     #[error("on {host}: {source}")]
-    Setting {
-        /// Where.
-        host: String,
-        /// What.
-        source: sysctl::Error,
-    },
+    Setting { host: String, source: sysctl::Error },
     /// The responders of a pod.
     #[error("start the responders of pod {pod}: {source}")]
-    Responders {
-        /// The pod.
-        pod: String,
-        /// What failed.
-        source: pod::Error,
-    },
+    Responders { pod: String, source: pod::Error },
     /// A name that no namespace can have.
     #[error("{0:?} is no name for a pod: use 1 to 63 of a-z, 0-9, '-' and '.'")]
     BadName(String),

@@ -34,28 +34,17 @@ const LONGEST: usize = 2048;
 
 /// Why a probe could not be sent; failures in the network are an [`Answer`].
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// The host is gone.
     #[error(transparent)]
     Namespace(#[from] netns::Error),
     /// There is no socket for it.
     #[error("open a {protocol} socket to {destination}: {source}")]
-    Open {
-        /// The protocol.
-        protocol: Protocol,
-        /// The destination.
-        destination: SocketAddr,
-        /// The error.
-        source: io::Error,
-    },
+    Open { protocol: Protocol, destination: SocketAddr, source: io::Error },
     /// The source is not available.
     #[error("send from {address}: {source}; is it an address of the host, and the port free?")]
-    Bind {
-        /// The source.
-        address: SocketAddr,
-        /// The error.
-        source: io::Error,
-    },
+    Bind { address: SocketAddr, source: io::Error },
 }
 
 /// One connection attempt: a TCP connection, a UDP datagram or an SCTP association.

@@ -17,46 +17,25 @@ const MORE_DOCUMENTS: &str = "only the first YAML document of the configuration 
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum ConfigError {
     /// The file cannot be read.
     #[error(
         "cannot read the configuration file {path}: {source}; check --config and the mounted ConfigMap"
     )]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: std::io::Error,
-    },
+    Read { path: PathBuf, source: std::io::Error },
     /// The text is not YAML, or a field has the wrong type.
     #[error("cannot decode the configuration file {path}: {reason}")]
-    Decode {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with line and column.
-        reason: String,
-    },
+    Decode { path: PathBuf, reason: String },
     /// The text describes another kind of object.
     #[error(
         "the configuration file {path} says apiVersion {api_version:?} and kind {kind:?}, \
          expected apiVersion {API_VERSION:?} and kind {KIND:?}"
     )]
-    Kind {
-        /// The file.
-        path: PathBuf,
-        /// What it says.
-        api_version: String,
-        /// What it says.
-        kind: String,
-    },
+    Kind { path: PathBuf, api_version: String, kind: String },
     /// Invalid values.
     #[error("the configuration file {path} cannot be used:{}", list(problems))]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// All problems.
-        problems: Vec<Problem>,
-    },
+    Invalid { path: PathBuf, problems: Vec<Problem> },
 }
 
 fn list(problems: &[Problem]) -> String {

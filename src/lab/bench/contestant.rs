@@ -33,34 +33,20 @@ const END: Duration = Duration::from_secs(30);
 
 /// Why a program could not be run.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum Error {
     /// Its configuration could not be written.
     #[error("write {path}: {source}")]
-    Configure {
-        /// The file.
-        path: PathBuf,
-        /// The error.
-        source: io::Error,
-    },
+    Configure { path: PathBuf, source: io::Error },
     /// Its file could not be read.
     #[error("read the program {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The error.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// It could not be started or ended.
     #[error(transparent)]
     Process(#[from] proxy::Error),
     /// It does not say which version it is.
     #[error("ask {program} for its version: {source}")]
-    Version {
-        /// The program.
-        program: String,
-        /// The error.
-        source: io::Error,
-    },
+    Version { program: String, source: io::Error },
 }
 
 /// A program in a proxy mode.

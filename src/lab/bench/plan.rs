@@ -14,6 +14,7 @@ const MARGIN: Duration = Duration::from_millis(100);
 
 /// An invalid plan.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum PlanError {
     /// A number of Services.
     #[error("{0} Services: there is room for 2 to {MOST_SERVICES}")]
@@ -22,12 +23,7 @@ pub enum PlanError {
     #[error(
         "{services} Services with {endpoints} endpoints each: there is room for 1 to {MOST_ENDPOINTS} endpoints"
     )]
-    Endpoints {
-        /// Services.
-        services: u32,
-        /// Endpoints of each.
-        endpoints: u32,
-    },
+    Endpoints { services: u32, endpoints: u32 },
     /// There is nothing to measure.
     #[error("no number of Services was given")]
     Nothing,
