@@ -129,7 +129,8 @@ impl NodePortAddresses {
 pub struct SyncPeriods {
     /// The least time between two syncs.
     pub min: Duration,
-    /// How long a failed sync waits for the next try.
+    /// How often the kernel is checked, and the longest pause after a failed sync. A change that waits for
+    /// twice as long makes the proxy unhealthy.
     pub period: Duration,
 }
 

@@ -13,7 +13,7 @@ use crate::model::ServiceName;
 
 /// Who wrote the claimed field into the Service, the stronger one first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Origin {
+pub(super) enum Origin {
     /// The API server, which allocates it to one Service only.
     Allocated,
     /// A user, who may write any address.
@@ -39,7 +39,7 @@ struct Claim {
 
 /// All claims to addresses of one kind: frontends or cluster IPs.
 #[derive(Debug, Clone)]
-pub struct Claims<A = Address> {
+pub(super) struct Claims<A = Address> {
     holders: FxHashMap<A, Claim>,
     /// The losing claims; almost always empty.
     waiting: BTreeMap<A, BTreeSet<Claim>>,
@@ -59,7 +59,7 @@ impl<A> Default for Claims<A> {
 impl<A: Copy + Hash + Ord> Claims<A> {
     /// Replaces the claims of `service` (created at `created`) and returns the other Services that won or lost an
     /// address.
-    pub fn replace(
+    pub(super) fn replace(
         &mut self,
         service: &ServiceName,
         created: i64,
@@ -82,7 +82,7 @@ impl<A: Copy + Hash + Ord> Claims<A> {
     }
 
     /// The Service that has an address.
-    pub fn holder(&self, address: &A) -> Option<&ServiceName> {
+    pub(super) fn holder(&self, address: &A) -> Option<&ServiceName> {
         self.holders.get(address).map(|claim| &claim.service)
     }
 

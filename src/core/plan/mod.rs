@@ -19,7 +19,6 @@ pub mod fixtures;
 #[cfg(test)]
 mod tests;
 
-pub use claims::Claims;
 pub use decide::{Decision, Packet, Source as PacketSource, decide};
 pub use endpoints::{Categories, Here, categorize, local_ready};
 pub use planner::{Effect, Planner, build};

@@ -85,7 +85,8 @@ impl Planner {
     }
 
     /// The claims to frontends as of the last update.
-    pub fn claims(&self) -> &Claims {
+    #[cfg(test)]
+    pub(super) fn claims(&self) -> &Claims {
         &self.claims
     }
 
