@@ -4,6 +4,8 @@
 #
 #   tools.sh ARCH DIRECTORY
 #
+# Names and versions of the packages go to DIRECTORY.packages, for the bill of materials (sbom.sh).
+#
 # Needs apt-get with fresh lists (`apt-get update`), but no root; for another architecture than this
 # machine's, also `dpkg --add-architecture ARCH` before the update.
 set -eu
@@ -27,6 +29,9 @@ done
 
 rm -rf "$root"
 mkdir -p "$root"
+for file in "$work"/*.deb; do
+    dpkg-deb --show --showformat='${Package} ${Version}\n' "$file"
+done >"$root.packages"
 # Extensions for ebtables and arptables are left out: no rule that an IP packet meets has them. All
 # others stay, because rules of other programs are listed, too.
 (cd "$work/all" && find . \( \
