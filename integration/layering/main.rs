@@ -1,5 +1,13 @@
-//! The tables of docs/architecture.md, enforced: which crate and which module may use which, where
-//! words of the outside world may stand, and what the daemon's program is built from.
+//! The rules of the repository. Here are the tables of docs/architecture.md: which crate and which module may
+//! use which, where words of the outside world may stand, and what the daemon's program is built from.
+//! Beside it: [`cycles`] between files, [`dependencies`], what must be [`documented`], and [`words`] that
+//! are not used.
+
+mod cycles;
+mod dependencies;
+mod documented;
+mod rust;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,6 +19,8 @@ struct Source {
     /// Its path below `src`.
     path: PathBuf,
     text: String,
+    /// The text without comments and texts in quotes.
+    code: String,
 }
 
 impl Source {
@@ -40,21 +50,37 @@ fn root() -> &'static Path {
 }
 
 fn sources() -> Vec<Source> {
+    let files = found(&["src"], &["rs"]).into_iter().map(|file| {
+        let path = file.strip_prefix(root().join("src")).expect("below src").to_owned();
+        let text = fs::read_to_string(&file).expect("source is text");
+        let code = rust::code(&text);
+        Source { path, text, code }
+    });
+    files.collect()
+}
+
+/// Files in some folders whose names end so.
+fn found(folders: &[&str], extensions: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders = vec![root().join("src")];
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("src is readable") {
-            let path = entry.expect("src is readable").path();
+        for entry in fs::read_dir(&folder).expect("the folder is readable") {
+            let path = entry.expect("the folder is readable").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let inside = path.strip_prefix(root().join("src")).expect("below src");
-                let text = fs::read_to_string(&path).expect("source is text");
-                found.push(Source { path: inside.to_owned(), text });
+            } else if path.extension().is_some_and(|e| extensions.iter().any(|other| e == *other)) {
+                found.push(path);
             }
         }
     }
     found
+}
+
+/// Pages of the repository.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = found(&["docs", "manifests", "integration"], &["md"]);
+    pages.push(root().join("README.md"));
+    pages
 }
 
 /// Rows of the table in docs/architecture.md whose heading line starts so.
@@ -74,10 +100,8 @@ fn names(cell: &str) -> BTreeSet<String> {
     cell.split(',').map(name).filter(|name| !name.is_empty() && name != "–").collect()
 }
 
-/// Code without comments and string contents would be ideal; without comments is enough here.
-fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line));
-    lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
+fn numbered(code: &str) -> impl Iterator<Item = (usize, &str)> {
+    code.lines().enumerate().map(|(number, line)| (number + 1, line))
 }
 
 /// Whether a line has a word that is not the end of a longer one.
@@ -86,27 +110,15 @@ fn contains_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| !line[..at].ends_with(continues))
 }
 
-fn identifier(text: &str) -> String {
-    text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
-}
-
-/// Modules that a line of a crate names: after `crate::` those of the crate itself, after `sluice_…` those
-/// of another one, or the other crate if it is one module.
-fn used(krate: &str, line: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    if !WHOLE.contains(&krate) {
-        found.extend(line.split("crate::").skip(1).map(identifier));
+/// The module that a path names, seen from a crate: after `crate` one of the crate itself, after `sluice_…`
+/// one of another crate, or the other crate if that is one module.
+fn used(krate: &str, path: &[String]) -> Option<String> {
+    let first = path.first()?;
+    if first == "crate" {
+        return (!WHOLE.contains(&krate)).then(|| path.get(1).cloned()).flatten();
     }
-    for rest in line.split("sluice_").skip(1) {
-        let other = identifier(rest);
-        if WHOLE.contains(&other.as_str()) {
-            found.push(other);
-        } else if let Some(inside) = rest[other.len()..].strip_prefix("::") {
-            found.push(identifier(inside));
-        }
-    }
-    found.retain(|name| !name.is_empty());
-    found
+    let other = first.strip_prefix("sluice_")?;
+    if WHOLE.contains(&other) { Some(other.to_owned()) } else { path.get(1).cloned() }
 }
 
 #[test]
@@ -164,33 +176,12 @@ fn modules_use_only_what_the_layering_table_allows() {
             violations.push(format!("{}: its module is not in the table", source.path.display()));
             continue;
         };
-        for (number, line) in code(&source.text) {
-            let used = used(&source.krate(), line);
-            for other in used.iter().filter(|m| **m != module && !allowed.contains(*m)) {
-                let place = format!("src/{}:{number}", source.path.display());
+        let begins = |first: &str| first == "crate" || first.starts_with("sluice_");
+        for path in rust::paths(&source.code, begins) {
+            let Some(other) = used(&source.krate(), &path.path) else { continue };
+            if other != module && !allowed.contains(&other) {
+                let place = format!("src/{}:{}", source.path.display(), path.line);
                 violations.push(format!("{place}: {module} may not use {other}"));
-            }
-        }
-    }
-    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
-}
-
-/// `use crate::{a, b}` hides what is used from a search for `crate::a`, and from the test above.
-#[test]
-fn a_use_names_the_module_on_its_own_line() {
-    let groups = [
-        "use crate::{",
-        "use sluice_core::{",
-        "use sluice_telemetry::{",
-        "use sluice_kubernetes::{",
-    ];
-    let mut violations = Vec::new();
-    for source in sources() {
-        for (number, line) in code(&source.text) {
-            if groups.iter().any(|group| line.contains(group))
-                && !WHOLE.contains(&source.krate().as_str())
-            {
-                violations.push(format!("src/{}:{number}: {line}", source.path.display()));
             }
         }
     }
@@ -208,7 +199,7 @@ fn words_of_the_outside_world_stand_only_where_the_table_says() {
             if places.iter().any(|place| path.starts_with(place.as_str())) {
                 continue;
             }
-            for (number, line) in code(&source.text) {
+            for (number, line) in numbered(&source.code) {
                 for word in words.iter().filter(|word| contains_word(line, word)) {
                     violations.push(format!("src/{path}:{number}: {word} ({})", row[2]));
                 }
