@@ -7,6 +7,7 @@
 
 mod affinity;
 mod case;
+mod flows;
 mod kernel;
 mod mode;
 mod objects;
@@ -21,6 +22,7 @@ mod shots;
 mod spread;
 mod stage;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,13 +41,11 @@ use stage::Stage;
 
 type Outcome = Result<(), Failed>;
 
-/// The one stage, built when the first case needs it, with what went wrong with it.
+/// The stage of one mode, built when its first trial needs it.
 type SharedStage = Arc<Mutex<Option<Stage>>>;
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut arguments = Arguments::from_args();
-    // There is one stage, and packets of a case are in parallel anyway.
-    arguments.test_threads = Some(1);
     let mut cases = parse::read_all(&directory().join("cases"))?;
     cases.extend(parse::read_all(&directory().join("cases/changes"))?);
     prepare(Isolation::Private)?;
@@ -53,7 +53,6 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     assert!(lo.success(), "loopback of the private network comes up");
     // The daemon restarts only where settings change.
     cases.sort_by(|a, b| a.settings.cmp(&b.settings).then_with(|| a.name.cmp(&b.name)));
-    let stage = SharedStage::default();
     let index = cases.clone();
     let name = "every_rule_has_a_case_and_the_index_says_which";
     let mut trials = vec![Trial::test(name, move || semantics::check(&index))];
@@ -64,17 +63,17 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
             trials.push(trial(case, "decide", family, move || decided(&it, family)));
         }
     }
-    for mode in modes() {
-        for case in cases.iter().filter(|case| mode.plays(case)) {
-            trials.extend(trials_of(case, mode, &stage));
-        }
-        for family in Family::BOTH {
-            trials.extend(trials_over_many(family, mode, &stage));
-        }
-    }
+    let modes: Vec<(Mode, SharedStage)> =
+        modes().into_iter().map(|mode| (mode, SharedStage::default())).collect();
+    let played = modes.iter().map(|(mode, stage)| trials_in(*mode, stage, &cases)).collect();
+    trials.extend(in_turns(played));
+    // Each mode has a stage of its own; the trials of one mode follow one another.
+    arguments.test_threads = Some(modes.len());
     let conclusion = libtest_mimic::run(&arguments, trials);
-    // Its namespaces must be removed before the process ends.
-    drop(stage.lock().unwrap_or_else(PoisonError::into_inner).take());
+    // Their namespaces must be removed before the process ends.
+    for (_, stage) in modes {
+        drop(stage.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
     Ok(conclusion.exit_code())
 }
 
@@ -92,6 +91,22 @@ fn modes() -> Vec<Mode> {
         println!("cases in {mode} mode are not played; SLUICE_MODES={mode} plays them");
     }
     chosen
+}
+
+/// All trials in a mode.
+fn trials_in(mode: Mode, stage: &SharedStage, cases: &[Arc<Case>]) -> VecDeque<Trial> {
+    let played = cases.iter().filter(|case| mode.plays(case));
+    let many = Family::BOTH.into_iter().flat_map(|family| trials_over_many(family, mode, stage));
+    played.flat_map(|case| trials_of(case, mode, stage)).chain(many).collect()
+}
+
+/// One trial of each list, again and again, so that the stages work side by side.
+fn in_turns(mut lists: Vec<VecDeque<Trial>>) -> Vec<Trial> {
+    let mut all = Vec::new();
+    while lists.iter().any(|list| !list.is_empty()) {
+        all.extend(lists.iter_mut().filter_map(VecDeque::pop_front));
+    }
+    all
 }
 
 /// The ways in which a case is played in a mode.
@@ -174,12 +189,10 @@ fn decided(case: &Case, family: Family) -> Outcome {
     report(&problems)
 }
 
-/// Lends the stage out, and builds it before.
+/// Lends the stage of a mode out, and builds it before.
 fn on_stage(stage: &SharedStage, mode: Mode, play: impl FnOnce(&mut Stage) -> Outcome) -> Outcome {
     let mut slot = stage.lock().unwrap_or_else(PoisonError::into_inner);
-    // The stage of another mode goes before the next one is built.
-    let standing = slot.take().filter(|stage| stage.mode == mode);
-    let mut stage = match standing {
+    let mut stage = match slot.take() {
         Some(stage) => stage,
         None => Stage::build(mode)?,
     };

@@ -10,13 +10,12 @@ use serde_json::{Value, json};
 use sluice_cluster::api::{ApiServer, Resource};
 use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Probe, Proxy};
 use sluice_core::net::{Family, Protocol};
-use sluice_kernel::conntrack::{self, ConntrackError};
 
 use super::case::{NodeState, Settings, World};
 use super::mode::Mode;
 use super::oracle::local_addresses;
 use super::packets::{self, Check, Scene};
-use super::{kernel, objects, plan};
+use super::{flows, kernel, objects, plan};
 
 /// How long the daemon may take to follow.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -143,13 +142,7 @@ impl Stage {
     /// translated either.
     fn forget_flows(&self) -> Result<(), Failed> {
         let node = self.host("node").ok_or("no node")?;
-        let all = BTreeSet::from([Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
-        let forget = move || -> Result<(), ConntrackError> {
-            Family::BOTH
-                .into_iter()
-                .try_for_each(|f| conntrack::remove(f, &all, |_| true).map(drop))
-        };
-        Ok(node.namespace().run(forget)??)
+        Ok(node.namespace().run(flows::forget_all)??)
     }
 
     /// Starts the daemon with other settings, unless it has them.
