@@ -27,14 +27,12 @@ CARGO_HOME ?= $(HOME)/.cargo
 	sbom chart index checksums release push
 
 demo: setup
-	$(CARGO) build --release --locked -p sluice -p sluice-lab
-	./target/release/sluice-lab demo
+	$(CARGO) build --locked -p sluice -p sluice-lab
+	./target/debug/sluice-lab demo
 
 test: setup
 	@integration/setup.sh guest
-	$(CARGO) test --locked --no-fail-fast
-	$(CARGO) test --locked -p integration --features otel --test traces
-	integration/guest/suites
+	@CARGO="$(CARGO)" integration/all.sh
 
 TEST ?= conformance
 CASE ?=
