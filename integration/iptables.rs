@@ -29,7 +29,7 @@ use sluice_core::model::{Change, ServiceName, ServiceType, Snapshot, SourceRange
 use sluice_core::net::{Family, Protocol};
 use sluice_dataplane::iptables::{Iptables, Layout, Tables};
 use sluice_dataplane::{Backend, Observation, Scope};
-use sluice_kernel::xtables::{Counted, Outline, Table, Variant, Xtables, XtablesError};
+use sluice_kernel::xtables::{ChainGraph, CountedRule, Table, Variant, Xtables, XtablesError};
 
 use support::daemon::program;
 use support::{Outcome, eventually, in_own_network, run};
@@ -287,8 +287,8 @@ impl Tables for Sabotaged {
         self.0.save(table)
     }
 
-    fn outline(&mut self, table: Table) -> Result<Outline, XtablesError> {
-        self.0.outline(table)
+    fn chain_graph(&mut self, table: Table) -> Result<ChainGraph, XtablesError> {
+        self.0.chain_graph(table)
     }
 
     fn restore(&mut self, script: &str) -> Result<(), XtablesError> {
@@ -416,9 +416,9 @@ fn localhost() -> Outcome {
         let tables = Xtables::new(Family::V4, variant);
         node.namespace().run(move || tables.packets(counted))
     };
-    assert!(count(Variant::Nft, Counted::LOCALHOST_NODE_PORTS)??.is_some_and(|n| n > 0));
-    assert_eq!(count(Variant::Nft, Counted::INVALID_DROPPED)??, Some(0));
-    assert_eq!(count(Variant::Legacy, Counted::INVALID_DROPPED)??, None, "no such chain");
+    assert!(count(Variant::Nft, CountedRule::LOCALHOST_NODE_PORTS)??.is_some_and(|n| n > 0));
+    assert_eq!(count(Variant::Nft, CountedRule::INVALID_DROPPED)??, Some(0));
+    assert_eq!(count(Variant::Legacy, CountedRule::INVALID_DROPPED)??, None, "no such chain");
     drop(open);
     let closed = cluster(", localhostNodePorts: false")?;
     let node = closed.lab().node("node-a")?;

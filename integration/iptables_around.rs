@@ -9,7 +9,7 @@ use sluice_cluster::{Answer, Probe};
 use sluice_core::net::Family;
 use sluice_dataplane::iptables::{Iptables, Layout, Tables};
 use sluice_dataplane::{Backend, Observation, Scope};
-use sluice_kernel::xtables::{Outline, Table, Variant, Xtables, XtablesError};
+use sluice_kernel::xtables::{ChainGraph, Table, Variant, Xtables, XtablesError};
 
 use super::support::daemon::program;
 use super::support::{eventually, in_own_network};
@@ -23,8 +23,8 @@ impl Tables for Without {
         self.0.save(table)
     }
 
-    fn outline(&mut self, table: Table) -> Result<Outline, XtablesError> {
-        self.0.outline(table)
+    fn chain_graph(&mut self, table: Table) -> Result<ChainGraph, XtablesError> {
+        self.0.chain_graph(table)
     }
 
     fn restore(&mut self, script: &str) -> Result<(), XtablesError> {

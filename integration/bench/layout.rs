@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use sluice_core::net::{Family, Protocol};
 use sluice_kernel::nft::{
     Chain, ChainKind, Counting, Data, Element, Field, Hook, Key, Nft, Op, Rule, Set, TableName,
-    Verdict, phrase,
+    Verdict, statement,
 };
 
 const FAMILY: Family = Family::V4;
@@ -114,7 +114,7 @@ fn slots(n: u32) -> Arc<str> {
 fn counters(services: u32) -> Vec<Op> {
     let mut set = Set::set("counters", fields());
     set.counting = Counting::On;
-    let found = phrase::is_in(&fields(), &name("counters"));
+    let found = statement::is_in(&fields(), &name("counters"));
     let mut ops = vec![Op::AddSet(set), Op::AddRule(Rule::new("output", found))];
     ops.extend((0..services).map(|n| Op::AddElement {
         set: name("counters"),
@@ -140,7 +140,7 @@ fn measure(layout: &Layout, services: u32) -> (Duration, Duration, Duration) {
         Op::AddChain(Chain::regular("draw-2")),
     ];
     for size in [1, 2] {
-        let dnat = phrase::dnat_to_data_of(FAMILY, &slot_fields(size), &endpoints);
+        let dnat = statement::dnat_to_data_of(FAMILY, &slot_fields(size), &endpoints);
         ops.push(Op::AddRule(Rule::new(format!("draw-{size}"), dnat)));
     }
     let data = Data::new().address([10, 0, 0, 1].into()).port(9);
@@ -151,7 +151,7 @@ fn measure(layout: &Layout, services: u32) -> (Duration, Duration, Duration) {
     let (own, other): (Arc<str>, Arc<str>) = match layout {
         Layout::VerdictMap => {
             ops.insert(1, Op::AddSet(Set::verdict_map("services", fields())));
-            let goto = phrase::verdict_of(&fields(), &name("services"));
+            let goto = statement::verdict_of(&fields(), &name("services"));
             ops.push(Op::AddRule(Rule::new("output", goto)));
             (name("services"), name("services"))
         }
@@ -163,8 +163,8 @@ fn measure(layout: &Layout, services: u32) -> (Duration, Duration, Duration) {
                 ops.insert(1, Op::AddSet(Set::set(slots(n), fields())));
             }
             for n in 1..=*used {
-                let member = phrase::is_in(&fields(), &slots(n));
-                let goto = [member, phrase::goto(&name("draw-1"))].concat();
+                let member = statement::is_in(&fields(), &slots(n));
+                let goto = [member, statement::goto(&name("draw-1"))].concat();
                 ops.push(Op::AddRule(Rule::new("output", goto)));
             }
             (slots(*used), slots(used + 1))

@@ -16,9 +16,6 @@ const KNOWN: &[&[&str]] = &[
     &["daemon/health/answer.rs", "daemon/health/checks.rs"],
     &["dataplane/nftables/elements.rs", "dataplane/nftables/virtuals.rs"],
     &["dataplane/userspace/pump.rs", "dataplane/userspace/relay.rs"],
-    &["kernel/nft/decode.rs", "kernel/nft/dump.rs", "kernel/nft/element_counts.rs"],
-    &["kernel/nft/encode.rs", "kernel/nft/expr_encode.rs"],
-    &["kernel/nft/expr.rs", "kernel/nft/field.rs", "kernel/nft/object.rs"],
     &[
         "kubernetes/watch/client.rs",
         "kubernetes/watch/connection.rs",

@@ -8,7 +8,7 @@ use sluice_core::net::{Family, Protocol};
 use sluice_kernel::nft::{
     Chain, ChainKind, CtDirection, Data, DynsetOp, Element, Expr, Field, Hook, Key, LookupResult,
     NatFlags, Op, Register, Rule, Set, SetFlags, TableName, address_type, ct_state, ct_status,
-    phrase,
+    statement,
 };
 
 use crate::sandbox::{apply_and_dump, compare, nft};
@@ -153,60 +153,60 @@ fn rules(family: Family) -> Vec<Op> {
         Rule::of(
             "draw-4",
             [
-                phrase::not_protocol(Protocol::Sctp),
-                phrase::mark_has(0x4000),
-                phrase::dnat_to_data_of(family, &second, &name("endpoints")),
+                statement::not_protocol(Protocol::Sctp),
+                statement::mark_has(0x4000),
+                statement::dnat_to_data_of(family, &second, &name("endpoints")),
             ],
         ),
         Rule::of(
             "filter-prerouting-mark",
             [
-                phrase::ct_direction(CtDirection::Reply),
-                phrase::socket_is_transparent(),
-                phrase::set_mark_bits(0x2000),
+                statement::ct_direction(CtDirection::Reply),
+                statement::socket_is_transparent(),
+                statement::set_mark_bits(0x2000),
             ],
         ),
-        Rule::of("draw-4", [phrase::dnat_to_data_of(family, &slot, &name("endpoints"))]),
+        Rule::of("draw-4", [statement::dnat_to_data_of(family, &slot, &name("endpoints"))]),
         Rule::of(
             "draw-nodeports-4",
-            [phrase::dnat_to_data_of(family, &nodeport, &name("nodeport-endpoints"))],
+            [statement::dnat_to_data_of(family, &nodeport, &name("nodeport-endpoints"))],
         ),
-        Rule::of("reject-chain", [phrase::reject(family)]),
+        Rule::of("reject-chain", [statement::reject(family)]),
         Rule::of(
             "service-endpoints-check",
-            [phrase::is_in(&service, &name("slots-4")), phrase::goto(&name("reject-chain"))],
+            [statement::is_in(&service, &name("slots-4")), statement::goto(&name("reject-chain"))],
         ),
         Rule::of(
             "services",
-            [phrase::is_in(&service, &name("slots-4")), phrase::goto(&name("draw-4"))],
+            [statement::is_in(&service, &name("slots-4")), statement::goto(&name("draw-4"))],
         ),
         Rule::of(
             "services",
             [
-                phrase::is_in(&[daddr], &name("cluster-ips")),
-                phrase::outside(saddr, pods),
-                phrase::set_mark_bits(0x4000),
+                statement::is_in(&[daddr], &name("cluster-ips")),
+                statement::outside(saddr, pods),
+                statement::set_mark_bits(0x4000),
             ],
         ),
         Rule::of(
             "services",
             [
-                phrase::destination_type(local),
-                phrase::outside(daddr, loopback),
-                phrase::jump(&name("nodeports")),
+                statement::destination_type(local),
+                statement::outside(daddr, loopback),
+                statement::jump(&name("nodeports")),
             ],
         ),
-        Rule::of("services", [phrase::input_interface("veth*"), phrase::counter()]),
-        Rule::of("services", [phrase::not_input_interface("cni0"), phrase::counter()]),
-        Rule::of("services", [phrase::verdict_of(&service, &name("services"))]),
+        Rule::of("services", [statement::input_interface("veth*"), statement::counter()]),
+        Rule::of("services", [statement::not_input_interface("cni0"), statement::counter()]),
+        Rule::of("services", [statement::verdict_of(&service, &name("services"))]),
         Rule::of(
             "filter-forward",
-            [phrase::ct_state(ct_state::NEW), phrase::jump(&name("service-endpoints-check"))],
+            [statement::ct_state(ct_state::NEW), statement::jump(&name("service-endpoints-check"))],
         ),
-        Rule::of("nat-prerouting", [phrase::jump(&name("services"))]),
-        Rule::of("nat-postrouting", [phrase::mark_lacks(0x4000), phrase::leave()]),
-        Rule::of("nat-postrouting", [phrase::flip_mark_bits(0x4000)]),
-        Rule::of("nat-postrouting", [phrase::masquerade(NatFlags::FULLY_RANDOM)]),
+        Rule::of("nat-prerouting", [statement::jump(&name("services"))]),
+        Rule::of("nat-postrouting", [statement::mark_lacks(0x4000), statement::leave()]),
+        Rule::of("nat-postrouting", [statement::flip_mark_bits(0x4000)]),
+        Rule::of("nat-postrouting", [statement::masquerade(NatFlags::FULLY_RANDOM)]),
     ];
     rules.into_iter().map(Op::AddRule).collect()
 }
@@ -257,9 +257,9 @@ pub(crate) fn affinity(family: Family) {
     affinity.flags = SetFlags::DYNAMIC | SetFlags::TIMEOUT;
     affinity.timeout = Some(Duration::from_secs(3 * 3600));
     affinity.size = Some(1_000_000);
-    let recall = phrase::dnat_to_data_of(family, &client(family), &name);
-    let remember = phrase::remember(&name, &key, hour, &endpoint);
-    let dnat = phrase::ct_status(ct_status::DNAT);
+    let recall = statement::dnat_to_data_of(family, &client(family), &name);
+    let remember = statement::remember(&name, &key, hour, &endpoint);
+    let dnat = statement::ct_status(ct_status::DNAT);
     let ops = vec![
         Op::AddTable { comment: None },
         Op::AddSet(affinity),
@@ -268,7 +268,7 @@ pub(crate) fn affinity(family: Family) {
         Op::AddRule(Rule::of("recall", [recall])),
         Op::AddRule(Rule::of(
             "remember",
-            [phrase::protocol(Protocol::Tcp), dnat.clone(), remember.clone()],
+            [statement::protocol(Protocol::Tcp), dnat.clone(), remember.clone()],
         )),
     ];
     match family {
@@ -293,13 +293,13 @@ pub(crate) fn affinity(family: Family) {
 pub(crate) fn look_up_as_data(family: Family) {
     let table = TableName::new(family, "kube-proxy");
     let data = Register::FIRST.after(family.address_len() * 2 + 8);
-    let mut exprs = phrase::concat_at(Register::FIRST, &slot(family, 4));
+    let mut exprs = statement::concat_at(Register::FIRST, &slot(family, 4));
     exprs.push(Expr::Lookup {
         set: "endpoints".into(),
         sreg: Register::FIRST,
         result: LookupResult::Data(data),
     });
-    exprs.extend(phrase::concat_at(Register::FIRST, &client(family)));
+    exprs.extend(statement::concat_at(Register::FIRST, &client(family)));
     exprs.push(Expr::Dynset {
         op: DynsetOp::Update,
         set: "affinity".into(),

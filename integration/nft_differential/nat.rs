@@ -8,7 +8,7 @@ use nftables::stmt::{NAT, NATFlag, Statement};
 use sluice_core::net::{Family, Protocol};
 use sluice_kernel::nft::{
     Chain, ChainKind, Constant, Expr, Field, Hook, NatFlags, NatKind, Op, Register, RegisterRange,
-    Rule, Set, TableName, phrase,
+    Rule, Set, TableName, statement,
 };
 
 use crate::sandbox::compare;
@@ -32,7 +32,7 @@ pub(crate) fn translations(family: Family) {
     let service = vec![Field::Daddr(family), Field::L4Proto, Field::Dport];
     let endpoint = vec![Field::Daddr(family), Field::Dport];
     // A later command of nft 1.0.6 cannot refer to such a map, so this rule is declared with it.
-    let to_endpoint = phrase::dnat_to_data_of(family, &service, &"endpoints".into());
+    let to_endpoint = statement::dnat_to_data_of(family, &service, &"endpoints".into());
     let mut ops = vec![
         Op::AddTable { comment: None },
         Op::AddSet(Set::map("endpoints", service, endpoint)),
@@ -100,7 +100,7 @@ fn destinations(family: Family) -> Vec<Pair> {
             Rule::of(
                 "pre",
                 [
-                    phrase::protocol(Protocol::Tcp),
+                    statement::protocol(Protocol::Tcp),
                     vec![
                         load(FIRST, address(host)),
                         load(SECOND, Constant::new().port(8080)),
@@ -149,7 +149,7 @@ fn masquerades() -> Vec<Pair> {
     };
     let ports = NAT { addr: None, family: None, port: Some(range(1024, 2048)), flags: None };
     let between = Some(RegisterRange { min: FIRST, max: Some(SECOND) });
-    let ours = |flags| Rule::of("post", [phrase::masquerade(flags)]);
+    let ours = |flags| Rule::of("post", [statement::masquerade(flags)]);
     vec![
         typed(vec![Statement::Masquerade(None)], ours(NatFlags::NONE)),
         typed(with(NATFlag::Random), ours(NatFlags::RANDOM)),
@@ -159,7 +159,7 @@ fn masquerades() -> Vec<Pair> {
             Rule::of(
                 "post",
                 [
-                    phrase::protocol(Protocol::Tcp),
+                    statement::protocol(Protocol::Tcp),
                     vec![
                         load(FIRST, Constant::new().port(1024)),
                         load(SECOND, Constant::new().port(2048)),
@@ -178,7 +178,7 @@ fn redirects() -> Vec<Pair> {
         typed(vec![Statement::Redirect(None)], Rule::of("pre", [vec![bare]])),
         typed(
             vec![eq(meta(JsonMeta::L4proto), string("udp")), Statement::Redirect(Some(to))],
-            Rule::of("pre", [phrase::protocol(Protocol::Udp), phrase::redirect_to(8080)]),
+            Rule::of("pre", [statement::protocol(Protocol::Udp), statement::redirect_to(8080)]),
         ),
     ]
 }

@@ -17,7 +17,7 @@ use sluice_kernel::nft::{
     ByteorderOp, Chain, ChainKind, CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags,
     FibResult, Field, Hook, LimitMatch, LimitUnit, MetaKey, NumgenKind, Op, PayloadBase, RangeOp,
     Register, Reject, Rule, Set, SetFlags, TableName, Verdict, address_type, ct_state, ct_status,
-    phrase,
+    statement,
 };
 
 use crate::sandbox::compare;
@@ -92,8 +92,8 @@ fn declarations(table: &TableName) -> (String, Vec<Op>) {
     (text, ops)
 }
 
-fn rule<const N: usize>(phrases: [Vec<Expr>; N]) -> Rule {
-    Rule::of("in", phrases)
+fn rule<const N: usize>(statements: [Vec<Expr>; N]) -> Rule {
+    Rule::of("in", statements)
 }
 
 fn count() -> Statement<'static> {
@@ -114,11 +114,11 @@ fn addresses(family: Family) -> Vec<Pair> {
         let (source, destination) = (Field::Saddr(family), Field::Daddr(family));
         pairs.push(typed(
             vec![eq(daddr(family), theirs.clone()), count()],
-            rule([phrase::within(destination, net), phrase::counter()]),
+            rule([statement::within(destination, net), statement::counter()]),
         ));
         pairs.push(typed(
             vec![ne(saddr(family), theirs), count()],
-            rule([phrase::outside(source, net), phrase::counter()]),
+            rule([statement::outside(source, net), statement::counter()]),
         ));
     }
     pairs
@@ -132,11 +132,11 @@ fn packets() -> Vec<Pair> {
     let to_network =
         Expr::Byteorder { sreg: FIRST, dreg: FIRST, op: ByteorderOp::ToNetwork, len: 4, size: 4 };
     vec![
-        typed(vec![eq(l4(), string("sctp"))], rule([phrase::protocol(Protocol::Sctp)])),
+        typed(vec![eq(l4(), string("sctp"))], rule([statement::protocol(Protocol::Sctp)])),
         text(
             "tcp flags & syn == syn",
             rule([
-                phrase::protocol(Protocol::Tcp),
+                statement::protocol(Protocol::Tcp),
                 vec![raw, Expr::bitwise(&[2], &[0]), Expr::cmp(CmpOp::Eq, &[2])],
             ]),
         ),
@@ -175,25 +175,25 @@ fn ports() -> Vec<Pair> {
     vec![
         typed(
             vec![eq(payload("tcp", "dport"), number(80))],
-            rule([phrase::protocol(Protocol::Tcp), phrase::destination_port(80)]),
+            rule([statement::protocol(Protocol::Tcp), statement::destination_port(80)]),
         ),
         typed(
             vec![eq(payload("udp", "sport"), number(53))],
             rule([
-                phrase::protocol(Protocol::Udp),
-                phrase::equals(Field::Sport, &53_u16.to_be_bytes()),
+                statement::protocol(Protocol::Udp),
+                statement::equals(Field::Sport, &53_u16.to_be_bytes()),
             ]),
         ),
         typed(
             vec![eq(payload("tcp", "dport"), range(80, 90))],
             rule([
-                phrase::protocol(Protocol::Tcp),
+                statement::protocol(Protocol::Tcp),
                 vec![load.clone(), compare(CmpOp::Ge, 80), compare(CmpOp::Le, 90)],
             ]),
         ),
         typed(
             vec![ne(payload("tcp", "dport"), range(80, 90))],
-            rule([phrase::protocol(Protocol::Tcp), vec![load, outside]]),
+            rule([statement::protocol(Protocol::Tcp), vec![load, outside]]),
         ),
     ]
 }
@@ -204,10 +204,10 @@ fn interfaces() -> Vec<Pair> {
     let iifname = || meta(JsonMeta::Iifname);
     let oifname = || meta(JsonMeta::Oifname);
     vec![
-        typed(vec![eq(iifname(), string("veth*"))], rule([phrase::input_interface("veth*")])),
-        typed(vec![ne(iifname(), string("cni0"))], rule([phrase::not_input_interface("cni0")])),
-        typed(vec![eq(oifname(), string("eth0"))], rule([phrase::output_interface("eth0")])),
-        typed(vec![ne(oifname(), string("wg*"))], rule([phrase::not_output_interface("wg*")])),
+        typed(vec![eq(iifname(), string("veth*"))], rule([statement::input_interface("veth*")])),
+        typed(vec![ne(iifname(), string("cni0"))], rule([statement::not_input_interface("cni0")])),
+        typed(vec![eq(oifname(), string("eth0"))], rule([statement::output_interface("eth0")])),
+        typed(vec![ne(oifname(), string("wg*"))], rule([statement::not_output_interface("wg*")])),
         typed(vec![eq(meta(JsonMeta::Iif), string("lo"))], rule([index(MetaKey::InputIndex)])),
     ]
 }
@@ -223,22 +223,22 @@ fn connections(family: Family) -> Vec<Pair> {
     vec![
         typed(
             vec![matches(ct("state", None), Operator::IN, string("new"))],
-            rule([phrase::ct_state(ct_state::NEW)]),
+            rule([statement::ct_state(ct_state::NEW)]),
         ),
         typed(
             vec![matches(ct("state", None), Operator::IN, Expression::List(both))],
-            rule([phrase::ct_state(ct_state::ESTABLISHED | ct_state::RELATED)]),
+            rule([statement::ct_state(ct_state::ESTABLISHED | ct_state::RELATED)]),
         ),
         typed(
             vec![matches(ct("status", None), Operator::IN, string("dnat"))],
-            rule([phrase::ct_status(ct_status::DNAT)]),
+            rule([statement::ct_status(ct_status::DNAT)]),
         ),
         typed(
             vec![eq(ct("direction", None), string("reply"))],
-            rule([phrase::ct_direction(CtDirection::Reply)]),
+            rule([statement::ct_direction(CtDirection::Reply)]),
         ),
-        text("socket transparent 1", rule([phrase::socket_is_transparent()])),
-        text("meta l4proto != sctp", rule([phrase::not_protocol(Protocol::Sctp)])),
+        text("socket transparent 1", rule([statement::socket_is_transparent()])),
+        text("meta l4proto != sctp", rule([statement::not_protocol(Protocol::Sctp)])),
         typed(
             vec![mangle(ct("mark", None), number(1))],
             rule([vec![
@@ -263,7 +263,7 @@ fn connections(family: Family) -> Vec<Pair> {
                 eq(ct("proto-dst", Some(CTDir::Original)), number(80)),
             ],
             rule([
-                phrase::protocol(Protocol::Tcp),
+                statement::protocol(Protocol::Tcp),
                 vec![
                     load(CtKey::DestinationPort, original),
                     Expr::cmp(CmpOp::Eq, &80_u16.to_be_bytes()),
@@ -277,10 +277,10 @@ fn marks() -> Vec<Pair> {
     let mark = || meta(JsonMeta::Mark);
     let bit = || number(0x4000);
     vec![
-        typed(vec![ne(and(mark(), bit()), number(0))], rule([phrase::mark_has(0x4000)])),
-        typed(vec![eq(and(mark(), bit()), number(0))], rule([phrase::mark_lacks(0x4000)])),
-        typed(vec![mangle(mark(), or(mark(), bit()))], rule([phrase::set_mark_bits(0x4000)])),
-        typed(vec![mangle(mark(), xor(mark(), bit()))], rule([phrase::flip_mark_bits(0x4000)])),
+        typed(vec![ne(and(mark(), bit()), number(0))], rule([statement::mark_has(0x4000)])),
+        typed(vec![eq(and(mark(), bit()), number(0))], rule([statement::mark_lacks(0x4000)])),
+        typed(vec![mangle(mark(), or(mark(), bit()))], rule([statement::set_mark_bits(0x4000)])),
+        typed(vec![mangle(mark(), xor(mark(), bit()))], rule([statement::flip_mark_bits(0x4000)])),
         typed(
             vec![mangle(mark(), number(7))],
             rule([vec![
@@ -299,19 +299,19 @@ fn routes() -> Vec<Pair> {
     vec![
         typed(
             vec![eq(fib_type(&[FibFlag::Daddr]), string("local"))],
-            rule([phrase::destination_type(local)]),
+            rule([statement::destination_type(local)]),
         ),
         typed(
             vec![ne(fib_type(&[FibFlag::Daddr]), string("local"))],
-            rule([phrase::not_destination_type(local)]),
+            rule([statement::not_destination_type(local)]),
         ),
         typed(
             vec![eq(fib_type(&[FibFlag::Saddr]), string("local"))],
-            rule([phrase::source_type(local)]),
+            rule([statement::source_type(local)]),
         ),
         typed(
             vec![ne(fib_type(&[FibFlag::Saddr]), string("local"))],
-            rule([phrase::not_source_type(local)]),
+            rule([statement::not_source_type(local)]),
         ),
         typed(
             vec![eq(fib_type(&[FibFlag::Daddr, FibFlag::Iif]), string("local"))],
@@ -327,19 +327,19 @@ fn look_ups(family: Family) -> Vec<Pair> {
     vec![
         typed(
             vec![eq(daddr(family), string("@addresses"))],
-            rule([phrase::is_in(&service[..1], &name("addresses"))]),
+            rule([statement::is_in(&service[..1], &name("addresses"))]),
         ),
         typed(
             vec![ne(daddr(family), string("@addresses"))],
-            rule([phrase::is_not_in(&service[..1], &name("addresses"))]),
+            rule([statement::is_not_in(&service[..1], &name("addresses"))]),
         ),
         typed(
             vec![eq(key(), string("@services"))],
-            rule([phrase::is_in(&service, &name("services"))]),
+            rule([statement::is_in(&service, &name("services"))]),
         ),
         typed(
             vec![vmap(key(), "@verdicts")],
-            rule([phrase::verdict_of(&service, &name("verdicts"))]),
+            rule([statement::verdict_of(&service, &name("verdicts"))]),
         ),
     ]
 }
@@ -362,19 +362,19 @@ fn writes(family: Family) -> Vec<Pair> {
     vec![
         typed(
             set(SetOp::Add, saddr(family), "@seen"),
-            rule([phrase::write(DynsetOp::Add, &seen, &source, None)]),
+            rule([statement::write(DynsetOp::Add, &seen, &source, None)]),
         ),
         typed(
             set(SetOp::Update, Expression::Named(NamedExpression::Elem(elem)), "@seen"),
-            rule([phrase::write(DynsetOp::Update, &seen, &source, minute)]),
+            rule([statement::write(DynsetOp::Update, &seen, &source, minute)]),
         ),
         typed(
             set(SetOp::Add, concat(vec![saddr(family), daddr(family)]), "@seen-for-ever"),
-            rule([phrase::write(DynsetOp::Add, &for_ever, &both, None)]),
+            rule([statement::write(DynsetOp::Add, &for_ever, &both, None)]),
         ),
         text(
             format!("delete @seen {{ {} saddr }}", ip(family)),
-            rule([phrase::write(DynsetOp::Delete, &seen, &source, None)]),
+            rule([statement::write(DynsetOp::Delete, &seen, &source, None)]),
         ),
     ]
 }
@@ -383,12 +383,12 @@ fn verdicts() -> Vec<Pair> {
     let other: Arc<str> = "other".into();
     let proceed = vec![Expr::Verdict(Verdict::Continue)];
     vec![
-        typed(vec![Statement::Accept(None)], rule([phrase::accept()])),
-        typed(vec![Statement::Drop(None)], rule([phrase::drop()])),
-        typed(vec![Statement::Return(None)], rule([phrase::leave()])),
+        typed(vec![Statement::Accept(None)], rule([statement::accept()])),
+        typed(vec![Statement::Drop(None)], rule([statement::drop()])),
+        typed(vec![Statement::Return(None)], rule([statement::leave()])),
         typed(vec![Statement::Continue(None)], rule([proceed])),
-        typed(vec![Statement::Jump(to("other"))], rule([phrase::jump(&other)])),
-        typed(vec![Statement::Goto(to("other"))], rule([phrase::goto(&other)])),
+        typed(vec![Statement::Jump(to("other"))], rule([statement::jump(&other)])),
+        typed(vec![Statement::Goto(to("other"))], rule([statement::goto(&other)])),
     ]
 }
 
@@ -397,7 +397,7 @@ fn rejects(family: Family) -> Vec<Pair> {
     let prohibited = of(family, 13, 1);
     let theirs = JsonReject::new(Some(kind), Some(RejectCode::AdminProhibited));
     vec![
-        typed(vec![Statement::Reject(None)], rule([phrase::reject(family)])),
+        typed(vec![Statement::Reject(None)], rule([statement::reject(family)])),
         typed(
             vec![Statement::Reject(Some(theirs))],
             rule([vec![Expr::Reject(Reject::Icmp(prohibited))]]),
@@ -407,7 +407,7 @@ fn rejects(family: Family) -> Vec<Pair> {
                 eq(meta(JsonMeta::L4proto), string("tcp")),
                 Statement::Reject(Some(JsonReject::new(Some(RejectType::TCPReset), None))),
             ],
-            rule([phrase::protocol(Protocol::Tcp), vec![Expr::Reject(Reject::TcpReset)]]),
+            rule([statement::protocol(Protocol::Tcp), vec![Expr::Reject(Reject::TcpReset)]]),
         ),
     ]
 }
@@ -441,7 +441,7 @@ fn side_effects() -> Vec<Pair> {
     };
     let ours = |unit, burst, matches| vec![Expr::Limit { rate: 10, unit, burst, matches }];
     let log = Log { prefix: Some(Cow::Borrowed("seen: ")), ..Log::new(None) };
-    let mut commented = rule([phrase::counter()]);
+    let mut commented = rule([statement::counter()]);
     commented.comment = Some("counts what is left".into());
     vec![
         typed(

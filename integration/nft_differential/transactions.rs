@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sluice_core::net::{Family, Protocol};
 use sluice_kernel::nft::{
     ApplyError, Chain, Data, Element, Field, Key, Nft, NftError, NftEvent, NftEvents, Op, Refused,
-    Rule, Set, TableName, Verdict, phrase,
+    Rule, Set, TableName, Verdict, statement,
 };
 
 use crate::UNPRIVILEGED;
@@ -110,8 +110,8 @@ pub(crate) fn refused_operations() {
     let ops = [
         Op::AddChain(Chain::regular("here")),
         Op::DeleteChain(Arc::clone(&absent)),
-        Op::AddRule(Rule::of("here", [phrase::jump(&absent)])),
-        Op::AddRule(Rule::of("here", [phrase::is_in(&[Field::Dport], &absent)])),
+        Op::AddRule(Rule::of("here", [statement::jump(&absent)])),
+        Op::AddRule(Rule::of("here", [statement::is_in(&[Field::Dport], &absent)])),
         add(1),
         Op::DeleteSet(Arc::clone(&absent)),
         Op::AddElement { set: absent, element: Element::verdict(key(1), Verdict::Accept) },
@@ -171,7 +171,7 @@ pub(crate) fn undo(family: Family) {
     let table = TableName::new(family, "kube-proxy");
     let (chain, set): (Arc<str>, Arc<str>) = ("c".into(), "s".into());
     let element = Element::new(Key::new().port(80));
-    let rule = Rule::of("c", [phrase::is_in(&[Field::Dport], &set), phrase::accept()]);
+    let rule = Rule::of("c", [statement::is_in(&[Field::Dport], &set), statement::accept()]);
     let mut nft = Nft::open().unwrap();
     let add = [
         Op::AddTable { comment: None },

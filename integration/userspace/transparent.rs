@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Node, Pod, Probe};
 use sluice_core::net::{Family, Protocol};
-use sluice_kernel::delivery::{Delivery, DeliveryError};
+use sluice_kernel::policy_routing::{PolicyRouting, PolicyRoutingError};
 use socket2::{Domain, Socket, Type};
 
 use super::support::daemon::program;
@@ -409,8 +409,8 @@ pub(crate) fn rules() -> Outcome {
     assert!(sh(node, "nft list tables").is_empty());
 
     // Another masqueradeBit: the rules for the old one go.
-    let changes = node.namespace().run(|| -> Result<Vec<usize>, DeliveryError> {
-        let mut rules = Delivery::open(Family::V6)?;
+    let changes = node.namespace().run(|| -> Result<Vec<usize>, PolicyRoutingError> {
+        let mut rules = PolicyRouting::open(Family::V6)?;
         let mut changes = Vec::new();
         for mark in [0x2000, 0x2000, 0x100] {
             changes.push(rules.ensure(mark)?);

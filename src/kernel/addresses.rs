@@ -1,6 +1,6 @@
 //! The addresses of this node's interfaces, followed as they change.
 //!
-//! Those of [`VIRTUAL`] do not count: this node answers to them, but they are Services', not its own.
+//! Those of [`IPVS_DEVICE`] do not count: this node answers to them, but they are Services', not its own.
 //!
 //! Notifications only say when to look: the list is read whole, once for all that have arrived by then, and
 //! again after a pause if it could not be read or changed meanwhile. They wait in the kernel, which drops
@@ -24,7 +24,7 @@ use super::datagram::messages;
 use super::requests::{Reading, RequestError, Requests, find};
 
 /// The device that has cluster IPs, in the IPVS mode of this and of the Go kube-proxy.
-pub const VIRTUAL: &str = "kube-ipvs0";
+pub const IPVS_DEVICE: &str = "kube-ipvs0";
 
 /// How often a list that changed while it was read is read again at once.
 const ATTEMPTS: usize = 8;
@@ -180,7 +180,7 @@ impl Source for Kernel {
 /// Whether a notification is of an address that counts.
 fn counts(datagram: &[u8]) -> bool {
     // Asked each time, because the device may be made anew with another number.
-    let ignored = nix::net::if_::if_nametoindex(VIRTUAL).ok();
+    let ignored = nix::net::if_::if_nametoindex(IPVS_DEVICE).ok();
     let mut of_addresses =
         messages(datagram).filter(|m| matches!(m.kind, libc::RTM_NEWADDR | libc::RTM_DELADDR));
     of_addresses.any(|message| {
@@ -190,7 +190,7 @@ fn counts(datagram: &[u8]) -> bool {
 
 fn read_list(requests: &mut Requests) -> Result<BTreeSet<IpAddr>, RequestError> {
     for _ in 0..ATTEMPTS {
-        let ignored = nix::net::if_::if_nametoindex(VIRTUAL).ok();
+        let ignored = nix::net::if_::if_nametoindex(IPVS_DEVICE).ok();
         let mut found = BTreeSet::new();
         let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let reading = requests.list(question, |_, content| {

@@ -6,17 +6,17 @@
 pub mod addresses;
 pub mod conntrack;
 mod datagram;
-pub mod delivery;
 pub mod dummy;
 pub mod ipset;
 pub mod ipvs;
 pub mod listen;
 pub mod nft;
+pub mod policy_routing;
 pub mod process;
 mod requests;
+pub mod route_lookup;
 pub mod sockets;
 pub mod sysctl;
-pub mod ways;
 pub mod xtables;
 
 use std::path::Path;
@@ -43,10 +43,10 @@ pub fn has_family(family: Family) -> bool {
     }
 }
 
-/// Gives memory for large passing things (lists, transactions, tables that were read) back to the
-/// system as soon as it is free. Otherwise glibc soon keeps such blocks, up to 32 MiB each, among the
-/// small ones that stay for ever (`M_MMAP_THRESHOLD` in mallopt(3)); other C libraries do not.
-pub fn return_large_blocks() {
+/// Sets glibc's `M_MMAP_THRESHOLD` (mallopt(3)), so that large temporary allocations (lists, batches,
+/// dumps) go back to the system as soon as they are freed. Left alone, glibc raises the threshold to up to
+/// 32 MiB and keeps such blocks in its heap; other C libraries do not.
+pub fn set_mmap_threshold() {
     #[cfg(target_env = "gnu")]
     {
         const LARGE: i32 = 128 * 1024;

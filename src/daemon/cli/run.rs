@@ -50,7 +50,7 @@ pub(super) fn run(flags: RunFlags) -> Result<()> {
     if flags.init_only {
         return node::initialize(&settled.config);
     }
-    kernel::return_large_blocks();
+    kernel::set_mmap_threshold();
     let files = open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)

@@ -20,7 +20,7 @@ use sluice_dataplane::leftovers::InUse;
 use sluice_dataplane::nftables::ServiceCounters;
 use sluice_dataplane::userspace::{Count, Counters};
 use sluice_kernel as kernel;
-use sluice_kernel::xtables::{Counted, Xtables};
+use sluice_kernel::xtables::{CountedRule, Xtables};
 use sluice_kubernetes::events::{Event, Recorder, Regarding, Severity};
 use sluice_kubernetes::watch::{self, ApiServer};
 use sluice_telemetry::metrics::{Kind, Metrics};
@@ -154,16 +154,16 @@ pub(super) fn show_services(metrics: &Metrics, counters: Option<ServiceCounters>
 }
 
 /// Rules whose packets are counted, by upstream's names.
-const PACKETS: [(&str, &str, Counted); 2] = [
+const PACKETS: [(&str, &str, CountedRule); 2] = [
     (
         "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
         "[ALPHA] packets dropped by iptables to work around conntrack problems",
-        Counted::INVALID_DROPPED,
+        CountedRule::INVALID_DROPPED,
     ),
     (
         "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
         "[ALPHA] Number of packets accepted on nodeports of loopback interface",
-        Counted::LOCALHOST_NODE_PORTS,
+        CountedRule::LOCALHOST_NODE_PORTS,
     ),
 ];
 

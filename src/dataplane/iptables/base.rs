@@ -189,7 +189,7 @@ fn node_port_addresses(
 /// the classic layout has a rule per endpoint.
 fn postrouting(table: &ForwardingTable, form: Form) -> Vec<Rule> {
     let (family, mark) = (table.family, table.host.masquerade_mark);
-    // It does nothing but count: `Counted::LOCALHOST_NODE_PORTS`.
+    // It does nothing but count: `CountedRule::LOCALHOST_NODE_PORTS`.
     let on_localhost = Rule::new()
         .comment("connections to node ports on localhost")
         .when(Match::TranslatedFrom(loopback(family)));

@@ -39,7 +39,7 @@ use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncErro
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 use sluice_core::plan::ForwardingTable;
-use sluice_kernel::xtables::{self, Outline, Table, Xtables, XtablesError};
+use sluice_kernel::xtables::{self, ChainGraph, Table, Xtables, XtablesError};
 use sluice_telemetry::trace;
 
 /// How many scripts are tried, each without the Service whose line was refused in the one before.
@@ -124,13 +124,13 @@ pub trait Tables: Send {
     /// The rules of a table in the form of `iptables-save`.
     ///
     /// # Errors
-    /// If they cannot be read; [`XtablesError::Incompatible`] if only their outline can.
+    /// If they cannot be read; [`XtablesError::Incompatible`] if only their chain graph can.
     fn save(&mut self, table: Table) -> Result<String, XtablesError>;
     /// What can be told of a table whose rules cannot be read.
     ///
     /// # Errors
     /// If nothing can be told.
-    fn outline(&mut self, table: Table) -> Result<Outline, XtablesError>;
+    fn chain_graph(&mut self, table: Table) -> Result<ChainGraph, XtablesError>;
     /// Applies a script of `iptables-restore --noflush`.
     ///
     /// # Errors
@@ -153,8 +153,8 @@ impl Tables for Xtables {
         Xtables::save(self, table)
     }
 
-    fn outline(&mut self, table: Table) -> Result<Outline, XtablesError> {
-        Xtables::outline(self, table)
+    fn chain_graph(&mut self, table: Table) -> Result<ChainGraph, XtablesError> {
+        Xtables::chain_graph(self, table)
     }
 
     fn restore(&mut self, script: &str) -> Result<(), XtablesError> {
@@ -251,7 +251,7 @@ impl<T: Tables> Iptables<T> {
                     self.unreadable.remove(&table);
                 }
                 Err(error @ XtablesError::Incompatible { .. }) => {
-                    observed.outline(table, &self.tables.outline(table)?);
+                    observed.chain_graph(table, &self.tables.chain_graph(table)?);
                     if self.unreadable.insert(table) {
                         tracing::warn!(
                             "{error}; our chains are written without being compared. Put that rule into a \

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Tables;
 use super::extensions::PROBE;
-use sluice_kernel::xtables::{Outline, Table, XtablesError};
+use sluice_kernel::xtables::{ChainGraph, Table, XtablesError};
 
 /// Tables as the programs keep them.
 #[derive(Debug, Clone, Default)]
@@ -113,22 +113,22 @@ impl Tables for Model {
         Ok(format!("# comment\n*{table}\n{text}COMMIT\n"))
     }
 
-    fn outline(&mut self, table: Table) -> Result<Outline, XtablesError> {
+    fn chain_graph(&mut self, table: Table) -> Result<ChainGraph, XtablesError> {
         let native = self.incompatible.get(&table).copied();
-        let mut outline = Outline::default();
+        let mut chain_graph = ChainGraph::default();
         for (name, rules) in self.table(table).clone() {
             let at: Arc<str> = name.as_str().into();
             let target = |rule: &String| Some(rule.rsplit_once("-j ")?.1.split(' ').next()?.into());
             let jumps = rules.iter().filter_map(target).map(|to| (Arc::clone(&at), to));
-            outline.jumps.extend(jumps);
+            chain_graph.jumps.extend(jumps);
             if BUILTIN.contains(&name.as_str()) {
                 let rules = rules.iter().map(|rule| format!("-A {name} {rule}\n")).collect();
-                outline.hooked.insert(at, Some(rules).filter(|_| native != Some(&*name)));
+                chain_graph.hooked.insert(at, Some(rules).filter(|_| native != Some(&*name)));
             } else {
-                outline.regular.insert(at);
+                chain_graph.regular.insert(at);
             }
         }
-        Ok(outline)
+        Ok(chain_graph)
     }
 
     fn restore(&mut self, script: &str) -> Result<(), XtablesError> {

@@ -7,7 +7,7 @@ use super::desired::Delta;
 use super::line::Chains;
 use super::names::{ChainId, is_of_proxy, is_perishable};
 use super::script::HookChange;
-use sluice_kernel::xtables::{Outline, Table};
+use sluice_kernel::xtables::{ChainGraph, Table};
 
 /// What stands for a rule that cannot be read.
 const UNREADABLE: &str = "(unreadable)";
@@ -36,12 +36,12 @@ impl Observed {
     }
 
     /// Takes a table in that cannot be read: none of our chains is taken for what it should be.
-    pub(super) fn outline(&mut self, table: Table, outline: &Outline) {
-        for name in &outline.regular {
+    pub(super) fn chain_graph(&mut self, table: Table, chain_graph: &ChainGraph) {
+        for name in &chain_graph.regular {
             self.chains.insert(ChainId::new(table, name), vec![UNREADABLE.to_owned()]);
         }
         let mut hooked = BTreeSet::new();
-        for (name, rules) in &outline.hooked {
+        for (name, rules) in &chain_graph.hooked {
             let id = ChainId::new(table, name);
             self.chains.entry(id.clone()).or_default();
             match rules {
@@ -54,7 +54,7 @@ impl Observed {
                 }
             }
         }
-        for (from, to) in outline.jumps.iter().filter(|(from, _)| !hooked.contains(from)) {
+        for (from, to) in chain_graph.jumps.iter().filter(|(from, _)| !hooked.contains(from)) {
             let rules = self.chains.entry(ChainId::new(table, from)).or_default();
             rules.push(format!("{UNREADABLE} -j {to}"));
         }

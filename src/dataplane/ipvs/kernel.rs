@@ -15,7 +15,7 @@ use sluice_kernel::sysctl::{Setting, SysctlError, Wanted};
 use sluice_kernel::{self as kernel, Refusal};
 
 /// The device that has all cluster IPs, as the Go kube-proxy calls it.
-pub(super) const DEVICE: &str = kernel::addresses::VIRTUAL;
+pub(super) const DEVICE: &str = kernel::addresses::IPVS_DEVICE;
 
 /// What this mode needs of the kernel: the kernel itself, or in tests a model of it.
 pub trait Kernel: Send {

@@ -21,11 +21,11 @@ use self::chains::{Jump, Listing, Removal, Whose};
 pub use self::virtuals::{Connections, VirtualsError};
 use super::nftables::TABLE;
 use sluice_core::net::Family;
-use sluice_kernel::addresses::VIRTUAL;
-use sluice_kernel::delivery::{Delivery, DeliveryError};
+use sluice_kernel::addresses::IPVS_DEVICE;
 use sluice_kernel::has_family;
 use sluice_kernel::ipset::{self, IpsetError};
 use sluice_kernel::nft::{ApplyError, Nft, NftError, Op, Refused, TableName};
+use sluice_kernel::policy_routing::{PolicyRouting, PolicyRoutingError};
 use sluice_kernel::xtables::{Table, Variant, XtablesError, legacy_programs, legacy_tables};
 
 /// How often a table is read again that somebody else changes meanwhile.
@@ -91,12 +91,12 @@ pub enum LeftoverError {
     },
     /// Routing rules of transparent relays.
     #[error("remove routing rules: {0}")]
-    Routing(#[source] DeliveryError),
+    Routing(#[source] PolicyRoutingError),
     /// Sets of ipset, as a whole.
     #[error("remove kube-proxy's sets: {0}")]
     Sets(#[source] IpsetError),
     /// IPVS, as a whole.
-    #[error("remove kube-proxy's virtual services and {VIRTUAL}: {0}")]
+    #[error("remove kube-proxy's virtual services and {IPVS_DEVICE}: {0}")]
     Virtuals(#[source] VirtualsError),
     /// The kernel refuses to give one thing up.
     #[error("remove {0}")]
@@ -226,9 +226,9 @@ impl Outcome {
     }
 
     fn routing(&mut self, family: Family) {
-        match Delivery::open(family).and_then(|mut rules| rules.remove()) {
+        match PolicyRouting::open(family).and_then(|mut rules| rules.remove()) {
             // A kernel without routing rules has none of ours.
-            Ok(0) | Err(DeliveryError::Unsupported { .. }) => {}
+            Ok(0) | Err(PolicyRoutingError::Unsupported { .. }) => {}
             Ok(changes) => {
                 self.removed.push(format!("{changes} routing rules and routes ({family})"));
             }
@@ -265,7 +265,7 @@ impl Outcome {
                     self.removed.push(format!("{} virtual services of IPVS", done.services));
                 }
                 if done.device {
-                    self.removed.push(format!("device {VIRTUAL}"));
+                    self.removed.push(format!("device {IPVS_DEVICE}"));
                 }
                 self.connections = done.connections;
                 self.failed.extend(done.refused.into_iter().map(LeftoverError::Refused));
@@ -288,11 +288,14 @@ fn remove_chains(
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let outline = nft.outline(table)?;
-        let jumps = outline.jumps.into_iter();
+        let chain_graph = nft.chain_graph(table)?;
+        let jumps = chain_graph.jumps.into_iter();
         let jumps = jumps.map(|jump| Jump { chain: jump.chain, to: jump.to, rule: jump.handle });
-        let listing =
-            Listing { chains: outline.regular, builtin: outline.hooked, jumps: jumps.collect() };
+        let listing = Listing {
+            chains: chain_graph.regular,
+            builtin: chain_graph.hooked,
+            jumps: jumps.collect(),
+        };
         let removal = listing.removal(whose);
         match nft.apply(table, &operations(&removal)) {
             Ok(()) => return Ok(removal),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use sluice_core::net::Family;
-use sluice_kernel::addresses::VIRTUAL;
+use sluice_kernel::addresses::IPVS_DEVICE;
 use sluice_kernel::dummy::{Dummy, DummyError, DummyOp};
 use sluice_kernel::ipvs::{Ipvs, IpvsError, Key, Op};
 
@@ -48,7 +48,7 @@ pub(super) fn remove(
     excluded: &[IpNet],
     connections: Connections,
 ) -> Result<Outcome, VirtualsError> {
-    let mut device = Dummy::open(VIRTUAL)?;
+    let mut device = Dummy::open(IPVS_DEVICE)?;
     let (v4, v6) = (device.addresses(Family::V4)?, device.addresses(Family::V6)?);
     let (Some(v4), Some(v6)) = (v4, v6) else { return Ok(Outcome::default()) };
     let ours = |ip: &IpAddr| !excluded.iter().any(|net| net.contains(ip));
@@ -74,7 +74,7 @@ pub(super) fn remove(
         if let (DummyOp::Remove(ip), Err(refusal)) = (op, answer)
             && !refusal.contradicts_state()
         {
-            outcome.refused.push(format!("address {ip} of {VIRTUAL}: {refusal}"));
+            outcome.refused.push(format!("address {ip} of {IPVS_DEVICE}: {refusal}"));
         }
     }
     Ok(outcome)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::layout::{Place, SetId, client_key};
 use super::rules::{AFTER_DSTNAT, Writer, draw};
 use sluice_core::plan::ForwardingTable;
-use sluice_kernel::nft::phrase::{self, Phrase};
+use sluice_kernel::nft::statement::{self, Statement};
 use sluice_kernel::nft::{Chain, ChainKind, DynsetOp, Field, Hook, ct_state, ct_status};
 
 impl Writer {
@@ -27,9 +27,10 @@ impl Writer {
             }
             let condition = match place {
                 Place::NodePort => self.to_node_port_address(&table.host.node_ports),
-                _ => Phrase::new(),
+                _ => Statement::new(),
             };
-            let number = phrase::set_priority_to_data_of(&place.key(self.family), &sticky.name());
+            let number =
+                statement::set_priority_to_data_of(&place.key(self.family), &sticky.name());
             self.rule("sticky", [condition, number]);
         }
         let timeout = |set: &SetId| match *set {
@@ -44,24 +45,24 @@ impl Writer {
             ("filter-prerouting-pre-dnat", Hook::Prerouting),
             ("filter-output-pre-dnat", Hook::Output),
         ] {
-            let new = phrase::ct_state(ct_state::NEW);
-            self.rule(name, [new, phrase::jump(&"sticky".into())]);
+            let new = statement::ct_state(ct_state::NEW);
+            self.rule(name, [new, statement::jump(&"sticky".into())]);
             let name = name.replace("-pre-", "-post-");
             self.chain(Chain::base(name.as_str(), ChainKind::Filter, hook, AFTER_DSTNAT));
-            let translated = phrase::ct_status(ct_status::DNAT);
-            let new = phrase::ct_state(ct_state::NEW);
-            self.rule(&name, [new, translated, phrase::jump(&"affinity".into())]);
+            let translated = statement::ct_status(ct_status::DNAT);
+            let new = statement::ct_state(ct_state::NEW);
+            self.rule(&name, [new, translated, statement::jump(&"affinity".into())]);
         }
         let endpoint = [Field::Priority, Field::Daddr(self.family), Field::Dport];
         let client = client_key(self.family);
         let memory = SetId::Affinity.name();
         for timeout in timeouts {
             let numbers = SetId::Remembered(timeout).name();
-            let numbered = || phrase::is_in(&[Field::Priority], &numbers);
+            let numbered = || statement::is_in(&[Field::Priority], &numbers);
             let lifetime = Some(Duration::from_secs(u64::from(timeout)));
-            let remember = || phrase::write(DynsetOp::Update, &memory, &client, lifetime);
-            let id = phrase::set_priority_to_data_of(&endpoint, &SetId::EndpointIds.name());
-            let clear = phrase::clear_priority;
+            let remember = || statement::write(DynsetOp::Update, &memory, &client, lifetime);
+            let id = statement::set_priority_to_data_of(&endpoint, &SetId::EndpointIds.name());
+            let clear = statement::clear_priority;
             self.rule("affinity", [numbered(), remember(), id, remember(), clear()]);
             // An endpoint that has just left is nobody's.
             self.rule("affinity", [numbered(), clear()]);
@@ -75,19 +76,19 @@ impl Writer {
         let chain: Arc<str> = format!("{place}-recall-{size}").into();
         let client = client_key(self.family);
         let memory = SetId::Affinity.name();
-        let draw = phrase::goto(&draw(place, size));
+        let draw = statement::goto(&draw(place, size));
         let number = || {
             let sticky = SetId::Sticky(place.whole()).name();
-            phrase::set_priority_to_data_of(&place.key(self.family), &sticky)
+            statement::set_priority_to_data_of(&place.key(self.family), &sticky)
         };
-        let unknown = phrase::is_not_in(&client, &memory);
+        let unknown = statement::is_not_in(&client, &memory);
         let mut rules = vec![vec![unknown, draw.clone()]];
         for slot in 0..size {
             let slot = place.certain_slot_key(self.family, slot);
-            let id = phrase::set_priority_to_data_of(&slot, &SetId::SlotIds(place).name());
-            let known = phrase::is_in(&client, &memory);
+            let id = statement::set_priority_to_data_of(&slot, &SetId::SlotIds(place).name());
+            let known = statement::is_in(&client, &memory);
             let endpoints = SetId::Endpoints(place).name();
-            let there = phrase::dnat_to_data_of(self.family, &slot, &endpoints);
+            let there = statement::dnat_to_data_of(self.family, &slot, &endpoints);
             rules.push(vec![id, known, number(), there]);
         }
         rules.extend([vec![number()], vec![draw]]);

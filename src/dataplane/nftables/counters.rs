@@ -10,7 +10,7 @@ use super::layout::{Place, SetId, TABLE};
 use sluice_core::model::ServiceName;
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::PortPlan;
-use sluice_kernel::nft::{ElementCount, Nft, NftError, TableName};
+use sluice_kernel::nft::{ElementCounter, Nft, NftError, TableName};
 
 /// The longest comment of an element (`NFTNL_UDATA_COMMENT_MAXLEN` of libnftnl's `udata.h`, without the
 /// zero at its end).
@@ -55,7 +55,7 @@ impl ServiceCounters {
         let table = TableName::new(family, TABLE);
         let mut all = Vec::new();
         for place in [Place::Service, Place::NodePort] {
-            let counts = nft.counts(&table, &SetId::Counters(place).name())?;
+            let counts = nft.element_counters(&table, &SetId::Counters(place).name())?;
             all.extend(counts.iter().filter_map(|count| service_count(family, place, count)));
         }
         Ok(all)
@@ -68,7 +68,7 @@ pub(super) fn owner(name: &ServiceName, port: &PortPlan) -> Option<String> {
     (text.len() <= LONGEST).then_some(text)
 }
 
-fn service_count(family: Family, place: Place, count: &ElementCount) -> Option<ServiceCount> {
+fn service_count(family: Family, place: Place, count: &ElementCounter) -> Option<ServiceCount> {
     let (name, port) = count.comment.as_deref()?.split_once(':')?;
     let (namespace, service) = name.split_once('/')?;
     let key = count.key.as_bytes();

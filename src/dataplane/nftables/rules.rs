@@ -26,7 +26,7 @@ use sluice_core::plan::{ForwardingTable, NodePortAddresses, PodDetector};
 use sluice_kernel::nft::{
     Chain, ChainKind, CtDirection, Field, Hook, NatFlags, Rule, Set, address_type, ct_state,
     ct_status,
-    phrase::{self, Phrase},
+    statement::{self, Statement},
 };
 
 /// `NF_IP_PRI_*` of `linux/netfilter_ipv4.h`.
@@ -97,8 +97,8 @@ pub(super) struct Writer {
     schema: Schema,
 }
 
-fn all(phrases: impl IntoIterator<Item = Phrase>) -> Phrase {
-    phrases.into_iter().flatten().collect()
+fn all(statements: impl IntoIterator<Item = Statement>) -> Statement {
+    statements.into_iter().flatten().collect()
 }
 
 impl Writer {
@@ -106,24 +106,24 @@ impl Writer {
         self.schema.chains.insert(Arc::clone(&chain.name), (chain, Vec::new()));
     }
 
-    pub(super) fn rule(&mut self, chain: &str, phrases: impl IntoIterator<Item = Phrase>) {
+    pub(super) fn rule(&mut self, chain: &str, statements: impl IntoIterator<Item = Statement>) {
         let (chain, rules) = self
             .schema
             .chains
             .entry(chain.into())
             .or_insert_with(|| (Chain::regular(chain), Vec::new()));
-        rules.push(Rule::new(Arc::clone(&chain.name), all(phrases)));
+        rules.push(Rule::new(Arc::clone(&chain.name), all(statements)));
     }
 
     /// `FRONTEND @set` of the packet.
-    fn frontend_in(&self, set: SetId, place: Place) -> Phrase {
-        phrase::is_in(&place.key(self.family), &set.name())
+    fn frontend_in(&self, set: SetId, place: Place) -> Statement {
+        statement::is_in(&place.key(self.family), &set.name())
     }
 
     fn hooks(&mut self, table: &ForwardingTable) {
         use ChainKind::{Filter, Nat};
         use Hook::{Forward, Input, Output, Postrouting, Prerouting};
-        let new = || phrase::ct_state(ct_state::NEW);
+        let new = || statement::ct_state(ct_state::NEW);
         let (input, forward, output): (&[&str], &[&str], i32) = match self.carrier {
             Carrier::Kernel | Carrier::Relays(_) => (
                 &["nodeport-check", "service-check"],
@@ -151,12 +151,12 @@ impl Writer {
             self.chain(Chain::base(name, kind, hook, priority));
             if matches!(self.carrier, Carrier::Relays(_)) && name == "nat-output" {
                 // What relays send themselves is never redirected to relays.
-                let theirs = phrase::mark_has(table.host.masquerade_mark);
-                self.rule(name, [theirs, phrase::leave()]);
+                let theirs = statement::mark_has(table.host.masquerade_mark);
+                self.rule(name, [theirs, statement::leave()]);
             }
             for target in targets {
-                let condition = if kind == Filter { new() } else { Phrase::new() };
-                self.rule(name, [condition, phrase::jump(&(*target).into())]);
+                let condition = if kind == Filter { new() } else { Statement::new() };
+                self.rule(name, [condition, statement::jump(&(*target).into())]);
             }
         }
     }
@@ -165,17 +165,17 @@ impl Writer {
     /// carries the mark until here. Who is redirected to them keeps its source, by which clients are
     /// remembered.
     fn relays(&mut self, mark: u32) {
-        let port = || phrase::is_in(&[Field::L4Proto, Field::Dport], &SetId::RelayPorts.name());
-        let untranslated = || phrase::ct_status_lacks(ct_status::DNAT);
-        let reject = phrase::goto(&"reject-chain".into());
+        let port = || statement::is_in(&[Field::L4Proto, Field::Dport], &SetId::RelayPorts.name());
+        let untranslated = || statement::ct_status_lacks(ct_status::DNAT);
+        let reject = statement::goto(&"reject-chain".into());
         self.rule(
             "filter-input",
-            [phrase::ct_state(ct_state::NEW), port(), untranslated(), reject],
+            [statement::ct_state(ct_state::NEW), port(), untranslated(), reject],
         );
-        let unmark = phrase::flip_mark_bits(mark);
-        self.rule("filter-output", [phrase::mark_has(mark), untranslated(), unmark]);
-        let here = phrase::destination_type(address_type::LOCAL);
-        self.rule("masquerading", [port(), here, phrase::leave()]);
+        let unmark = statement::flip_mark_bits(mark);
+        self.rule("filter-output", [statement::mark_has(mark), untranslated(), unmark]);
+        let here = statement::destination_type(address_type::LOCAL);
+        self.rule("masquerading", [port(), here, statement::leave()]);
     }
 
     /// Finding the frontend counts it. Only the first packet of a connection comes here.
@@ -197,9 +197,9 @@ impl Writer {
         self.rule(
             "filter-prerouting-mark",
             [
-                phrase::ct_direction(CtDirection::Reply),
-                phrase::socket_is_transparent(),
-                phrase::set_mark_bits(delivery_mark(masquerade_mark)),
+                statement::ct_direction(CtDirection::Reply),
+                statement::socket_is_transparent(),
+                statement::set_mark_bits(delivery_mark(masquerade_mark)),
             ],
         );
     }
@@ -207,9 +207,9 @@ impl Writer {
     fn services(&mut self, table: &ForwardingTable) {
         let host = &table.host;
         self.counter("services", Place::Service);
-        let mark = || phrase::set_mark_bits(host.masquerade_mark);
+        let mark = || statement::set_mark_bits(host.masquerade_mark);
         let daddr = Field::Daddr(self.family);
-        let to_cluster_ip = || phrase::is_in(&[daddr], &SetId::ClusterIps.name());
+        let to_cluster_ip = || statement::is_in(&[daddr], &SetId::ClusterIps.name());
         if host.masquerade_all {
             self.rule("services", [to_cluster_ip(), mark()]);
         } else if host.pods != PodDetector::None {
@@ -218,21 +218,22 @@ impl Writer {
         if self.carrier == Carrier::Ipvs {
             // This node's own traffic to a cluster IP, which is one of its addresses, has that as
             // its source too.
-            let own = phrase::is_in(&[Field::Saddr(self.family)], &SetId::ClusterIps.name());
+            let own = statement::is_in(&[Field::Saddr(self.family)], &SetId::ClusterIps.name());
             self.rule("services", [own, mark()]);
         }
         let masquerade = self.frontend_in(SetId::Masquerade(Place::Service), Place::Service);
         self.rule("services", [masquerade, mark()]);
         let split = self.frontend_in(SetId::Split(Place::Service), Place::Service);
-        self.rule("services", [split, phrase::goto(&"service-split".into())]);
+        self.rule("services", [split, statement::goto(&"service-split".into())]);
         self.split("service-split", Place::Service, table);
-        self.rule("services", [phrase::jump(&pools(Place::Service))]);
-        let node_ports = phrase::jump(&"nodeports".into());
+        self.rule("services", [statement::jump(&pools(Place::Service))]);
+        let node_ports = statement::jump(&"nodeports".into());
         self.rule("services", [self.to_node_port_address(&host.node_ports), node_ports]);
         if !host.cluster_ip_guard.refuses_ports() {
             // What the Service has no port for passes as it came.
             let bit = host.masquerade_mark;
-            let marked = [to_cluster_ip(), phrase::mark_has(bit), phrase::flip_mark_bits(bit)];
+            let marked =
+                [to_cluster_ip(), statement::mark_has(bit), statement::flip_mark_bits(bit)];
             self.rule("services", marked);
         }
     }
@@ -241,23 +242,23 @@ impl Writer {
         let place = Place::NodePort;
         self.counter("nodeports", place);
         let masquerade = self.frontend_in(SetId::Masquerade(place), place);
-        let mark = phrase::set_mark_bits(table.host.masquerade_mark);
+        let mark = statement::set_mark_bits(table.host.masquerade_mark);
         self.rule("nodeports", [masquerade, mark]);
         let split = self.frontend_in(SetId::Split(place), place);
-        self.rule("nodeports", [split, phrase::goto(&"nodeport-split".into())]);
+        self.rule("nodeports", [split, statement::goto(&"nodeport-split".into())]);
         self.split("nodeport-split", place, table);
-        self.rule("nodeports", [phrase::goto(&pools(place))]);
+        self.rule("nodeports", [statement::goto(&pools(place))]);
     }
 
     /// Policy Local: pods and this node are sent on as if through the load balancer and back.
     fn split(&mut self, chain: &str, place: Place, table: &ForwardingTable) {
         for from_pod in self.of_pods(&table.host.pods) {
-            self.rule(chain, [from_pod, phrase::goto(&pools(place))]);
+            self.rule(chain, [from_pod, statement::goto(&pools(place))]);
         }
-        let from_node = || phrase::source_type(address_type::LOCAL);
-        self.rule(chain, [from_node(), phrase::set_mark_bits(table.host.masquerade_mark)]);
-        self.rule(chain, [from_node(), phrase::goto(&pools(place))]);
-        self.rule(chain, [phrase::goto(&pools(place.local()))]);
+        let from_node = || statement::source_type(address_type::LOCAL);
+        self.rule(chain, [from_node(), statement::set_mark_bits(table.host.masquerade_mark)]);
+        self.rule(chain, [from_node(), statement::goto(&pools(place))]);
+        self.rule(chain, [statement::goto(&pools(place.local()))]);
     }
 
     /// Finds the number of slots that a frontend draws from, and draws.
@@ -265,7 +266,7 @@ impl Writer {
         self.chain(Chain::regular(pools(place)));
         if self.carrier == Carrier::Ipvs {
             let at = SetId::Virtual(place).name();
-            let to_virtual = phrase::dnat_to_data_of(self.family, &place.key(self.family), &at);
+            let to_virtual = statement::dnat_to_data_of(self.family, &place.key(self.family), &at);
             return self.rule(&pools(place), [to_virtual]);
         }
         let slots = self.varying.iter().filter_map(|set| Some((set.slots_of(place)?, *set)));
@@ -276,7 +277,7 @@ impl Writer {
                 SetId::StickySlots(..) => self.recall(place, size),
                 _ => draw(place, size),
             };
-            self.rule(&pools(place), [member, phrase::goto(&next)]);
+            self.rule(&pools(place), [member, statement::goto(&next)]);
         }
         let sizes: BTreeSet<u32> = slots.into_iter().map(|(size, _)| size).collect();
         for size in sizes {
@@ -293,7 +294,7 @@ impl Writer {
         if size > 2 {
             let again: Arc<str> = format!("{draw}-again").into();
             for _ in 0..CHAINS_OF_DRAWS {
-                self.rule(&draw, [phrase::jump(&again)]);
+                self.rule(&draw, [statement::jump(&again)]);
             }
             for _ in 0..DRAWS_PER_CHAIN {
                 self.rule(&again, [self.dnat(place, size)]);
@@ -307,42 +308,43 @@ impl Writer {
     /// What is to be masqueraded goes to the relay that shows endpoints the node's address, all else to
     /// the one that shows them the client's; nobody but this table decides which it is.
     fn of_two_relays(&mut self, place: Place, draw: &str, mark: u32) {
-        let relayed = || phrase::not_protocol(Protocol::Sctp);
+        let relayed = || statement::not_protocol(Protocol::Sctp);
         let to = |slot| {
             let key = place.certain_slot_key(self.family, slot);
-            phrase::dnat_to_data_of(self.family, &key, &SetId::Endpoints(place).name())
+            statement::dnat_to_data_of(self.family, &key, &SetId::Endpoints(place).name())
         };
         let (masqueraded, kept) = (to(MASQUERADED), to(KEPT));
-        self.rule(draw, [relayed(), phrase::mark_has(mark), masqueraded]);
+        self.rule(draw, [relayed(), statement::mark_has(mark), masqueraded]);
         self.rule(draw, [relayed(), kept]);
     }
 
-    fn dnat(&self, place: Place, size: u32) -> Phrase {
+    fn dnat(&self, place: Place, size: u32) -> Statement {
         let key = place.slot_key(self.family, size);
-        phrase::dnat_to_data_of(self.family, &key, &SetId::Endpoints(place).name())
+        statement::dnat_to_data_of(self.family, &key, &SetId::Endpoints(place).name())
     }
 
     fn checks(&mut self, table: &ForwardingTable) {
         let place = Place::Service;
         let restricted = self.frontend_in(SetId::Restricted, place);
-        let strangers = phrase::is_not_in(&place.source_key(self.family), &SetId::Sources.name());
-        self.rule("sources-check", [restricted, strangers, phrase::drop()]);
+        let strangers =
+            statement::is_not_in(&place.source_key(self.family), &SetId::Sources.name());
+        self.rule("sources-check", [restricted, strangers, statement::drop()]);
 
-        let reject = phrase::goto(&self.reject());
+        let reject = statement::goto(&self.reject());
         let without = self.frontend_in(SetId::Reject(place), place);
         self.rule("service-check", [without, reject.clone()]);
         let elsewhere = self.frontend_in(SetId::Drop(place), place);
-        self.rule("service-check", [elsewhere, phrase::drop()]);
+        self.rule("service-check", [elsewhere, statement::drop()]);
 
         let place = Place::NodePort;
         let address = || self.to_node_port_address(&table.host.node_ports);
         let without = all([address(), self.frontend_in(SetId::Reject(place), place)]);
         let elsewhere = all([address(), self.frontend_in(SetId::Drop(place), place)]);
         self.rule("nodeport-check", [without, reject.clone()]);
-        self.rule("nodeport-check", [elsewhere, phrase::drop()]);
+        self.rule("nodeport-check", [elsewhere, statement::drop()]);
 
         let daddr = Field::Daddr(self.family);
-        let to_cluster_ip = || phrase::is_in(&[daddr], &SetId::ClusterIps.name());
+        let to_cluster_ip = || statement::is_in(&[daddr], &SetId::ClusterIps.name());
         let guard = table.host.cluster_ip_guard;
         // Hooks jump to it, whether or not there is anything to check.
         self.chain(Chain::regular("cluster-ips-check"));
@@ -353,36 +355,36 @@ impl Writer {
             Carrier::Kernel | Carrier::Relays(_) => {}
             // Whatever the guard says: they are addresses of this node here.
             Carrier::Ipvs => {
-                let check = || phrase::goto(&"virtual-check".into());
+                let check = || statement::goto(&"virtual-check".into());
                 self.rule("virtual-ips-check", [to_cluster_ip(), check()]);
                 self.rule("cluster-ips-check", [to_cluster_ip(), check()]);
                 self.virtual_checks(reject);
             }
         }
         for cidr in table.service_cidrs.iter().filter(|_| guard.drops_addresses()) {
-            self.rule("cluster-ips-check", [phrase::within(daddr, *cidr), phrase::drop()]);
+            self.rule("cluster-ips-check", [statement::within(daddr, *cidr), statement::drop()]);
         }
     }
 
     /// Cluster IPs are addresses of this node here, so what IPVS does not serve would reach the
     /// node's own programs; and for as long as one is not yet or no longer an address of this node,
     /// what it serves would leave the node.
-    fn virtual_checks(&mut self, reject: Phrase) {
+    fn virtual_checks(&mut self, reject: Statement) {
         let served =
-            || phrase::is_in(&Place::Service.key(self.family), &SetId::VirtualServices.name());
+            || statement::is_in(&Place::Service.key(self.family), &SetId::VirtualServices.name());
         let translated = || {
             let key = Place::Service.key(self.family);
-            let member = phrase::is_in(&key, &SetId::VirtualTranslated.name());
-            all([phrase::ct_status(ct_status::DNAT), member])
+            let member = statement::is_in(&key, &SetId::VirtualTranslated.name());
+            all([statement::ct_status(ct_status::DNAT), member])
         };
         let rules = [
-            ("virtual-check", [served(), phrase::leave()]),
-            ("virtual-check", [translated(), phrase::leave()]),
-            ("virtual-absent", [served(), phrase::drop()]),
-            ("virtual-absent", [translated(), phrase::drop()]),
+            ("virtual-check", [served(), statement::leave()]),
+            ("virtual-check", [translated(), statement::leave()]),
+            ("virtual-absent", [served(), statement::drop()]),
+            ("virtual-absent", [translated(), statement::drop()]),
         ];
-        for (chain, phrases) in rules {
-            self.rule(chain, phrases);
+        for (chain, statements) in rules {
+            self.rule(chain, statements);
         }
         self.rule("virtual-check", [reject]);
     }
@@ -391,37 +393,37 @@ impl Writer {
     /// forgotten would ignore an ICMP error.
     fn reject(&mut self) -> Arc<str> {
         let chain: Arc<str> = "reject-chain".into();
-        self.rule(&chain, [phrase::protocol(Protocol::Tcp), phrase::reject_by_reset()]);
-        self.rule(&chain, [phrase::reject(self.family)]);
+        self.rule(&chain, [statement::protocol(Protocol::Tcp), statement::reject_by_reset()]);
+        self.rule(&chain, [statement::reject(self.family)]);
         chain
     }
 
     fn masquerading(&mut self, table: &ForwardingTable) {
         let bit = table.host.masquerade_mark;
-        let masquerade = || phrase::masquerade(NatFlags::FULLY_RANDOM);
+        let masquerade = || statement::masquerade(NatFlags::FULLY_RANDOM);
         self.rule(
             "masquerading",
-            [phrase::mark_has(bit), phrase::flip_mark_bits(bit), masquerade()],
+            [statement::mark_has(bit), statement::flip_mark_bits(bit), masquerade()],
         );
         let hairpin = SetId::Hairpin.definition(self.family);
-        let to_itself = phrase::is_in(&hairpin.key, &hairpin.name);
+        let to_itself = statement::is_in(&hairpin.key, &hairpin.name);
         let through_a_service = match self.carrier {
-            Carrier::Kernel | Carrier::Relays(_) => phrase::ct_status(ct_status::DNAT),
+            Carrier::Kernel | Carrier::Relays(_) => statement::ct_status(ct_status::DNAT),
             // IPVS leaves no such sign; but then it wanted to go to another address.
             Carrier::Ipvs => {
                 use Field::{Dport, L4Proto, OriginalDaddr, Saddr};
                 let family = self.family;
                 let first = [Saddr(family), OriginalDaddr(family), L4Proto, Dport];
-                phrase::is_not_in(&first, &hairpin.name)
+                statement::is_not_in(&first, &hairpin.name)
             }
         };
         self.rule("masquerading", [through_a_service, to_itself, masquerade()]);
     }
 
-    pub(super) fn to_node_port_address(&self, addresses: &NodePortAddresses) -> Phrase {
+    pub(super) fn to_node_port_address(&self, addresses: &NodePortAddresses) -> Statement {
         let daddr = Field::Daddr(self.family);
         match addresses {
-            NodePortAddresses::Only(_) => phrase::is_in(&[daddr], &SetId::NodePortIps.name()),
+            NodePortAddresses::Only(_) => statement::is_in(&[daddr], &SetId::NodePortIps.name()),
             NodePortAddresses::AnyLocal => {
                 let loopback = match self.family {
                     Family::V4 => IpNet::V4(ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8)),
@@ -429,44 +431,44 @@ impl Writer {
                 };
                 // Relays are on this node; what is sent from loopback does not get farther.
                 let other = match self.carrier {
-                    Carrier::Relays(_) => Phrase::new(),
-                    Carrier::Kernel | Carrier::Ipvs => phrase::outside(daddr, loopback),
+                    Carrier::Relays(_) => Statement::new(),
+                    Carrier::Kernel | Carrier::Ipvs => statement::outside(daddr, loopback),
                 };
                 let vips = match self.carrier {
-                    Carrier::Kernel | Carrier::Relays(_) => Phrase::new(),
-                    Carrier::Ipvs => phrase::is_not_in(&[daddr], &SetId::ClusterIps.name()),
+                    Carrier::Kernel | Carrier::Relays(_) => Statement::new(),
+                    Carrier::Ipvs => statement::is_not_in(&[daddr], &SetId::ClusterIps.name()),
                 };
-                all([phrase::destination_type(address_type::LOCAL), other, vips])
+                all([statement::destination_type(address_type::LOCAL), other, vips])
             }
         }
     }
 
     /// Matches traffic that no pod sent.
-    fn not_from_pod(&self, detector: &PodDetector) -> Phrase {
+    fn not_from_pod(&self, detector: &PodDetector) -> Statement {
         match detector {
-            PodDetector::None => Phrase::new(),
+            PodDetector::None => Statement::new(),
             PodDetector::Cidrs(nets) => {
                 let saddr = Field::Saddr(self.family);
-                all(nets.iter().map(|net| phrase::outside(saddr, *net)))
+                all(nets.iter().map(|net| statement::outside(saddr, *net)))
             }
-            PodDetector::BridgeInterface(name) => phrase::not_input_interface(name),
+            PodDetector::BridgeInterface(name) => statement::not_input_interface(name),
             PodDetector::InterfacePrefix(prefix) => {
-                phrase::not_input_interface(&format!("{prefix}*"))
+                statement::not_input_interface(&format!("{prefix}*"))
             }
         }
     }
 
     /// Each of these matches traffic that some pods sent.
-    fn of_pods(&self, detector: &PodDetector) -> Vec<Phrase> {
+    fn of_pods(&self, detector: &PodDetector) -> Vec<Statement> {
         match detector {
             PodDetector::None => Vec::new(),
             PodDetector::Cidrs(nets) => {
                 let saddr = Field::Saddr(self.family);
-                nets.iter().map(|net| phrase::within(saddr, *net)).collect()
+                nets.iter().map(|net| statement::within(saddr, *net)).collect()
             }
-            PodDetector::BridgeInterface(name) => vec![phrase::input_interface(name)],
+            PodDetector::BridgeInterface(name) => vec![statement::input_interface(name)],
             PodDetector::InterfacePrefix(prefix) => {
-                vec![phrase::input_interface(&format!("{prefix}*"))]
+                vec![statement::input_interface(&format!("{prefix}*"))]
             }
         }
     }

@@ -10,7 +10,7 @@ use super::layout::{Carrier, Sight, TABLE};
 use sluice_core::net::Family;
 use sluice_kernel::nft::{
     ApplyError, Chain, ChainKind, Element, Hook, Listening, Nft, NftError, NftEvent, NftEvents,
-    Observed, Op, Ops, Rule, Set, TableName, phrase,
+    Observed, Op, Ops, Rule, Set, TableName, statement,
 };
 
 /// A table that no transaction leaves behind.
@@ -80,7 +80,7 @@ impl Connection {
     /// If it does not, or if nf_tables cannot be used.
     pub fn try_sockets(&self, family: Family) -> Result<(), ApplyError> {
         let table = TableName::new(family, TRIAL);
-        let rule = Rule::of("socket", [phrase::socket_is_transparent()]);
+        let rule = Rule::of("socket", [statement::socket_is_transparent()]);
         let chain = Chain::base("socket", ChainKind::Filter, Hook::Prerouting, 0);
         let add = [Op::AddTable { comment: None }, Op::AddChain(chain), Op::AddRule(rule)];
         let ops: Vec<Op> = add.into_iter().chain([Op::DeleteTable]).collect();

@@ -17,7 +17,7 @@ use sluice_core::plan::fixtures::{any_change, endpoint, host, ip, service, slice
 use sluice_core::plan::{
     ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, Planner, PodDetector, build,
 };
-use sluice_kernel::nft::{Counting, Element, Field, Key, Op, Set, SetKind, Value, phrase};
+use sluice_kernel::nft::{Counting, Element, Field, Key, Op, Set, SetKind, Value, statement};
 
 /// A daemon and its kernel.
 struct World {
@@ -418,7 +418,7 @@ fn cluster_ips_are_guarded_as_the_table_says() {
             let last = schema.chains.get("services").and_then(|(_, rules)| rules.last());
             let bit = table.host.masquerade_mark;
             let unmarks =
-                last.is_some_and(|rule| rule.exprs.ends_with(&phrase::flip_mark_bits(bit)));
+                last.is_some_and(|rule| rule.exprs.ends_with(&statement::flip_mark_bits(bit)));
             assert_eq!(unmarks, guard == ClusterIpGuard::Open, "{guard:?}");
         }
     }

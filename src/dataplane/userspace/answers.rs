@@ -5,12 +5,12 @@ use tokio::sync::watch;
 
 use crate::nftables::delivery_mark;
 use sluice_core::net::Family;
-use sluice_kernel::delivery::{Delivery, DeliveryError};
+use sluice_kernel::policy_routing::{PolicyRouting, PolicyRoutingError};
 
 /// Keeps the routing rules of one family there.
 #[derive(Debug)]
 pub(super) struct Answers {
-    rules: Delivery,
+    rules: PolicyRouting,
     /// Changes when some may have gone.
     gone: watch::Receiver<()>,
     /// The mark that they are there for, as far as is known.
@@ -22,8 +22,8 @@ impl Answers {
     pub(super) fn open(
         family: Family,
         gone: watch::Receiver<()>,
-    ) -> Result<Answers, DeliveryError> {
-        Ok(Answers { rules: Delivery::open(family)?, gone, mark: None })
+    ) -> Result<Answers, PolicyRoutingError> {
+        Ok(Answers { rules: PolicyRouting::open(family)?, gone, mark: None })
     }
 
     /// Brings the rules in line, if they may differ; how many changes it took.
@@ -31,7 +31,7 @@ impl Answers {
         &mut self,
         masquerade_mark: u32,
         full: bool,
-    ) -> Result<usize, DeliveryError> {
+    ) -> Result<usize, PolicyRoutingError> {
         let mark = delivery_mark(masquerade_mark);
         let gone = self.gone.has_changed().unwrap_or(true);
         if self.mark == Some(mark) && !full && !gone {

@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 
 use sluice_core::net::Protocol;
 use sluice_kernel::conntrack::Lookup;
+use sluice_kernel::route_lookup::{Route, RouteLookup};
 use sluice_kernel::sockets;
-use sluice_kernel::ways::{Way, Ways};
 
 /// How long a client waits for the kernel's answers. Usually they take some ten microseconds.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -34,7 +34,7 @@ pub(super) const MOST_TRIES: usize = 2 * PORTS;
 /// What is asked.
 pub(super) trait Kernel: Send {
     /// The way of a packet that this host sends to an address.
-    fn way(&mut self, to: IpAddr) -> io::Result<Way>;
+    fn route(&mut self, to: IpAddr) -> io::Result<Route>;
     /// Whether there is a flow in which packets go from one of these ends to the other as they are.
     fn knows(
         &mut self,
@@ -46,13 +46,13 @@ pub(super) trait Kernel: Send {
 
 /// Over netlink.
 struct Netlink {
-    ways: Ways,
+    routes: RouteLookup,
     flows: Lookup,
 }
 
 impl Kernel for Netlink {
-    fn way(&mut self, to: IpAddr) -> io::Result<Way> {
-        self.ways.to(to).map_err(io::Error::other)
+    fn route(&mut self, to: IpAddr) -> io::Result<Route> {
+        self.routes.to(to).map_err(io::Error::other)
     }
 
     fn knows(
@@ -93,13 +93,13 @@ impl std::fmt::Debug for Around {
 }
 
 impl Around {
-    /// Opens the ways to ask.
+    /// Opens the sockets to ask.
     pub(super) fn open() -> io::Result<Around> {
         let mut askers: Vec<Box<dyn Kernel>> = Vec::new();
         for _ in 0..ASKERS {
-            let ways = Ways::open().map_err(io::Error::other)?;
+            let routes = RouteLookup::open().map_err(io::Error::other)?;
             let flows = Lookup::open().map_err(io::Error::other)?;
-            askers.push(Box::new(Netlink { ways, flows }));
+            askers.push(Box::new(Netlink { routes, flows }));
         }
         Ok(Around::with(askers, sockets::ephemeral_ports()))
     }
@@ -193,9 +193,9 @@ impl Question {
     /// is behind an interface of its own, the endpoint without a router between. Neighbours on a bridge
     /// would talk past this node, and what this node says to itself is not routed.
     fn is_between(self, kernel: &mut dyn Kernel) -> io::Result<bool> {
-        let Way::Link(at) = kernel.way(self.endpoint.ip())? else { return Ok(false) };
-        let back = kernel.way(self.client.ip())?;
-        Ok(back != Way::Nowhere && back.interface() != Some(at))
+        let Route::OnLink(at) = kernel.route(self.endpoint.ip())? else { return Ok(false) };
+        let back = kernel.route(self.client.ip())?;
+        Ok(back != Route::Unreachable && back.interface() != Some(at))
     }
 }
 
@@ -212,12 +212,12 @@ mod tests {
     }
 
     impl Kernel for Model {
-        fn way(&mut self, to: IpAddr) -> io::Result<Way> {
+        fn route(&mut self, to: IpAddr) -> io::Result<Route> {
             if let Some(go_on) = &self.go_on {
                 // Until the test is over.
                 let _ = go_on.recv();
             }
-            Ok(if to == endpoint().ip() { Way::Link(2) } else { Way::Gateway(1) })
+            Ok(if to == endpoint().ip() { Route::OnLink(2) } else { Route::Via(1) })
         }
 
         fn knows(&mut self, _: Protocol, from: SocketAddr, _: SocketAddr) -> io::Result<bool> {

@@ -45,7 +45,7 @@ use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::{
     Address, Affinity, ForwardingTable, Host, PoolKind, PortPlan, ServicePlan,
 };
-use sluice_kernel::delivery::{self, DeliveryError};
+use sluice_kernel::policy_routing::{self, PolicyRoutingError};
 use sluice_kernel::sockets;
 
 /// How often it is looked whether connections have ended.
@@ -97,7 +97,7 @@ impl Relays {
         let (around, gone) = match options.sight {
             Sight::Node => (None, None),
             Sight::Client => {
-                let gone = delivery::follow().map_err(io::Error::other)?;
+                let gone = policy_routing::follow().map_err(io::Error::other)?;
                 (Some(Around::open()?), Some(gone))
             }
         };
@@ -153,7 +153,7 @@ pub enum OpenError {
     Transparent(#[source] io::Error),
     /// Answers to clients' addresses cannot be delivered here.
     #[error(transparent)]
-    Delivery(#[from] DeliveryError),
+    PolicyRouting(#[from] PolicyRoutingError),
 }
 
 /// The userspace mode for one IP family.

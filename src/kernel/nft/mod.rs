@@ -8,56 +8,23 @@
 //! The protocol is defined by `include/uapi/linux/netfilter/nf_tables.h`; the user data is defined
 //! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.
 
-mod batch;
-mod count;
-mod decode;
-mod dump;
-mod element_counts;
-mod element_list;
-mod encode;
-mod error;
-mod events;
-mod expr;
-mod expr_decode;
-mod expr_encode;
-mod expr_wire;
-mod field;
-mod kind;
-mod object;
-mod observed;
-mod op;
-mod ops;
-mod outline;
-mod packed;
-pub mod phrase;
-mod socket;
+mod model;
+mod session;
+pub mod statement;
 #[cfg(test)]
 mod tests;
-mod transaction;
-mod uapi;
-mod userdata;
 mod wire;
 
-pub use batch::encoded;
-pub use count::Count;
-pub use element_counts::ElementCount;
-pub use element_list::{ElementList, SortedElements};
-pub use error::{ApplyError, NftError, Refused};
-pub use events::{Listening, NftEvent, NftEvents};
-pub use expr::{Constant, Expr, LookupResult, Register, RegisterRange};
-pub use field::Field;
-pub use kind::{
-    ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, FibFlags, FibResult, LimitMatch, LimitUnit,
-    MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, RangeOp, Reject, SocketKey, address_type,
-    ct_state, ct_status,
+pub use model::{
+    BaseChain, ByteorderOp, Chain, ChainKind, CmpOp, Constant, Counted, Counting, CtDirection,
+    CtKey, Data, DynsetOp, Element, ElementCounter, ElementExtra, ElementList, ElementOps, Expr,
+    FibFlags, FibResult, Field, Hook, Key, Last, LimitMatch, LimitUnit, LookupResult, MetaKey,
+    NatFlags, NatKind, NumgenKind, Observed, ObservedChain, ObservedRule, ObservedSet, Op, OpLine,
+    Operations, Ops, Packed, PayloadBase, Policy, RangeOp, Register, RegisterRange, Reject, Rule,
+    Set, SetFlags, SetKind, SocketKey, SortedElements, TableName, Value, Verb, Verdict,
+    address_type, ct_state, ct_status,
 };
-pub use object::{
-    BaseChain, Chain, ChainKind, Counting, Element, ElementExtra, Hook, Last, Policy, Rule, Set,
-    SetFlags, SetKind, TableName, Value, Verdict,
+pub use session::{
+    ApplyError, ChainGraph, Jump, Listening, Nft, NftError, NftEvent, NftEvents, ObjectCount,
+    Refused, encoded,
 };
-pub use observed::{Counted, Observed, ObservedChain, ObservedRule, ObservedSet};
-pub use op::{Op, OpLine};
-pub use ops::{ElementOps, Operations, Ops, Verb};
-pub use outline::{Jump, Outline};
-pub use packed::{Data, Key, Packed};
-pub use transaction::Nft;

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::batch::Batch;
-use super::decode::Elements;
-use super::uapi::{BATCH_BEGIN, BATCH_END, msg};
-use super::wire::{Writer, find};
 use super::*;
 use crate::datagram::{Message, messages};
+use crate::nft::session::batch::Batch;
+use crate::nft::wire::attributes::{Writer, find};
+use crate::nft::wire::decode::Elements;
+use crate::nft::wire::uapi::{BATCH_BEGIN, BATCH_END, msg};
+use crate::nft::wire::{decode, encode, expr_decode, expr_encode, uapi};
 use sluice_core::net::{Family, Protocol};
 
 fn table() -> TableName {
@@ -164,21 +165,21 @@ fn one_of_each() -> Vec<Expr> {
     let (first, last) = (Register::FIRST, Register::word(15));
     let mut all = Vec::new();
     for family in Family::BOTH {
-        all.extend(phrase::concat_at(Register::word(2), &[Field::Saddr(family), Field::Mark]));
-        all.extend(phrase::dnat_to_data_of(family, &[Field::Daddr(family)], &"m".into()));
+        all.extend(statement::concat_at(Register::word(2), &[Field::Saddr(family), Field::Mark]));
+        all.extend(statement::dnat_to_data_of(family, &[Field::Daddr(family)], &"m".into()));
     }
-    all.extend(phrase::remember(
+    all.extend(statement::remember(
         &"m".into(),
         &[Field::OriginalDport],
         Some(Duration::from_millis(1500)),
         &[Field::InputName],
     ));
-    all.extend(phrase::is_not_in(&[Field::Sport], &"s".into()));
-    all.extend(phrase::verdict_of(&[Field::Increment { modulus: 3 }], &"v".into()));
-    all.extend(phrase::source_type(address_type::BROADCAST));
-    all.extend(phrase::socket_is_transparent());
-    all.extend(phrase::redirect_to(80));
-    all.extend(phrase::jump(&"c".into()));
+    all.extend(statement::is_not_in(&[Field::Sport], &"s".into()));
+    all.extend(statement::verdict_of(&[Field::Increment { modulus: 3 }], &"v".into()));
+    all.extend(statement::source_type(address_type::BROADCAST));
+    all.extend(statement::socket_is_transparent());
+    all.extend(statement::redirect_to(80));
+    all.extend(statement::jump(&"c".into()));
     all.extend([
         Expr::Reject(Reject::Icmpx(1)),
         Expr::Reject(Reject::TcpReset),

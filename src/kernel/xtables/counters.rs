@@ -14,7 +14,7 @@ const LOCK_SECONDS: u32 = 1;
 
 /// Rules whose packets are counted: those of a chain that contain some words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counted {
+pub struct CountedRule {
     /// Where the chain is.
     pub table: Table,
     /// The chain.
@@ -23,16 +23,19 @@ pub struct Counted {
     pub words: &'static str,
 }
 
-impl Counted {
+impl CountedRule {
     /// Packets dropped because connection tracking holds them for invalid (upstream: nfacct
     /// `ct_state_invalid_dropped_pkts`, metric `kubeproxy_iptables_ct_state_invalid_dropped_packets_total`).
-    pub const INVALID_DROPPED: Counted =
-        Counted { table: Table::Filter, chain: "KUBE-FORWARD", words: "--ctstate INVALID" };
+    pub const INVALID_DROPPED: CountedRule =
+        CountedRule { table: Table::Filter, chain: "KUBE-FORWARD", words: "--ctstate INVALID" };
 
     /// Connections that came to a node port on 127.0.0.0/8; IPv4 only (upstream: nfacct
     /// `localhost_nps_accepted_pkts`, metric `kubeproxy_iptables_localhost_nodeports_accepted_packets_total`).
-    pub const LOCALHOST_NODE_PORTS: Counted =
-        Counted { table: Table::Nat, chain: "KUBE-POSTROUTING", words: "--ctorigdst 127.0.0.0/8" };
+    pub const LOCALHOST_NODE_PORTS: CountedRule = CountedRule {
+        table: Table::Nat,
+        chain: "KUBE-POSTROUTING",
+        words: "--ctorigdst 127.0.0.0/8",
+    };
 }
 
 impl Xtables {
@@ -42,7 +45,7 @@ impl Xtables {
     ///
     /// # Errors
     /// If the program cannot be run.
-    pub fn packets(&self, of: Counted) -> Result<Option<u64>, XtablesError> {
+    pub fn packets(&self, of: CountedRule) -> Result<Option<u64>, XtablesError> {
         let program = self.program("");
         let (wait, table) = (LOCK_SECONDS.to_string(), of.table.to_string());
         let arguments = ["-w", &wait, "-t", &table, "-v", "-S", of.chain];

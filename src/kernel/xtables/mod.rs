@@ -4,9 +4,9 @@
 //! There is no stable interface below the programs: `iptables-legacy` replaces whole tables through a
 //! socket option, `iptables-nft` writes nf_tables objects in a form of its own.
 
+mod chain_graph;
 mod counters;
 mod legacy;
-mod outline;
 mod variant;
 
 use std::fmt;
@@ -15,9 +15,9 @@ use std::process::{Command, Output, Stdio};
 
 use sluice_core::net::Family;
 
-pub use self::counters::Counted;
+pub use self::chain_graph::ChainGraph;
+pub use self::counters::CountedRule;
 pub use self::legacy::{legacy_programs, legacy_tables};
-pub use self::outline::Outline;
 pub use self::variant::Variant;
 
 /// How many seconds a program may wait for the xtables lock (upstream: `pkg/util/iptables`,
@@ -146,13 +146,13 @@ impl Xtables {
     /// The rules of a table, as `iptables-save` prints them.
     ///
     /// # Errors
-    /// If the program fails, or cannot print this table: see [`Xtables::outline`].
+    /// If the program fails, or cannot print this table: see [`Xtables::chain_graph`].
     pub fn save(&self, table: Table) -> Result<String, XtablesError> {
         let program = self.program("-save");
         let output = run(&program, &["-t", &table.to_string()], None)?;
         finished(&program, &output)?;
         let saved = text(&output.stdout);
-        if outline::is_incompatible(&saved) {
+        if chain_graph::is_incompatible(&saved) {
             return Err(XtablesError::Incompatible { program, table });
         }
         Ok(saved)

@@ -21,7 +21,7 @@ fn nf_tables() -> io::Result<u64> {
     let mut nft = Nft::open().map_err(io::Error::other)?;
     let mut sum = 0;
     for family in Family::BOTH {
-        let count = nft.count(family).map_err(io::Error::other)?;
+        let count = nft.count_objects(family).map_err(io::Error::other)?;
         sum += count.rules + count.elements;
     }
     Ok(sum)

@@ -1,0 +1,123 @@
+//! Many operations in little memory.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::element_list::ElementList;
+use super::op::Op;
+
+/// What can be applied in one transaction: operations in the order in which they take effect. It may
+/// be gone through several times.
+#[allow(clippy::len_without_is_empty)] // no caller needs is_empty
+pub trait Operations {
+    /// How many there are.
+    fn len(&self) -> usize;
+    /// Each of them.
+    fn each(&self) -> impl Iterator<Item = Cow<'_, Op>>;
+}
+
+impl<T: AsRef<[Op]> + ?Sized> Operations for T {
+    fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn each(&self) -> impl Iterator<Item = Cow<'_, Op>> {
+        self.as_ref().iter().map(Cow::Borrowed)
+    }
+}
+
+/// Operations of which most are about elements: those are kept as a few bytes each.
+#[derive(Debug, Clone, Default)]
+pub struct Ops {
+    /// What comes before the elements.
+    pub before: Vec<Op>,
+    /// Element additions and deletions, grouped by set.
+    pub elements: Vec<ElementOps>,
+    /// What comes after them.
+    pub after: Vec<Op>,
+}
+
+/// All additions, or all deletions, of one set.
+#[derive(Debug, Clone)]
+pub struct ElementOps {
+    /// Add or delete.
+    pub verb: Verb,
+    /// The set or map.
+    pub set: Arc<str>,
+    /// The elements.
+    pub elements: ElementList,
+}
+
+/// What is done with an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// It is added.
+    Add,
+    /// It is deleted.
+    Delete,
+}
+
+impl Operations for Ops {
+    fn len(&self) -> usize {
+        self.before.len() + self.count_elements() + self.after.len()
+    }
+
+    fn each(&self) -> impl Iterator<Item = Cow<'_, Op>> {
+        let elements = self.elements.iter().flat_map(|ElementOps { verb, set, elements }| {
+            elements.iter().map(move |element| {
+                let set = Arc::clone(set);
+                Cow::Owned(match verb {
+                    Verb::Add => Op::AddElement { set, element },
+                    Verb::Delete => Op::DeleteElement { set, element },
+                })
+            })
+        });
+        let (before, after) = (self.before.iter(), self.after.iter());
+        before.map(Cow::Borrowed).chain(elements).chain(after.map(Cow::Borrowed))
+    }
+}
+
+impl Ops {
+    /// How many of the operations are about elements.
+    pub fn count_elements(&self) -> usize {
+        self.elements.iter().map(|ops| ops.elements.len()).sum()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Vec<Op>> for Ops {
+    fn from(ops: Vec<Op>) -> Ops {
+        Ops { before: ops, ..Ops::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::element::Element;
+    use super::super::packed::Key;
+    use super::*;
+
+    #[test]
+    fn operations_keep_their_order() {
+        let mut elements = ElementList::default();
+        elements.push(Element::new(Key::new().port(1)));
+        elements.push(Element::new(Key::new().port(2)));
+        let ops = Ops {
+            before: vec![Op::AddTable { comment: None }],
+            elements: vec![ElementOps { verb: Verb::Delete, set: "s".into(), elements }],
+            after: vec![Op::FlushSet("t".into())],
+        };
+        let delete = |port| Op::DeleteElement {
+            set: "s".into(),
+            element: Element::new(Key::new().port(port)),
+        };
+        let expected =
+            [Op::AddTable { comment: None }, delete(1), delete(2), Op::FlushSet("t".into())];
+        assert!(ops.each().map(Cow::into_owned).eq(expected));
+        assert_eq!((ops.len(), ops.count_elements(), ops.is_empty()), (4, 2, false));
+    }
+}
