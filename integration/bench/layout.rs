@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use sluice_core::net::{Family, Protocol};
 use sluice_kernel::nft::{
     Chain, ChainKind, Counting, Data, Element, Field, Hook, Key, Nft, Op, Rule, Set, TableName,
-    Verdict, statement,
+    Verdict, fixtures, statement,
 };
 
 const FAMILY: Family = Family::V4;
@@ -151,7 +151,7 @@ fn measure(layout: &Layout, services: u32) -> (Duration, Duration, Duration) {
     let (own, other): (Arc<str>, Arc<str>) = match layout {
         Layout::VerdictMap => {
             ops.insert(1, Op::AddSet(Set::verdict_map("services", fields())));
-            let goto = statement::verdict_of(&fields(), &name("services"));
+            let goto = fixtures::verdict_of(&fields(), &name("services"));
             ops.push(Op::AddRule(Rule::new("output", goto)));
             (name("services"), name("services"))
         }

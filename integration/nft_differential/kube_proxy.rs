@@ -8,7 +8,7 @@ use sluice_core::net::{Family, Protocol};
 use sluice_kernel::nft::{
     Chain, ChainKind, CtDirection, Data, DynsetOp, Element, Expr, Field, Hook, Key, LookupResult,
     NatFlags, Op, Register, Rule, Set, SetFlags, TableName, address_type, ct_state, ct_status,
-    statement,
+    fixtures, statement,
 };
 
 use crate::sandbox::{apply_and_dump, compare, nft};
@@ -196,15 +196,15 @@ fn rules(family: Family) -> Vec<Op> {
                 statement::jump(&name("nodeports")),
             ],
         ),
-        Rule::of("services", [statement::input_interface("veth*"), statement::counter()]),
-        Rule::of("services", [statement::not_input_interface("cni0"), statement::counter()]),
-        Rule::of("services", [statement::verdict_of(&service, &name("services"))]),
+        Rule::of("services", [statement::input_interface("veth*"), fixtures::counter()]),
+        Rule::of("services", [statement::not_input_interface("cni0"), fixtures::counter()]),
+        Rule::of("services", [fixtures::verdict_of(&service, &name("services"))]),
         Rule::of(
             "filter-forward",
             [statement::ct_state(ct_state::NEW), statement::jump(&name("service-endpoints-check"))],
         ),
         Rule::of("nat-prerouting", [statement::jump(&name("services"))]),
-        Rule::of("nat-postrouting", [statement::mark_lacks(0x4000), statement::leave()]),
+        Rule::of("nat-postrouting", [fixtures::mark_lacks(0x4000), statement::leave()]),
         Rule::of("nat-postrouting", [statement::flip_mark_bits(0x4000)]),
         Rule::of("nat-postrouting", [statement::masquerade(NatFlags::FULLY_RANDOM)]),
     ];

@@ -8,7 +8,7 @@ use nftables::stmt::{NAT, NATFlag, Statement};
 use sluice_core::net::{Family, Protocol};
 use sluice_kernel::nft::{
     Chain, ChainKind, Constant, Expr, Field, Hook, NatFlags, NatKind, Op, Register, RegisterRange,
-    Rule, Set, TableName, statement,
+    Rule, Set, TableName, fixtures, statement,
 };
 
 use crate::sandbox::compare;
@@ -178,7 +178,7 @@ fn redirects() -> Vec<Pair> {
         typed(vec![Statement::Redirect(None)], Rule::of("pre", [vec![bare]])),
         typed(
             vec![eq(meta(JsonMeta::L4proto), string("udp")), Statement::Redirect(Some(to))],
-            Rule::of("pre", [statement::protocol(Protocol::Udp), statement::redirect_to(8080)]),
+            Rule::of("pre", [statement::protocol(Protocol::Udp), fixtures::redirect_to(8080)]),
         ),
     ]
 }

@@ -17,7 +17,7 @@ use sluice_kernel::nft::{
     ByteorderOp, Chain, ChainKind, CmpOp, Constant, CtDirection, CtKey, DynsetOp, Expr, FibFlags,
     FibResult, Field, Hook, LimitMatch, LimitUnit, MetaKey, NumgenKind, Op, PayloadBase, RangeOp,
     Register, Reject, Rule, Set, SetFlags, TableName, Verdict, address_type, ct_state, ct_status,
-    statement,
+    fixtures, statement,
 };
 
 use crate::sandbox::compare;
@@ -114,11 +114,11 @@ fn addresses(family: Family) -> Vec<Pair> {
         let (source, destination) = (Field::Saddr(family), Field::Daddr(family));
         pairs.push(typed(
             vec![eq(daddr(family), theirs.clone()), count()],
-            rule([statement::within(destination, net), statement::counter()]),
+            rule([statement::within(destination, net), fixtures::counter()]),
         ));
         pairs.push(typed(
             vec![ne(saddr(family), theirs), count()],
-            rule([statement::outside(source, net), statement::counter()]),
+            rule([statement::outside(source, net), fixtures::counter()]),
         ));
     }
     pairs
@@ -175,7 +175,7 @@ fn ports() -> Vec<Pair> {
     vec![
         typed(
             vec![eq(payload("tcp", "dport"), number(80))],
-            rule([statement::protocol(Protocol::Tcp), statement::destination_port(80)]),
+            rule([statement::protocol(Protocol::Tcp), fixtures::destination_port(80)]),
         ),
         typed(
             vec![eq(payload("udp", "sport"), number(53))],
@@ -206,8 +206,8 @@ fn interfaces() -> Vec<Pair> {
     vec![
         typed(vec![eq(iifname(), string("veth*"))], rule([statement::input_interface("veth*")])),
         typed(vec![ne(iifname(), string("cni0"))], rule([statement::not_input_interface("cni0")])),
-        typed(vec![eq(oifname(), string("eth0"))], rule([statement::output_interface("eth0")])),
-        typed(vec![ne(oifname(), string("wg*"))], rule([statement::not_output_interface("wg*")])),
+        typed(vec![eq(oifname(), string("eth0"))], rule([fixtures::output_interface("eth0")])),
+        typed(vec![ne(oifname(), string("wg*"))], rule([fixtures::not_output_interface("wg*")])),
         typed(vec![eq(meta(JsonMeta::Iif), string("lo"))], rule([index(MetaKey::InputIndex)])),
     ]
 }
@@ -278,7 +278,7 @@ fn marks() -> Vec<Pair> {
     let bit = || number(0x4000);
     vec![
         typed(vec![ne(and(mark(), bit()), number(0))], rule([statement::mark_has(0x4000)])),
-        typed(vec![eq(and(mark(), bit()), number(0))], rule([statement::mark_lacks(0x4000)])),
+        typed(vec![eq(and(mark(), bit()), number(0))], rule([fixtures::mark_lacks(0x4000)])),
         typed(vec![mangle(mark(), or(mark(), bit()))], rule([statement::set_mark_bits(0x4000)])),
         typed(vec![mangle(mark(), xor(mark(), bit()))], rule([statement::flip_mark_bits(0x4000)])),
         typed(
@@ -303,7 +303,7 @@ fn routes() -> Vec<Pair> {
         ),
         typed(
             vec![ne(fib_type(&[FibFlag::Daddr]), string("local"))],
-            rule([statement::not_destination_type(local)]),
+            rule([fixtures::not_destination_type(local)]),
         ),
         typed(
             vec![eq(fib_type(&[FibFlag::Saddr]), string("local"))],
@@ -311,7 +311,7 @@ fn routes() -> Vec<Pair> {
         ),
         typed(
             vec![ne(fib_type(&[FibFlag::Saddr]), string("local"))],
-            rule([statement::not_source_type(local)]),
+            rule([fixtures::not_source_type(local)]),
         ),
         typed(
             vec![eq(fib_type(&[FibFlag::Daddr, FibFlag::Iif]), string("local"))],
@@ -339,7 +339,7 @@ fn look_ups(family: Family) -> Vec<Pair> {
         ),
         typed(
             vec![vmap(key(), "@verdicts")],
-            rule([statement::verdict_of(&service, &name("verdicts"))]),
+            rule([fixtures::verdict_of(&service, &name("verdicts"))]),
         ),
     ]
 }
@@ -441,7 +441,7 @@ fn side_effects() -> Vec<Pair> {
     };
     let ours = |unit, burst, matches| vec![Expr::Limit { rate: 10, unit, burst, matches }];
     let log = Log { prefix: Some(Cow::Borrowed("seen: ")), ..Log::new(None) };
-    let mut commented = rule([statement::counter()]);
+    let mut commented = rule([fixtures::counter()]);
     commented.comment = Some("counts what is left".into());
     vec![
         typed(

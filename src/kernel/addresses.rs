@@ -20,14 +20,11 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::constants::{RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR};
 use tokio::sync::watch;
 
-use super::datagram::messages;
-use super::requests::{Reading, RequestError, Requests, find};
+use super::netlink::attributes::find;
+use super::netlink::{Client, NetlinkError, SocketError, messages};
 
 /// The device that has cluster IPs, in the IPVS mode of this and of the Go kube-proxy.
 pub const IPVS_DEVICE: &str = "kube-ipvs0";
-
-/// How often a list that changed while it was read is read again at once.
-const ATTEMPTS: usize = 8;
 
 /// Pauses after a failure: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -41,7 +38,7 @@ pub enum AddressError {
     Open(#[source] io::Error),
     /// No socket for requests, or the list was refused.
     #[error("list this node's addresses: {0}")]
-    List(#[from] RequestError),
+    List(#[from] NetlinkError),
     /// Nothing is heard any more.
     #[error("hear of changes of this node's addresses: {0}")]
     Hear(#[source] io::Error),
@@ -121,7 +118,7 @@ async fn look(
 struct Kernel {
     events: TokioSocket,
     /// Away while a list is read.
-    requests: Option<Requests>,
+    client: Option<Client>,
 }
 
 impl Kernel {
@@ -130,7 +127,8 @@ impl Kernel {
         let mut events = TokioSocket::new(NETLINK_ROUTE).map_err(AddressError::Open)?;
         let groups = SocketAddr::new(0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR);
         events.socket_mut().bind(&groups).map_err(AddressError::Open)?;
-        Ok(Kernel { events, requests: Some(Requests::open(NETLINK_ROUTE)?) })
+        let client = Client::open(NETLINK_ROUTE).map_err(NetlinkError::from)?;
+        Ok(Kernel { events, client: Some(client) })
     }
 
     /// Whether something that was heard counts.
@@ -157,17 +155,18 @@ impl Source for Kernel {
     }
 
     async fn list(&mut self) -> Result<BTreeSet<IpAddr>, AddressError> {
-        let mut requests = match self.requests.take() {
-            Some(requests) => requests,
-            None => Requests::open(NETLINK_ROUTE)?,
+        let mut client = match self.client.take() {
+            Some(client) => client,
+            None => Client::open(NETLINK_ROUTE).map_err(NetlinkError::from)?,
         };
         let reading = tokio::task::spawn_blocking(move || {
-            let result = read_list(&mut requests);
-            (requests, result)
+            let result = read_list(&mut client);
+            (client, result)
         });
-        let (requests, result) =
-            reading.await.map_err(|error| RequestError::Receive(io::Error::other(error)))?;
-        self.requests = Some(requests);
+        let (client, result) = reading
+            .await
+            .map_err(|error| NetlinkError::from(SocketError::Receive(io::Error::other(error))))?;
+        self.client = Some(client);
         Ok(result?)
     }
 
@@ -188,21 +187,12 @@ fn counts(datagram: &[u8]) -> bool {
     })
 }
 
-fn read_list(requests: &mut Requests) -> Result<BTreeSet<IpAddr>, RequestError> {
-    for _ in 0..ATTEMPTS {
-        let ignored = nix::net::if_::if_nametoindex(IPVS_DEVICE).ok();
-        let mut found = BTreeSet::new();
-        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let reading = requests.list(question, |_, content| {
-            let address = read_address(content).filter(|(index, _)| Some(*index) != ignored);
-            found.extend(address.map(|(_, ip)| ip));
-        })?;
-        match reading {
-            Reading::Complete => return Ok(found),
-            Reading::Interrupted => {}
-        }
-    }
-    Err(RequestError::Interrupted)
+fn read_list(client: &mut Client) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let all = client.list(question, read_address)?;
+    // Asked afterwards: a device that has an address in the list was there before.
+    let ignored = nix::net::if_::if_nametoindex(IPVS_DEVICE).ok();
+    Ok(all.into_iter().filter(|(index, _)| Some(*index) != ignored).map(|(_, ip)| ip).collect())
 }
 
 /// The number of the interface and the address in a message: `struct ifaddrmsg`, then attributes.
@@ -276,7 +266,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_list_that_cannot_be_read_is_owed_until_it_can() {
-        let interrupted = || Err(AddressError::List(RequestError::Interrupted));
+        let interrupted = || Err(AddressError::List(NetlinkError::Interrupted));
         let steps = [
             Step::Changed(Ok(())),
             Step::List(Ok("192.0.2.1 192.0.2.2")),

@@ -15,16 +15,13 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::LinkDummy;
 
 use super::addresses::read_address;
-use super::requests::{Reading, Refusal, RequestError, Requests};
+use super::netlink::{Client, NetlinkError, Refusal, SocketError};
 use sluice_core::net::Family;
-
-/// How often a list that changed while it was read is read again.
-const ATTEMPTS: usize = 8;
 
 /// A dummy device of the network namespace that this was opened in, whether it exists or not.
 #[derive(Debug)]
 pub struct Dummy {
-    requests: Requests,
+    client: Client,
     name: Arc<str>,
 }
 
@@ -41,34 +38,20 @@ pub enum DummyOp {
 
 /// The device could not be looked at or changed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum DummyError {
     /// There is no such socket.
     #[error("open rtnetlink: {0}")]
-    Open(#[source] RequestError),
+    Open(#[source] SocketError),
     /// The device cannot be read.
     #[error("look for the device {name}: {source}")]
-    Look {
-        /// Its name.
-        name: Arc<str>,
-        /// Why.
-        source: RequestError,
-    },
+    Look { name: Arc<str>, source: NetlinkError },
     /// The addresses cannot be read.
     #[error("list the addresses of {name}: {source}")]
-    List {
-        /// The device's name.
-        name: Arc<str>,
-        /// Why.
-        source: RequestError,
-    },
+    List { name: Arc<str>, source: NetlinkError },
     /// The changes could not be sent.
     #[error("change {name}: {source}")]
-    Change {
-        /// The device's name.
-        name: Arc<str>,
-        /// Why.
-        source: RequestError,
-    },
+    Change { name: Arc<str>, source: NetlinkError },
 }
 
 impl Dummy {
@@ -77,8 +60,8 @@ impl Dummy {
     /// # Errors
     /// If the kernel has no rtnetlink.
     pub fn open(name: &str) -> Result<Dummy, DummyError> {
-        let requests = Requests::open(NETLINK_ROUTE).map_err(DummyError::Open)?;
-        Ok(Dummy { requests, name: Arc::from(name) })
+        let client = Client::open(NETLINK_ROUTE).map_err(DummyError::Open)?;
+        Ok(Dummy { client, name: Arc::from(name) })
     }
 
     /// Its addresses of one family, or none if it does not exist.
@@ -87,20 +70,12 @@ impl Dummy {
     /// If they cannot be read.
     pub fn addresses(&mut self, family: Family) -> Result<Option<BTreeSet<IpAddr>>, DummyError> {
         let Some(index) = self.index()? else { return Ok(None) };
+        let mut question = AddressMessage::default();
+        question.header.family = address_family(family);
+        let question = RouteNetlinkMessage::GetAddress(question);
+        let found = self.client.list(question, |content| address_of(index, content));
         let list = |source| DummyError::List { name: Arc::clone(&self.name), source };
-        for _ in 0..ATTEMPTS {
-            let mut found = BTreeSet::new();
-            let mut question = AddressMessage::default();
-            question.header.family = address_family(family);
-            let question = RouteNetlinkMessage::GetAddress(question);
-            let read =
-                self.requests.list(question, |_, content| found.extend(address_of(index, content)));
-            match read.map_err(list)? {
-                Reading::Complete => return Ok(Some(found)),
-                Reading::Interrupted => {}
-            }
-        }
-        Err(list(RequestError::Interrupted))
+        Ok(Some(found.map_err(list)?.into_iter().collect()))
     }
 
     /// Carries changes out, in order, and says of each how it went.
@@ -122,7 +97,7 @@ impl Dummy {
                 DummyOp::Add(ip) => (RouteNetlinkMessage::NewAddress(address(index, *ip)), NEW),
                 DummyOp::Remove(ip) => (RouteNetlinkMessage::DelAddress(address(index, *ip)), 0),
             });
-            answers.extend(self.requests.change(changes).map_err(change)?);
+            answers.extend(self.client.change(changes).map_err(change)?);
         }
         Ok(answers)
     }
@@ -136,7 +111,7 @@ impl Dummy {
         let mut message = LinkMessage::default();
         message.header.index = index;
         let request = RouteNetlinkMessage::DelLink(message);
-        let source = match self.requests.change([(request, 0)]) {
+        let source = match self.client.change([(request, 0)]) {
             Ok(answers) => match answers.into_iter().find_map(Result::err) {
                 None => return Ok(()),
                 Some(refusal) => refusal.into(),
@@ -150,14 +125,14 @@ impl Dummy {
         let mut question = LinkMessage::default();
         question.attributes.push(LinkAttribute::IfName(self.name.to_string()));
         let mut index = None;
-        let asked = self.requests.ask(RouteNetlinkMessage::GetLink(question), |_, content| {
+        let asked = self.client.ask(RouteNetlinkMessage::GetLink(question), |content| {
             // `struct ifinfomsg`
             let number = content.get(4..).and_then(|rest| rest.first_chunk());
             index = number.map(|bytes| u32::from_ne_bytes(*bytes));
         });
         match asked {
             Ok(()) => Ok(index),
-            Err(RequestError::Refused(Refusal { errno: libc::ENODEV, .. })) => Ok(None),
+            Err(NetlinkError::Refused(Refusal { errno: libc::ENODEV, .. })) => Ok(None),
             Err(source) => Err(DummyError::Look { name: Arc::clone(&self.name), source }),
         }
     }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use netlink_packet_core::{NLM_F_EXCL, NetlinkSerializable};
+use netlink_packet_core::NLM_F_EXCL;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::requests::{Refusal, RequestError, Requests};
+use super::netlink::attributes::Writer;
+use super::netlink::{Client, Refusal, SocketError};
 
 /// `NFNL_SUBSYS_IPSET` of `nfnetlink.h` and `IPSET_CMD_DESTROY`.
 const DESTROY: u16 = 6 << 8 | 3;
@@ -21,7 +22,7 @@ const LONGEST: usize = 32;
 pub enum IpsetError {
     /// The kernel could not be talked to.
     #[error("talk to ipset: {0}")]
-    Request(#[from] RequestError),
+    Request(#[from] SocketError),
 }
 
 /// Destroys sets of the current network namespace and says of each how it went: `ENOENT` if there is
@@ -34,42 +35,17 @@ pub fn destroy(names: &[String]) -> Result<Vec<Result<(), Refusal>>, IpsetError>
     if !Path::new("/sys/module/ip_set").exists() {
         return Ok(names.iter().map(|_| absent()).collect());
     }
-    let mut requests = Requests::open(NETLINK_NETFILTER)?;
+    let mut client = Client::open(NETLINK_NETFILTER)?;
+    Ok(client.change_each(names.iter().map(String::as_str), put_destroy)?)
+}
+
+/// Writes the request to destroy a set.
+fn put_destroy(writer: &mut Writer, name: &str, sequence: u32) {
+    const ANY_FAMILY: u8 = 0; // NFPROTO_UNSPEC
     // Without the flag, to destroy what is not there is a success.
-    Ok(requests.change(names.iter().map(|name| (Destroy(name), NLM_F_EXCL)))?)
-}
-
-/// The request to destroy a set.
-struct Destroy<'a>(&'a str);
-
-impl Destroy<'_> {
-    fn content(&self) -> Vec<u8> {
-        // `struct nfgenmsg`: of any family.
-        let mut bytes = vec![0; 4];
-        let mut put = |kind: u16, value: &[u8]| {
-            let len = u16::try_from(4 + value.len()).unwrap_or(0);
-            bytes.extend_from_slice(&len.to_ne_bytes());
-            bytes.extend_from_slice(&kind.to_ne_bytes());
-            bytes.extend_from_slice(value);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-        };
-        put(PROTOCOL.0, &[PROTOCOL.1]);
-        let name: Vec<u8> = self.0.bytes().take(LONGEST - 1).chain([0]).collect();
-        put(NAME, &name);
-        bytes
-    }
-}
-
-impl NetlinkSerializable for Destroy<'_> {
-    fn message_type(&self) -> u16 {
-        DESTROY
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.content().len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.content());
-    }
+    let message = writer.begin_netfilter(DESTROY, NLM_F_EXCL, ANY_FAMILY, 0, sequence);
+    writer.put(PROTOCOL.0, &[PROTOCOL.1]);
+    let name: Vec<u8> = name.bytes().take(LONGEST - 1).chain([0]).collect();
+    writer.put(NAME, &name);
+    writer.end_message(message);
 }

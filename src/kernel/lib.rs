@@ -1,19 +1,18 @@
 //! The system calls: everything that reads or changes the kernel.
 //!
-//! [`nft`] speaks nf_tables over netlink, [`ipvs`] IPVS, [`xtables`] runs iptables; the other modules speak of links, addresses and
-//! connections. Nothing here knows of Services.
+//! [`nft`] speaks nf_tables, [`ipvs`] IPVS, [`xtables`] runs iptables; the other modules speak of links, addresses and connections.
+//! Those that speak netlink do so through one client, [`netlink`]. Nothing here knows of Services.
 
 pub mod addresses;
 pub mod conntrack;
-mod datagram;
 pub mod dummy;
 pub mod ipset;
 pub mod ipvs;
 pub mod listen;
+mod netlink;
 pub mod nft;
 pub mod policy_routing;
 pub mod process;
-mod requests;
 pub mod route_lookup;
 pub mod sockets;
 pub mod sysctl;
@@ -21,7 +20,7 @@ pub mod xtables;
 
 use std::path::Path;
 
-pub use self::requests::{Refusal, RequestError};
+pub use self::netlink::{NetlinkError, Refusal, SocketError};
 use sluice_core::net::Family;
 
 /// This host's name.

@@ -25,7 +25,7 @@ use rtnetlink::constants::{RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_IPV6_ROUT
 use futures::StreamExt;
 use tokio::sync::watch;
 
-use super::requests::{Reading, Refusal, RequestError, Requests};
+use super::netlink::{Client, NetlinkError, Refusal, SocketError};
 use sluice_core::net::Family;
 
 /// The routing table that has the one route.
@@ -42,51 +42,34 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Kernel;
 /// `RTNLGRP_IPV6_RULE` of `linux/rtnetlink.h` as a bit.
 const RTMGRP_IPV6_RULE: u32 = 1 << (19 - 1);
 
-/// How often a list that changed while it was read is read again.
-const ATTEMPTS: usize = 8;
-
 /// The rules of one family in the network namespace that this was opened in.
 #[derive(Debug)]
 pub struct PolicyRouting {
-    requests: Requests,
+    client: Client,
     family: Family,
 }
 
 /// The rules could not be read or written.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum PolicyRoutingError {
     /// There is no such socket.
     #[error("open rtnetlink: {0}")]
-    Open(#[source] RequestError),
+    Open(#[source] SocketError),
     /// The kernel has no policy routing.
     #[error(
         "this kernel has no routing rules for {family} (CONFIG_IP_MULTIPLE_TABLES, \
          CONFIG_IPV6_MULTIPLE_TABLES)"
     )]
-    Unsupported {
-        /// The family.
-        family: Family,
-    },
+    Unsupported { family: Family },
     /// The rules cannot be read.
     #[error("list the routing rules of {family}: {source}")]
-    List {
-        /// The family.
-        family: Family,
-        /// Why.
-        source: RequestError,
-    },
+    List { family: Family, source: NetlinkError },
     /// One could not be written or removed.
     #[error(
         "change {what} of {family} (as `ip rule` and `ip route show table {TABLE}` show): {source}"
     )]
-    Change {
-        /// What it is about.
-        what: &'static str,
-        /// The family.
-        family: Family,
-        /// Why.
-        source: RequestError,
-    },
+    Change { what: &'static str, family: Family, source: NetlinkError },
 }
 
 impl PolicyRouting {
@@ -95,8 +78,8 @@ impl PolicyRouting {
     /// # Errors
     /// If the kernel has no rtnetlink, or no routing rules.
     pub fn open(family: Family) -> Result<PolicyRouting, PolicyRoutingError> {
-        let requests = Requests::open(NETLINK_ROUTE).map_err(PolicyRoutingError::Open)?;
-        let mut routing = PolicyRouting { requests, family };
+        let client = Client::open(NETLINK_ROUTE).map_err(PolicyRoutingError::Open)?;
+        let mut routing = PolicyRouting { client, family };
         routing.present().map(|_| routing)
     }
 
@@ -133,23 +116,16 @@ impl PolicyRouting {
     /// The rules that are there and ours.
     fn present(&mut self) -> Result<Vec<RuleMessage>, PolicyRoutingError> {
         let family = self.family;
-        for _ in 0..ATTEMPTS {
-            let mut found = Vec::new();
-            let mut question = RuleMessage::default();
-            question.header.family = address_family(family);
-            let read = self.requests.list(RouteNetlinkMessage::GetRule(question), |_, content| {
-                found.extend(RuleMessage::parse(content).ok().filter(is_ours).map(normal));
-            });
-            match read {
-                Ok(Reading::Complete) => return Ok(found),
-                Ok(Reading::Interrupted) => {}
-                Err(RequestError::Refused(Refusal { errno: libc::EOPNOTSUPP, .. })) => {
-                    return Err(PolicyRoutingError::Unsupported { family });
-                }
-                Err(source) => return Err(PolicyRoutingError::List { family, source }),
+        let mut question = RuleMessage::default();
+        question.header.family = address_family(family);
+        let read = |content: &[u8]| RuleMessage::parse(content).ok().filter(is_ours).map(normal);
+        match self.client.list(RouteNetlinkMessage::GetRule(question), read) {
+            Ok(found) => Ok(found),
+            Err(NetlinkError::Refused(Refusal { errno: libc::EOPNOTSUPP, .. })) => {
+                Err(PolicyRoutingError::Unsupported { family })
             }
+            Err(source) => Err(PolicyRoutingError::List { family, source }),
         }
-        Err(PolicyRoutingError::List { family, source: RequestError::Interrupted })
     }
 
     fn rule(&mut self, rule: &RuleMessage, verb: Verb) -> Result<bool, PolicyRoutingError> {
@@ -180,7 +156,7 @@ impl PolicyRouting {
             Verb::Add => NLM_F_CREATE | NLM_F_EXCL,
             Verb::Remove => 0,
         };
-        let answered = self.requests.change([(message, flags)]);
+        let answered = self.client.change([(message, flags)]);
         let source = match answered.map(|answers| answers.into_iter().find_map(Result::err)) {
             Ok(None) => return Ok(true),
             // It is as it should be, or was removed meanwhile.
@@ -204,7 +180,7 @@ enum Verb {
 /// # Errors
 /// If the kernel has no rtnetlink.
 pub fn follow() -> Result<watch::Receiver<()>, PolicyRoutingError> {
-    let failed = |error| PolicyRoutingError::Open(RequestError::Open(error));
+    let failed = |error| PolicyRoutingError::Open(SocketError::Open(error));
     let (mut connection, _, mut messages) = rtnetlink::new_connection().map_err(failed)?;
     let groups = RTMGRP_IPV4_RULE | RTMGRP_IPV6_RULE | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE;
     let socket = connection.socket_mut().socket_mut();

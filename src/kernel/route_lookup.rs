@@ -6,11 +6,12 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::requests::{RequestError, Requests, find};
+use super::netlink::attributes::find;
+use super::netlink::{Client, NetlinkError, SocketError};
 
 /// Asks for routes in the network namespace that it was opened in; from any thread, one question at a time.
 #[derive(Debug)]
-pub struct RouteLookup(Requests);
+pub struct RouteLookup(Client);
 
 /// How a packet to an address leaves this host, or does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +41,15 @@ impl RouteLookup {
     ///
     /// # Errors
     /// If the kernel has no rtnetlink.
-    pub fn open() -> Result<RouteLookup, RequestError> {
-        Requests::open(NETLINK_ROUTE).map(RouteLookup)
+    pub fn open() -> Result<RouteLookup, SocketError> {
+        Client::open(NETLINK_ROUTE).map(RouteLookup)
     }
 
     /// The route of a packet that this host sends to an address. Waits for the kernel.
     ///
     /// # Errors
     /// If the kernel does not answer.
-    pub fn to(&mut self, ip: IpAddr) -> Result<Route, RequestError> {
+    pub fn to(&mut self, ip: IpAddr) -> Result<Route, NetlinkError> {
         let mut question = RouteMessage::default();
         let (family, address, length) = match ip {
             IpAddr::V4(ip) => (AddressFamily::Inet, RouteAddress::Inet(ip), 32),
@@ -58,12 +59,12 @@ impl RouteLookup {
         question.header.destination_prefix_length = length;
         question.attributes.push(RouteAttribute::Destination(address));
         let mut route = Route::Unreachable;
-        let asked = self.0.ask(RouteNetlinkMessage::GetRoute(question), |_, content| {
+        let asked = self.0.ask(RouteNetlinkMessage::GetRoute(question), |content| {
             route = read(content).unwrap_or(Route::Unreachable);
         });
         match asked {
             Ok(()) => Ok(route),
-            Err(RequestError::Refused(_)) => Ok(Route::Unreachable),
+            Err(NetlinkError::Refused(_)) => Ok(Route::Unreachable),
             Err(error) => Err(error),
         }
     }

@@ -2,10 +2,12 @@
 
 use std::io;
 
+use crate::netlink::SocketError;
 use sluice_core::net::Family;
 
 /// Talking to connection tracking failed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum ConntrackError {
     /// There is no socket for it.
     #[error("open a netfilter netlink socket: {0}")]
@@ -28,36 +30,39 @@ pub enum ConntrackError {
     Receive(#[source] io::Error),
     /// The kernel did not answer in time.
     #[error("connection tracking did not answer within {seconds} s")]
-    Timeout {
-        /// How long was waited.
-        seconds: u64,
-    },
+    Timeout { seconds: u64 },
     /// The request to read the table was refused.
     #[error("list the {family} connections: {source}")]
-    List {
-        /// The family.
-        family: Family,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    List { family: Family, source: io::Error },
     /// No reading saw the whole table.
     #[error("each of {attempts} readings of the {family} connections was incomplete")]
-    Incomplete {
-        /// The family.
-        family: Family,
-        /// How often it was tried.
-        attempts: u32,
-    },
+    Incomplete { family: Family, attempts: u32 },
     /// Some flows could not be removed.
     #[error("remove {failed} stale {family} connection(s): {source}{}", hint(source))]
     Remove {
-        /// The family.
         family: Family,
-        /// How many of them.
         failed: usize,
         /// What the kernel said about the first one.
         source: io::Error,
     },
+}
+
+impl From<SocketError> for ConntrackError {
+    fn from(error: SocketError) -> ConntrackError {
+        match error {
+            SocketError::Open(source) => match source.raw_os_error() {
+                Some(libc::EPROTONOSUPPORT) => ConntrackError::Unsupported,
+                _ => ConntrackError::Open(source),
+            },
+            SocketError::Option { source, .. } => ConntrackError::Open(source),
+            SocketError::Send { source, .. } => ConntrackError::Send(source),
+            SocketError::Receive(source) => ConntrackError::Receive(source),
+            SocketError::Overrun => {
+                ConntrackError::Receive(io::Error::from_raw_os_error(libc::ENOBUFS))
+            }
+            SocketError::Timeout { seconds } => ConntrackError::Timeout { seconds },
+        }
+    }
 }
 
 fn hint(source: &io::Error) -> &'static str {

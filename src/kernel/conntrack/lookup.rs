@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use super::ConntrackError;
-use super::socket::ConntrackSocket;
+use super::requests::Conntrack;
 use sluice_core::net::Protocol;
 
 /// Asks for single flows in the network namespace that it was opened in; from any thread, one at a time.
 #[derive(Debug)]
-pub struct Lookup(ConntrackSocket);
+pub struct Lookup(Conntrack);
 
 impl Lookup {
     /// Opens the way to ask.
@@ -16,7 +16,7 @@ impl Lookup {
     /// # Errors
     /// If the kernel has no connection tracking.
     pub fn open() -> Result<Lookup, ConntrackError> {
-        ConntrackSocket::open().map(Lookup)
+        Conntrack::open().map(Lookup)
     }
 
     /// Whether there is a flow in which packets go from one of these ends to the other as they are. A TCP

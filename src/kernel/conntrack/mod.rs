@@ -12,7 +12,7 @@
 mod error;
 mod flow;
 mod lookup;
-mod socket;
+mod requests;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,12 +21,14 @@ pub use error::ConntrackError;
 pub use flow::{Flow, Part};
 pub use lookup::Lookup;
 
-use self::socket::{ConntrackSocket, TOGETHER};
+use self::requests::Conntrack;
 use self::wire::Forget;
 use sluice_core::net::{Family, Protocol};
 
 /// How often the table is read again when a reading was incomplete.
 const ATTEMPTS: u32 = 4;
+/// Flows that are judged and forgotten together.
+const GROUP: usize = 128;
 
 /// What [`remove`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,7 +88,7 @@ fn remove_of<J: Fn(&Flow) -> bool>(
     sum: &mut Removal,
 ) -> Result<(), ConntrackError> {
     for attempt in 1..=ATTEMPTS {
-        let mut socket = ConntrackSocket::open()?;
+        let mut socket = Conntrack::open()?;
         let mut found: Vec<(Flow, Forget)> = Vec::new();
         let mut seen = 0;
         let reading = socket.read(family, protocol, part, |flow, forget| {
@@ -100,9 +102,9 @@ fn remove_of<J: Fn(&Flow) -> bool>(
         }
         if reading == Reading::Incomplete {
             // Late messages of the unfinished reading shall not be taken for answers.
-            socket = ConntrackSocket::open()?;
+            socket = Conntrack::open()?;
         }
-        for group in found.chunks(TOGETHER) {
+        for group in found.chunks(GROUP) {
             let judge = judge();
             let mut stale = Vec::with_capacity(group.len());
             for (flow, forget) in group.iter().filter(|(flow, _)| judge(flow)) {
@@ -148,7 +150,7 @@ pub fn list_part(
 ) -> Result<Vec<Flow>, ConntrackError> {
     for _ in 0..ATTEMPTS {
         let mut flows = Vec::new();
-        let socket = &mut ConntrackSocket::open()?;
+        let socket = &mut Conntrack::open()?;
         let reading = socket.read(family, protocol, part, |flow, _| flows.push(flow))?;
         if reading == Reading::Complete {
             return Ok(flows);

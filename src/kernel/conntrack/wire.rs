@@ -2,16 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use netlink_packet_core::{
-    NLA_F_NESTED, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NlaBuffer, NlasIterator,
-};
+use netlink_packet_core::{NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP};
 
 use super::{Flow, Part};
-use crate::datagram::Message;
+use crate::netlink::Message;
+use crate::netlink::attributes::{Open, Writer, find};
+use crate::netlink::netfilter::nfproto;
 use sluice_core::net::{Family, Protocol};
-
-/// Length of `struct nfgenmsg`, which follows a message's header.
-const NFGENMSG: usize = 4;
 
 /// `NFNL_SUBSYS_CTNETLINK << 8`, the message types of connection tracking.
 const CTNETLINK: u16 = 1 << 8;
@@ -71,86 +68,84 @@ pub(super) struct Forget {
 
 /// Asks for flows of one protocol. Kernels before 5.15 do not look at their status, and send more.
 pub(super) fn list_request(
+    writer: &mut Writer,
     family: Family,
     protocol: Protocol,
     part: Part,
     sequence: u32,
-) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    message(&mut bytes, GET, NLM_F_DUMP, family, sequence, |bytes| {
-        if part == Part::Unreplied {
-            put(bytes, attribute::STATUS, &0_u32.to_be_bytes());
-            put(bytes, attribute::STATUS_MASK, &SEEN_REPLY.to_be_bytes());
-        }
-        nest(bytes, attribute::TUPLE_ORIG, |bytes| {
-            nest(bytes, tuple::PROTO, |bytes| put(bytes, tuple::NUM, &[protocol.number()]));
-        });
-        nest(bytes, attribute::FILTER, |bytes| {
-            put(bytes, FILTER_ORIG_FLAGS, &FILTER_PROTO_NUM.to_ne_bytes());
-        });
-    });
-    bytes
+) {
+    let message = begin(writer, GET, NLM_F_DUMP, family, sequence);
+    if part == Part::Unreplied {
+        writer.put_u32(attribute::STATUS, 0);
+        writer.put_u32(attribute::STATUS_MASK, SEEN_REPLY);
+    }
+    let flow = writer.nest(attribute::TUPLE_ORIG);
+    let proto = writer.nest(tuple::PROTO);
+    writer.put(tuple::NUM, &[protocol.number()]);
+    writer.end(proto);
+    writer.end(flow);
+    let filter = writer.nest(attribute::FILTER);
+    writer.put(FILTER_ORIG_FLAGS, &FILTER_PROTO_NUM.to_ne_bytes());
+    writer.end(filter);
+    writer.end_message(message);
 }
 
 /// Asks for the flow, of which one direction has these ends.
 pub(super) fn look_request(
+    writer: &mut Writer,
     protocol: Protocol,
     source: SocketAddr,
     destination: SocketAddr,
     sequence: u32,
-) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let octets = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
+) {
     let family = Family::of(source.ip());
-    let (from, to) = match family {
-        Family::V4 => (tuple::V4_SRC, tuple::V4_DST),
-        Family::V6 => (tuple::V6_SRC, tuple::V6_DST),
-    };
-    message(&mut bytes, GET, NLM_F_ACK, family, sequence, |bytes| {
-        nest(bytes, attribute::TUPLE_ORIG, |bytes| {
-            nest(bytes, tuple::IP, |bytes| {
-                put(bytes, from, &octets(source.ip()));
-                put(bytes, to, &octets(destination.ip()));
-            });
-            nest(bytes, tuple::PROTO, |bytes| {
-                put(bytes, tuple::NUM, &[protocol.number()]);
-                put(bytes, tuple::SRC_PORT, &source.port().to_be_bytes());
-                put(bytes, tuple::DST_PORT, &destination.port().to_be_bytes());
-            });
-        });
-    });
-    bytes
+    let message = begin(writer, GET, NLM_F_ACK, family, sequence);
+    let flow = writer.nest(attribute::TUPLE_ORIG);
+    put_ends(writer, protocol.number(), source, destination);
+    writer.end(flow);
+    writer.end_message(message);
+}
+
+/// Writes the content of a tuple.
+fn put_ends(writer: &mut Writer, protocol: u8, source: SocketAddr, destination: SocketAddr) {
+    let ip = writer.nest(tuple::IP);
+    for (address, v4, v6) in [
+        (source.ip(), tuple::V4_SRC, tuple::V6_SRC),
+        (destination.ip(), tuple::V4_DST, tuple::V6_DST),
+    ] {
+        match address {
+            IpAddr::V4(address) => writer.put(v4, &address.octets()),
+            IpAddr::V6(address) => writer.put(v6, &address.octets()),
+        }
+    }
+    writer.end(ip);
+    let proto = writer.nest(tuple::PROTO);
+    writer.put(tuple::NUM, &[protocol]);
+    writer.put(tuple::SRC_PORT, &source.port().to_be_bytes());
+    writer.put(tuple::DST_PORT, &destination.port().to_be_bytes());
+    writer.end(proto);
 }
 
 /// Asks for a flow that was read before.
-pub(super) fn reread_request(family: Family, forget: &Forget, sequence: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    message(&mut bytes, GET, NLM_F_ACK, family, sequence, |bytes| name(bytes, forget));
-    bytes
+pub(super) fn reread_request(writer: &mut Writer, family: Family, forget: &Forget, sequence: u32) {
+    let message = begin(writer, GET, NLM_F_ACK, family, sequence);
+    name(writer, forget);
+    writer.end_message(message);
 }
 
-/// Asks to forget flows, one message each, numbered from `sequence` on; gives the last number. Only
-/// the last one is always answered.
-pub(super) fn forget_requests(family: Family, flows: &[Forget], sequence: u32) -> (Vec<u8>, u32) {
-    let mut bytes = Vec::new();
-    let mut last = sequence;
-    for (index, forget) in flows.iter().enumerate() {
-        last = sequence + u32::try_from(index).unwrap_or(u32::MAX);
-        let flags = if index + 1 == flows.len() { NLM_F_ACK } else { 0 };
-        message(&mut bytes, DELETE, flags, family, last, |bytes| name(bytes, forget));
-    }
-    (bytes, last)
+/// Asks to forget a flow.
+pub(super) fn forget_request(writer: &mut Writer, family: Family, forget: &Forget, sequence: u32) {
+    let message = begin(writer, DELETE, 0, family, sequence);
+    name(writer, forget);
+    writer.end_message(message);
 }
 
 /// What tells a flow from all others, those between the same ends included.
-fn name(bytes: &mut Vec<u8>, forget: &Forget) {
-    put(bytes, attribute::TUPLE_ORIG | NLA_F_NESTED, &forget.tuple);
-    put(bytes, attribute::ID, &forget.id);
+fn name(writer: &mut Writer, forget: &Forget) {
+    writer.put(attribute::TUPLE_ORIG | NLA_F_NESTED, &forget.tuple);
+    writer.put(attribute::ID, &forget.id);
     if let Some(zone) = &forget.zone {
-        put(bytes, attribute::ZONE, zone);
+        writer.put(attribute::ZONE, zone);
     }
 }
 
@@ -159,7 +154,7 @@ pub(super) fn flow(message: &Message<'_>) -> Option<(Flow, Forget)> {
     if message.kind != NEW {
         return None;
     }
-    let body = message.payload.get(NFGENMSG..)?;
+    let body = message.body();
     let original = find(body, attribute::TUPLE_ORIG)?;
     let (protocol, source, destination) = ends(original)?;
     let (_, answered_by, _) = ends(find(body, attribute::TUPLE_REPLY)?)?;
@@ -180,8 +175,7 @@ pub(super) fn has_ended(message: &Message<'_>) -> bool {
     const TCP: u16 = 1; // CTA_PROTOINFO_TCP
     const STATE: u16 = 1; // CTA_PROTOINFO_TCP_STATE
     const TIME_WAIT: u8 = 7; // TCP_CONNTRACK_TIME_WAIT, before TCP_CONNTRACK_CLOSE
-    let body = message.payload.get(NFGENMSG..).unwrap_or_default();
-    let tcp = find(body, attribute::PROTOINFO).and_then(|info| find(info, TCP));
+    let tcp = find(message.body(), attribute::PROTOINFO).and_then(|info| find(info, TCP));
     let state = tcp.and_then(|tcp| find(tcp, STATE)).and_then(|state| state.first());
     message.kind == NEW && state.is_some_and(|state| *state >= TIME_WAIT)
 }
@@ -203,87 +197,37 @@ fn ends(bytes: &[u8]) -> Option<(Protocol, SocketAddr, SocketAddr)> {
     Some((protocol, source, destination))
 }
 
-/// The content of the first attribute of a kind.
-fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    let found = NlasIterator::new(bytes).map_while(Result::ok).find(|nla| nla.kind() == kind)?;
-    let value: NlaBuffer<&[u8]> = found;
-    value.into_inner().get(NLA_HEADER_SIZE..usize::from(value.length()))
-}
-
-fn message(
-    bytes: &mut Vec<u8>,
-    kind: u16,
-    flags: u16,
-    family: Family,
-    sequence: u32,
-    body: impl FnOnce(&mut Vec<u8>),
-) {
-    let start = bytes.len();
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
-    bytes.extend_from_slice(&sequence.to_ne_bytes());
-    bytes.extend_from_slice(&[0; 4]);
-    let nfproto = match family {
-        Family::V4 => libc::NFPROTO_IPV4,
-        Family::V6 => libc::NFPROTO_IPV6,
-    };
-    bytes.extend_from_slice(&[u8::try_from(nfproto).unwrap_or(0), 0, 0, 0]);
-    body(bytes);
-    let len = u32::try_from(bytes.len() - start).unwrap_or(u32::MAX);
-    bytes[start..start + 4].copy_from_slice(&len.to_ne_bytes());
-}
-
-fn nest(bytes: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
-    let mut inner = Vec::new();
-    content(&mut inner);
-    put(bytes, kind | NLA_F_NESTED, &inner);
-}
-
-/// Writes an attribute. All that is written here is far shorter than an attribute can be: a tuple
-/// has come out of one.
-fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let len = u16::try_from(NLA_HEADER_SIZE + value.len()).unwrap_or(u16::MAX);
-    bytes.extend_from_slice(&len.to_ne_bytes());
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
+fn begin(writer: &mut Writer, kind: u16, flags: u16, family: Family, sequence: u32) -> Open {
+    writer.begin_netfilter(kind, flags, nfproto(family), 0, sequence)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datagram::messages;
+    use crate::netlink::messages;
 
-    fn tuple_of(protocol: u8, ips: [&[u8]; 2], ports: [u16; 2]) -> Vec<u8> {
-        let kinds = if ips[0].len() == 4 { [1, 2] } else { [3, 4] };
-        let mut bytes = Vec::new();
-        nest(&mut bytes, tuple::IP, |b| {
-            put(b, kinds[0], ips[0]);
-            put(b, kinds[1], ips[1]);
-        });
-        nest(&mut bytes, tuple::PROTO, |b| {
-            put(b, tuple::NUM, &[protocol]);
-            put(b, tuple::SRC_PORT, &ports[0].to_be_bytes());
-            put(b, tuple::DST_PORT, &ports[1].to_be_bytes());
-        });
-        bytes
-    }
-
-    /// A UDP flow from 10.0.0.1:1000 to 10.96.0.1:53, answered by 10.244.0.7:5353.
-    fn sample(protocol: u8, zone: Option<u16>) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        message(&mut bytes, NEW, 0, Family::V4, 7, |b| {
-            let original = tuple_of(protocol, [&[10, 0, 0, 1], &[10, 96, 0, 1]], [1000, 53]);
-            let reply = tuple_of(protocol, [&[10, 244, 0, 7], &[10, 0, 0, 1]], [5353, 1000]);
-            put(b, attribute::TUPLE_ORIG | NLA_F_NESTED, &original);
-            put(b, attribute::TUPLE_REPLY | NLA_F_NESTED, &reply);
-            put(b, attribute::ID, &[1, 2, 3, 4]);
-            if let Some(zone) = zone {
-                put(b, attribute::ZONE, &zone.to_be_bytes());
-            }
-        });
-        bytes
+    /// A flow from 10.0.0.1:1000 to 10.96.0.1:53, answered by 10.244.0.7:5353.
+    fn sample(protocol: u8, zone: Option<u16>, status: Option<u32>) -> Vec<u8> {
+        let [client, service, endpoint] = ["10.0.0.1:1000", "10.96.0.1:53", "10.244.0.7:5353"]
+            .map(|text| text.parse::<SocketAddr>().expect("an address"));
+        let mut writer = Writer::default();
+        let message = begin(&mut writer, NEW, 0, Family::V4, 7);
+        for (kind, from, to) in
+            [(attribute::TUPLE_ORIG, client, service), (attribute::TUPLE_REPLY, endpoint, client)]
+        {
+            let tuple = writer.nest(kind);
+            put_ends(&mut writer, protocol, from, to);
+            writer.end(tuple);
+        }
+        writer.put(attribute::ID, &[1, 2, 3, 4]);
+        if let Some(zone) = zone {
+            writer.put(attribute::ZONE, &zone.to_be_bytes());
+        }
+        if let Some(status) = status {
+            writer.put_u32(attribute::STATUS, status);
+        }
+        writer.end_message(message);
+        writer.into_bytes()
     }
 
     fn read(bytes: &[u8]) -> Option<(Flow, Forget)> {
@@ -292,28 +236,21 @@ mod tests {
 
     #[test]
     fn a_flow_is_read_with_both_directions() {
-        let (flow, forget) = read(&sample(17, Some(5))).expect("a flow");
+        let (flow, forget) = read(&sample(17, Some(5), None)).expect("a flow");
         assert_eq!(
             flow.to_string(),
             "udp 10.0.0.1:1000 to 10.96.0.1:53, answered by 10.244.0.7:5353"
         );
         assert!(flow.is_redirected());
         assert_eq!((forget.id, forget.zone), ([1, 2, 3, 4], Some([0, 5])));
-        assert!(read(&sample(132, None)).is_some(), "SCTP has ports too");
-        assert!(read(&sample(1, None)).is_none(), "ICMP is no protocol of Services");
+        assert!(read(&sample(132, None, None)).is_some(), "SCTP has ports too");
+        assert!(read(&sample(1, None, None)).is_none(), "ICMP is no protocol of Services");
     }
 
     #[test]
     fn a_flow_is_unreplied_only_if_the_kernel_says_so() {
-        let with_status = |status: Option<u32>| {
-            let mut bytes = sample(6, None);
-            if let Some(status) = status {
-                put(&mut bytes, attribute::STATUS, &status.to_be_bytes());
-                let length = u32::try_from(bytes.len()).expect("short");
-                bytes[..4].copy_from_slice(&length.to_ne_bytes());
-            }
-            read(&bytes).expect("a flow").0.replied
-        };
+        let with_status =
+            |status: Option<u32>| read(&sample(6, None, status)).expect("a flow").0.replied;
         // IPS_CONFIRMED, IPS_SEEN_REPLY, IPS_ASSURED
         for (status, replied) in
             [(None, true), (Some(8), false), (Some(8 | 2), true), (Some(8 | 4 | 2), true)]
@@ -324,26 +261,22 @@ mod tests {
 
     #[test]
     fn a_request_to_forget_always_names_its_flow() {
-        let (_, forget) = read(&sample(17, Some(5))).expect("a flow");
-        let flows = vec![forget.clone(), Forget { zone: None, ..forget.clone() }];
-        let (bytes, last) = forget_requests(Family::V4, &flows, 9);
-        let requests: Vec<Message<'_>> = messages(&bytes).collect();
-        assert_eq!((requests.len(), last), (2, 10));
-        for (request, wanted) in requests.iter().zip(&flows) {
-            assert_eq!(request.kind, DELETE);
-            let body = &request.payload[NFGENMSG..];
+        let (_, forget) = read(&sample(17, Some(5), None)).expect("a flow");
+        for wanted in [forget.clone(), Forget { zone: None, ..forget }] {
+            let mut writer = Writer::default();
+            forget_request(&mut writer, Family::V4, &wanted, 9);
+            let request = messages(writer.bytes()).next().expect("it was written");
+            assert_eq!((request.kind, request.sequence), (DELETE, 9));
+            let body = request.body();
             assert_eq!(find(body, attribute::TUPLE_ORIG), Some(&*wanted.tuple));
             assert_eq!(find(body, attribute::ID), Some(&wanted.id[..]));
             assert_eq!(find(body, attribute::ZONE), wanted.zone.as_ref().map(|z| &z[..]));
         }
-        let acks: Vec<bool> = requests.iter().map(|r| r.flags & NLM_F_ACK != 0).collect();
-        assert_eq!(acks, [false, true], "one answer for all");
-        assert!(forget_requests(Family::V4, &[], 1).0.is_empty(), "nothing asks for nothing");
     }
 
     #[test]
     fn a_message_that_is_cut_off_is_no_flow() {
-        let whole = sample(17, None);
+        let whole = sample(17, None, None);
         for len in 0..whole.len() {
             let mut cut = whole[..len].to_vec();
             if let Some(length) = cut.first_chunk_mut::<4>() {

@@ -21,7 +21,8 @@ pub use self::object::{
     Destination, Forward, Info, Key, ObservedDestination, Op, Persistence, Scheduling, Service,
     Timeouts,
 };
-use super::requests::{Refusal, RequestError, Requests, find};
+use super::netlink::attributes::find;
+use super::netlink::{Client, NetlinkError, Refusal};
 use sluice_core::net::Protocol;
 
 /// Where it is tried whether the kernel has a scheduler: addresses for documentation (RFC 5737).
@@ -34,13 +35,14 @@ const NOWHERE: Key = Key::Address {
 /// IPVS of the network namespace that it was opened in.
 #[derive(Debug)]
 pub struct Ipvs {
-    requests: Requests,
+    client: Client,
     /// The number that the kernel gave the family.
     id: u16,
 }
 
 /// IPVS could not be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum IpvsError {
     /// The kernel has no IPVS.
     #[error("this kernel has no IPVS: the module ip_vs is missing (modprobe ip_vs)")]
@@ -54,23 +56,15 @@ pub enum IpvsError {
     #[error(
         "this kernel has no IPVS scheduler {name:?}: the module ip_vs_{name} is missing; set ipvs.scheduler to one that it has, such as rr"
     )]
-    NoScheduler {
-        /// Its name.
-        name: String,
-    },
+    NoScheduler { name: String },
     /// A request failed.
     #[error("{what}: {source}")]
-    Request {
-        /// What was wanted.
-        what: &'static str,
-        /// Why it failed.
-        source: RequestError,
-    },
+    Request { what: &'static str, source: NetlinkError },
 }
 
-fn failed(what: &'static str) -> impl FnOnce(RequestError) -> IpvsError {
+fn failed(what: &'static str) -> impl FnOnce(NetlinkError) -> IpvsError {
     move |source| match source {
-        RequestError::Refused(Refusal { errno: libc::EPERM, .. }) => IpvsError::NotPermitted,
+        NetlinkError::Refused(Refusal { errno: libc::EPERM, .. }) => IpvsError::NotPermitted,
         source => IpvsError::Request { what, source },
     }
 }
@@ -82,21 +76,22 @@ impl Ipvs {
     /// [`IpvsError::Unsupported`] if there is none.
     pub fn open() -> Result<Ipvs, IpvsError> {
         let what = "look for IPVS";
-        let mut requests = Requests::open(NETLINK_GENERIC).map_err(failed(what))?;
+        let mut client =
+            Client::open(NETLINK_GENERIC).map_err(NetlinkError::from).map_err(failed(what))?;
         let question = GenlMessage::from_payload(GenlCtrl {
             cmd: GenlCtrlCmd::GetFamily,
             nlas: vec![GenlCtrlAttrs::FamilyName(uapi::NAME.to_owned())],
         });
         const FAMILY_ID: u16 = 1; // CTRL_ATTR_FAMILY_ID
         let mut id = None;
-        let asked = requests.ask(question, |_, content| {
+        let asked = client.ask(question, |content| {
             let number = find(content.get(4..).unwrap_or_default(), FAMILY_ID);
             id = number.and_then(|bytes| bytes.first_chunk()).map(|b| u16::from_ne_bytes(*b));
         });
         match (asked, id) {
-            (Ok(()), Some(id)) => Ok(Ipvs { requests, id }),
+            (Ok(()), Some(id)) => Ok(Ipvs { client, id }),
             (Ok(()), None) => Err(IpvsError::Unsupported),
-            (Err(RequestError::Refused(Refusal { errno: libc::ENOENT, .. })), _) => {
+            (Err(NetlinkError::Refused(Refusal { errno: libc::ENOENT, .. })), _) => {
                 Err(IpvsError::Unsupported)
             }
             (Err(error), _) => Err(failed(what)(error)),
@@ -110,7 +105,7 @@ impl Ipvs {
     pub fn info(&mut self) -> Result<Info, IpvsError> {
         let mut info = None;
         let question = wire::message(self.id, wire::plain(uapi::command::GET_INFO));
-        let asked = self.requests.ask(question, |_, content| info = wire::read_info(content));
+        let asked = self.client.ask(question, |content| info = wire::read_info(content));
         asked.map_err(failed("read IPVS's version"))?;
         Ok(info.unwrap_or(Info { version: (0, 0, 0), connection_table: 0 }))
     }
@@ -120,12 +115,9 @@ impl Ipvs {
     /// # Errors
     /// If they cannot be read.
     pub fn services(&mut self) -> Result<Vec<Service>, IpvsError> {
-        let mut found = Vec::new();
         let question = wire::message(self.id, wire::plain(uapi::command::GET_SERVICE));
-        let listed =
-            self.requests.list(question, |_, content| found.extend(wire::read_service(content)));
-        listed.map_err(failed("list virtual services"))?;
-        Ok(found)
+        let listed = self.client.list(question, wire::read_service);
+        listed.map_err(failed("list virtual services"))
     }
 
     /// Reads the destinations of a virtual service; none if it is not there.
@@ -133,15 +125,12 @@ impl Ipvs {
     /// # Errors
     /// If they cannot be read.
     pub fn destinations(&mut self, key: &Key) -> Result<Vec<ObservedDestination>, IpvsError> {
-        let mut found = Vec::new();
         let question = wire::message(self.id, wire::destinations_of(key));
         let family = key.family();
-        let listed = self
-            .requests
-            .list(question, |_, content| found.extend(wire::read_destination(family, content)));
-        match listed {
-            Err(RequestError::Refused(Refusal { errno: libc::ESRCH, .. })) => Ok(Vec::new()),
-            listed => listed.map(|_| found).map_err(failed("list destinations")),
+        let read = |content: &[u8]| wire::read_destination(family, content);
+        match self.client.list(question, read) {
+            Err(NetlinkError::Refused(Refusal { errno: libc::ESRCH, .. })) => Ok(Vec::new()),
+            listed => listed.map_err(failed("list destinations")),
         }
     }
 
@@ -149,10 +138,11 @@ impl Ipvs {
     ///
     /// # Errors
     /// If it cannot be read.
+    #[cfg(any(test, feature = "fixtures"))]
     pub fn timeouts(&mut self) -> Result<Timeouts, IpvsError> {
         let mut timeouts = None;
         let question = wire::message(self.id, wire::plain(uapi::command::GET_CONFIG));
-        let asked = self.requests.ask(question, |_, content| {
+        let asked = self.client.ask(question, |content| {
             timeouts = wire::read_timeouts(content);
         });
         asked.map_err(failed("read IPVS's timeouts"))?;
@@ -165,9 +155,9 @@ impl Ipvs {
     /// If the kernel refuses.
     pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), IpvsError> {
         let change = wire::message(self.id, wire::set_timeouts(timeouts));
-        let answers = self.requests.change([(change, 0)]);
+        let answers = self.client.change([(change, 0)]);
         let set = answers.and_then(|answers| {
-            answers.into_iter().collect::<Result<(), Refusal>>().map_err(RequestError::from)
+            answers.into_iter().collect::<Result<(), Refusal>>().map_err(NetlinkError::from)
         });
         set.map_err(failed("set IPVS's timeouts"))
     }
@@ -180,7 +170,7 @@ impl Ipvs {
     pub fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, IpvsError> {
         let id = self.id;
         let changes = ops.iter().map(|op| (wire::message(id, wire::change(op)), 0));
-        self.requests.change(changes).map_err(failed("change IPVS"))
+        self.client.change(changes).map_err(failed("change IPVS"))
     }
 
     /// Finds out whether the kernel has a scheduler, by making and deleting a virtual service with it:

@@ -11,7 +11,7 @@ use super::object::{
     Timeouts,
 };
 use super::uapi::{self, attribute, command, destination, flag, info, service};
-use crate::requests::find;
+use crate::netlink::attributes::find;
 use sluice_core::net::{Family, Protocol};
 
 /// `struct genlmsghdr`.
@@ -309,6 +309,7 @@ pub(super) fn read_destination(family: Family, content: &[u8]) -> Option<Observe
 }
 
 /// The timeouts in an answer.
+#[cfg(any(test, feature = "fixtures"))]
 pub(super) fn read_timeouts(content: &[u8]) -> Option<Timeouts> {
     let number = |kind| read_number(body(content), kind);
     Some(Timeouts {

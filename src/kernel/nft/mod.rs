@@ -8,6 +8,8 @@
 //! The protocol is defined by `include/uapi/linux/netfilter/nf_tables.h`; the user data is defined
 //! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.
 
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
 mod model;
 mod session;
 pub mod statement;

@@ -41,33 +41,14 @@ pub fn is_not_in(fields: &[Field], set: &Arc<str>) -> Statement {
     look_up(fields, set, LookupResult::NoMatch)
 }
 
-/// `FIELDS vmap @set`: ends with the key's verdict if the set has one.
-pub fn verdict_of(fields: &[Field], set: &Arc<str>) -> Statement {
-    look_up(fields, set, LookupResult::Verdict)
-}
-
 /// `FIELDS map @set`: loads the key's data into the first registers.
 pub fn data_of(fields: &[Field], set: &Arc<str>) -> Statement {
     look_up(fields, set, LookupResult::Data(FIRST))
 }
 
-/// The same as [`data_of`], with key and data beginning at a register of choice.
-pub fn data_of_at(first: Register, fields: &[Field], set: &Arc<str>) -> Statement {
-    look_up_at(first, fields, set, LookupResult::Data(first))
-}
-
 fn look_up(fields: &[Field], set: &Arc<str>, result: LookupResult) -> Statement {
-    look_up_at(FIRST, fields, set, result)
-}
-
-fn look_up_at(
-    first: Register,
-    fields: &[Field],
-    set: &Arc<str>,
-    result: LookupResult,
-) -> Statement {
-    let mut statement = concat_at(first, fields);
-    statement.push(Expr::Lookup { set: Arc::clone(set), sreg: first, result });
+    let mut statement = concat_at(FIRST, fields);
+    statement.push(Expr::Lookup { set: Arc::clone(set), sreg: FIRST, result });
     statement
 }
 
@@ -132,11 +113,6 @@ pub fn not_protocol(protocol: Protocol) -> Statement {
     differs(Field::L4Proto, &[protocol.number()])
 }
 
-/// `th dport PORT`; say [`protocol`] first.
-pub fn destination_port(port: u16) -> Statement {
-    equals(Field::Dport, &port.to_be_bytes())
-}
-
 /// `iifname NAME`; a name that ends in `*` matches all that begin so.
 pub fn input_interface(name: &str) -> Statement {
     equals(Field::InputName, &interface_name(name))
@@ -147,19 +123,9 @@ pub fn not_input_interface(name: &str) -> Statement {
     differs(Field::InputName, &interface_name(name))
 }
 
-/// `oifname NAME`.
-pub fn output_interface(name: &str) -> Statement {
-    equals(Field::OutputName, &interface_name(name))
-}
-
-/// `oifname != NAME`.
-pub fn not_output_interface(name: &str) -> Statement {
-    differs(Field::OutputName, &interface_name(name))
-}
-
 /// A whole name is compared with its padding, a prefix without. Linux keeps interface names below
 /// `IFNAMSIZ`, so what is longer is cut and matches nothing.
-fn interface_name(name: &str) -> Vec<u8> {
+pub(super) fn interface_name(name: &str) -> Vec<u8> {
     if let Some(prefix) = name.strip_suffix('*') {
         return prefix.bytes().take(15).collect();
     }
@@ -205,11 +171,6 @@ pub fn mark_has(bits: u32) -> Statement {
     vec![LOAD_MARK, Expr::mask(bits), Expr::cmp(CmpOp::Ne, &[0; 4])]
 }
 
-/// `meta mark & BITS == 0`: none of the bits of the packet's mark is set.
-pub fn mark_lacks(bits: u32) -> Statement {
-    vec![LOAD_MARK, Expr::mask(bits), Expr::cmp(CmpOp::Eq, &[0; 4])]
-}
-
 /// `meta mark set meta mark | BITS`.
 pub fn set_mark_bits(bits: u32) -> Statement {
     vec![LOAD_MARK, Expr::bitwise(&(!bits).to_ne_bytes(), &bits.to_ne_bytes()), STORE_MARK]
@@ -242,27 +203,17 @@ const STORE_MARK: Expr = Expr::MetaSet { key: MetaKey::Mark, sreg: FIRST };
 /// `fib daddr type TYPE`: the destination is, for the routing tables, of a type of
 /// [`crate::nft::address_type`].
 pub fn destination_type(address_type: u32) -> Statement {
-    fib_type(FibFlags::DADDR, CmpOp::Eq, address_type)
+    fib_type(FibFlags::DADDR, address_type)
 }
 
 /// `fib saddr type TYPE`.
 pub fn source_type(address_type: u32) -> Statement {
-    fib_type(FibFlags::SADDR, CmpOp::Eq, address_type)
+    fib_type(FibFlags::SADDR, address_type)
 }
 
-/// `fib daddr type != TYPE`.
-pub fn not_destination_type(address_type: u32) -> Statement {
-    fib_type(FibFlags::DADDR, CmpOp::Ne, address_type)
-}
-
-/// `fib saddr type != TYPE`.
-pub fn not_source_type(address_type: u32) -> Statement {
-    fib_type(FibFlags::SADDR, CmpOp::Ne, address_type)
-}
-
-fn fib_type(flags: FibFlags, op: CmpOp, address_type: u32) -> Statement {
+fn fib_type(flags: FibFlags, address_type: u32) -> Statement {
     let load = Expr::Fib { result: FibResult::AddressType, flags, dreg: FIRST };
-    vec![load, Expr::cmp(op, &address_type.to_ne_bytes())]
+    vec![load, Expr::cmp(CmpOp::Eq, &address_type.to_ne_bytes())]
 }
 
 /// `accept`.
@@ -300,11 +251,6 @@ pub fn reject_by_reset() -> Statement {
     vec![Expr::Reject(Reject::TcpReset)]
 }
 
-/// `counter`.
-pub fn counter() -> Statement {
-    vec![Expr::Counter]
-}
-
 /// `dnat to FIELDS map @set`: translates the destination to the address and port that a map has
 /// for the key.
 pub fn dnat_to_data_of(family: Family, fields: &[Field], set: &Arc<str>) -> Statement {
@@ -322,14 +268,6 @@ pub fn dnat_to_data_of(family: Family, fields: &[Field], set: &Arc<str>) -> Stat
 /// `masquerade`, with these flags.
 pub fn masquerade(flags: NatFlags) -> Statement {
     vec![Expr::Masquerade { flags, port: None }]
-}
-
-/// `redirect to :PORT` to a port of this host.
-pub fn redirect_to(port: u16) -> Statement {
-    vec![
-        Expr::Immediate { dreg: FIRST, data: Constant::new().part(&port.to_be_bytes()) },
-        Expr::Redirect { flags: NatFlags::NONE, port: Some(RegisterRange::from(FIRST)) },
-    ]
 }
 
 /// `update @set { KEY timeout T : DATA }`: remembers `data` of the packet under `key` of the packet,

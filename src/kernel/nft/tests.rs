@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::*;
-use crate::datagram::{Message, messages};
+use crate::netlink::attributes::{Writer, find};
+use crate::netlink::{Message, messages};
 use crate::nft::session::batch::Batch;
-use crate::nft::wire::attributes::{Writer, find};
 use crate::nft::wire::decode::Elements;
 use crate::nft::wire::uapi::{BATCH_BEGIN, BATCH_END, msg};
 use crate::nft::wire::{decode, encode, expr_decode, expr_encode, uapi};
@@ -41,7 +41,7 @@ fn packing(ops: &[Op], single: &[usize]) -> Vec<(u8, std::ops::Range<usize>)> {
     let all: Vec<Message<'_>> = messages(batch.bytes()).collect();
     assert_eq!((all[0].kind, all[all.len() - 1].kind), (BATCH_BEGIN, BATCH_END));
     let numbers: Vec<u32> = all.iter().map(|message| message.sequence).collect();
-    assert_eq!(numbers, (100..100 + batch.sequence_numbers()).collect::<Vec<u32>>());
+    assert_eq!(numbers, (100..=batch.last() + 1).collect::<Vec<u32>>());
     let inner = &all[1..all.len() - 1];
     let acknowledged = inner.iter().filter(|message| message.flags & 4 != 0);
     assert_eq!(acknowledged.map(|message| message.sequence).collect::<Vec<_>>(), [batch.last()]);
@@ -175,10 +175,10 @@ fn one_of_each() -> Vec<Expr> {
         &[Field::InputName],
     ));
     all.extend(statement::is_not_in(&[Field::Sport], &"s".into()));
-    all.extend(statement::verdict_of(&[Field::Increment { modulus: 3 }], &"v".into()));
+    all.extend(fixtures::verdict_of(&[Field::Increment { modulus: 3 }], &"v".into()));
     all.extend(statement::source_type(address_type::BROADCAST));
     all.extend(statement::socket_is_transparent());
-    all.extend(statement::redirect_to(80));
+    all.extend(fixtures::redirect_to(80));
     all.extend(statement::jump(&"c".into()));
     all.extend([
         Expr::Reject(Reject::Icmpx(1)),

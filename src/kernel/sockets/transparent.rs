@@ -1,6 +1,6 @@
 //! Sockets towards endpoints with a client's address as their own (`IP_TRANSPARENT`).
 //!
-//! Answers to them reach this host only if something delivers them here (see [`crate::delivery`]).
+//! Answers to them reach this host only if something delivers them here (see [`crate::policy_routing`]).
 
 use std::io;
 use std::net::SocketAddr;

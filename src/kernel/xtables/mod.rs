@@ -61,43 +61,29 @@ impl fmt::Display for Table {
 
 /// What went wrong with a program of iptables.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum XtablesError {
     /// It could not be started.
     #[error("start {program}: {source}; install the package iptables or set another proxy mode")]
-    Start {
-        /// The program.
-        program: String,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
+    Start { program: String, source: std::io::Error },
     /// Somebody else held the lock all the time.
     #[error(
         "{program}: another program has held the xtables lock for {LOCK_SECONDS} s; trying again"
     )]
-    Locked {
-        /// The program.
-        program: String,
-    },
+    Locked { program: String },
     /// A line was refused, so nothing of its table was applied.
     #[error("{program} refuses line {line}: {message}")]
     Refused {
-        /// The program.
         program: String,
         /// The line's number in what was written, from 1.
         line: usize,
-        /// What it said.
         message: String,
     },
     /// The table has rules that it cannot print, so it printed none.
     #[error(
         "{program} cannot print the table {table}: somebody has put a native nf_tables rule into it"
     )]
-    Incompatible {
-        /// The program.
-        program: String,
-        /// The table.
-        table: Table,
-    },
+    Incompatible { program: String, table: Table },
     /// Nothing works without extensions that are not there.
     #[error(
         "mode iptables cannot work here without {what}, which the kernel or the package iptables lacks; \
@@ -109,12 +95,7 @@ pub enum XtablesError {
     },
     /// It failed for another reason.
     #[error("{program} failed: {message}")]
-    Failed {
-        /// The program.
-        program: String,
-        /// What it said.
-        message: String,
-    },
+    Failed { program: String, message: String },
 }
 
 /// The programs of one IP family and variant, in the current network namespace.

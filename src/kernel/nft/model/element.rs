@@ -33,12 +33,7 @@ impl Element {
         Element { key, value: Value::Data(data), extra: None }
     }
 
-    /// An element of a verdict map.
-    pub fn verdict(key: Key, verdict: Verdict) -> Element {
-        Element { key, value: Value::Verdict(verdict), extra: None }
-    }
-
-    /// The same as a range up to and including `last`, in a set with [`SetFlags::INTERVAL`] whose
+    /// The same as a range up to and including `last`, in a set with [`SetFlags::INTERVAL`](super::set::SetFlags::INTERVAL) whose
     /// key has one part. Every element of such a set must be a range, if only from a key to itself:
     /// to the kernel, one without an end reaches to the next element.
     #[must_use]
@@ -48,14 +43,14 @@ impl Element {
     }
 
     /// The same with a range in each part, up to and including the parts of `last`, in a set with
-    /// [`SetFlags::INTERVAL`] whose key is a concatenation.
+    /// [`SetFlags::INTERVAL`](super::set::SetFlags::INTERVAL) whose key is a concatenation.
     #[must_use]
     pub fn through_parts(mut self, last: Key) -> Element {
         self.extra_mut().last = Some(Last::Parts(last));
         self
     }
 
-    /// All addresses of a prefix, in a set with [`SetFlags::INTERVAL`] whose key is an address.
+    /// All addresses of a prefix, in a set with [`SetFlags::INTERVAL`](super::set::SetFlags::INTERVAL) whose key is an address.
     pub fn prefix(prefix: IpNet) -> Element {
         let last = Key::new().address(prefix.broadcast());
         Element::new(Key::new().address(prefix.network())).through(last)
@@ -65,13 +60,6 @@ impl Element {
     #[must_use]
     pub fn with_comment(mut self, comment: impl Into<Arc<str>>) -> Element {
         self.extra_mut().comment = Some(comment.into());
-        self
-    }
-
-    /// The same with a life of its own; for sets with [`SetFlags::TIMEOUT`].
-    #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Element {
-        self.extra_mut().timeout = Some(timeout);
         self
     }
 

@@ -116,8 +116,6 @@ pub mod ct_state {
     pub const RELATED: u32 = 4;
     /// The first packet.
     pub const NEW: u32 = 8;
-    /// Exempt from tracking.
-    pub const UNTRACKED: u32 = 64;
 }
 
 /// Bits of [`CtKey::Status`] (`enum ip_conntrack_status`).

@@ -51,11 +51,6 @@ impl Set {
         Set::with_kind(name, key, SetKind::Map(data))
     }
 
-    /// A map from `key` to verdicts.
-    pub fn verdict_map(name: impl Into<Arc<str>>, key: Vec<Field>) -> Set {
-        Set::with_kind(name, key, SetKind::VerdictMap)
-    }
-
     /// Whether the kernel makes no difference between the two. What parts of keys are called, and the
     /// comment, is for people alone, and lost where a ruleset was saved as JSON.
     pub fn works_as(&self, other: &Set) -> bool {
@@ -114,8 +109,6 @@ impl SetFlags {
     pub const NONE: SetFlags = SetFlags(0);
     /// Belongs to one rule and has no name of its own; only ever seen in foreign tables.
     pub const ANONYMOUS: SetFlags = SetFlags(0x1);
-    /// Elements never change once a rule uses it.
-    pub const CONSTANT: SetFlags = SetFlags(0x2);
     /// Elements are ranges.
     pub const INTERVAL: SetFlags = SetFlags(0x4);
     /// Elements may expire.

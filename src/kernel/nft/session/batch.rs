@@ -9,8 +9,8 @@ use std::sync::Arc;
 use netlink_packet_core::NLM_F_ACK;
 
 use super::error::NftError;
+use crate::netlink::attributes::{Open, Writer};
 use crate::nft::model::{Element, Op, Operations, TableName, Verb};
-use crate::nft::wire::attributes::{Open, Writer};
 use crate::nft::wire::encode::{begin, operation, put_element};
 use crate::nft::wire::uapi::elem::LIST_ELEMENTS;
 use crate::nft::wire::uapi::{BATCH_BEGIN, BATCH_END, SUBSYS_NFTABLES};
@@ -68,11 +68,6 @@ impl Batch {
         self.writer.bytes()
     }
 
-    /// How many sequence numbers it uses.
-    pub(crate) fn sequence_numbers(&self) -> u32 {
-        u32::try_from(self.messages.len()).unwrap_or(u32::MAX).saturating_add(2)
-    }
-
     /// The sequence number of the message that begins the batch.
     pub(crate) fn first(&self) -> u32 {
         self.first
@@ -94,7 +89,7 @@ impl Batch {
     }
 
     fn bracket(&mut self, kind: u16, sequence: u32) {
-        let open = self.writer.raw_message(kind, 0, 0, u16::from(SUBSYS_NFTABLES), sequence);
+        let open = self.writer.begin_netfilter(kind, 0, 0, u16::from(SUBSYS_NFTABLES), sequence);
         self.writer.end_message(open);
     }
 

@@ -4,15 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::connection::Nft;
 use super::error::NftError;
-use super::transaction::Nft;
+use crate::netlink::attributes::find;
 use crate::nft::model::{Expr, TableName, Verdict};
-use crate::nft::wire::attributes::{find, find_name};
 use crate::nft::wire::decode;
+use crate::nft::wire::message::find_name;
 use crate::nft::wire::uapi::{self, msg};
-
-/// How often a table is read again that changed meanwhile.
-const ATTEMPTS: u32 = 20;
 
 /// The chains of a table, and the rules that lead from one to another.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,32 +40,21 @@ impl Nft {
     /// # Errors
     /// If it cannot be read, or changes all the time.
     pub fn chain_graph(&mut self, table: &TableName) -> Result<ChainGraph, NftError> {
-        for _ in 0..ATTEMPTS {
-            let before = self.generation()?;
-            let read = match self.read_chain_graph(table) {
-                Err(NftError::Read { source, .. }) if super::dump::vanished(&source) => None,
-                read => Some(read?),
-            };
-            if let Some(read) = read
-                && self.generation()? == before
-            {
-                return Ok(read);
-            }
-        }
-        Err(NftError::Unstable { table: table.clone(), attempts: ATTEMPTS })
+        let (graph, _) = self.at_one_moment(table, |nft| nft.read_chain_graph(table))?;
+        Ok(graph)
     }
 
     fn read_chain_graph(&mut self, table: &TableName) -> Result<ChainGraph, NftError> {
-        let mut chain_graph = ChainGraph::default();
+        let mut graph = ChainGraph::default();
         self.all_of(table, msg::GETCHAIN, uapi::chain::TABLE, "chains", |message| {
             let Some(name) = find_name(message.body(), uapi::chain::NAME) else { return };
             match find(message.body(), uapi::chain::HOOK) {
-                Some(_) => chain_graph.hooked.insert(name),
-                None => chain_graph.regular.insert(name),
+                Some(_) => graph.hooked.insert(name),
+                None => graph.regular.insert(name),
             };
         })?;
-        if chain_graph.regular.is_empty() {
-            return Ok(chain_graph);
+        if graph.regular.is_empty() {
+            return Ok(graph);
         }
         self.all_of(table, msg::GETRULE, uapi::rule::TABLE, "rules", |message| {
             let Some(read) = decode::rule(message.body()) else { return };
@@ -76,8 +63,8 @@ impl Nft {
                 Expr::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => Some(to),
                 _ => None,
             });
-            chain_graph.jumps.extend(to.map(|to| Jump { chain: read.rule.chain, handle, to }));
+            graph.jumps.extend(to.map(|to| Jump { chain: read.rule.chain, handle, to }));
         })?;
-        Ok(chain_graph)
+        Ok(graph)
     }
 }

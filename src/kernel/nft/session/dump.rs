@@ -1,33 +1,22 @@
 //! Reads a table as a whole.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
-
+use super::connection::{Nft, Request};
 use super::error::NftError;
-use super::socket::{Answer, Wait};
-use super::transaction::Nft;
-use crate::datagram::{Message, messages};
+use crate::netlink::Message;
+use crate::netlink::attributes::{Writer, find, find_u32};
 use crate::nft::model::{
     Element, Observed, ObservedChain, ObservedSet, Set, SortedElements, TableName,
 };
-use crate::nft::wire::attributes::{Writer, find, find_name, find_u32, nfproto};
 use crate::nft::wire::decode::{self, Elements};
+use crate::nft::wire::message::find_name;
 use crate::nft::wire::uapi::{self, msg};
 use crate::nft::wire::userdata;
 
-/// How often a table is read again that changed meanwhile.
+/// How often a set is read again of which elements were read twice.
 const ATTEMPTS: u32 = 20;
-
-/// What kind of request it is.
-pub(crate) enum Request {
-    /// For one object.
-    One,
-    /// For all objects of a kind.
-    All,
-}
 
 impl Nft {
     /// Reads a table; `None` if there is none of this name.
@@ -35,41 +24,8 @@ impl Nft {
     /// If somebody changes any table meanwhile, it is read again, so that what is returned was
     /// there at one moment.
     pub fn dump(&mut self, table: &TableName) -> Result<Option<Observed>, NftError> {
-        for _ in 0..ATTEMPTS {
-            let before = self.generation()?;
-            let read = match self.read_table(table) {
-                Err(NftError::Read { source, .. }) if vanished(&source) => None,
-                other => Some(other?),
-            };
-            if self.generation()? == before
-                && let Some(read) = read
-            {
-                return Ok(read.map(|read| Observed { generation: before, ..read }));
-            }
-        }
-        Err(NftError::Unstable { table: table.clone(), attempts: ATTEMPTS })
-    }
-
-    /// Generation of the rule set: changes with each transaction of anybody.
-    pub fn generation(&mut self) -> Result<u32, NftError> {
-        let mut generation = None;
-        let fill = |_: &mut Writer| {};
-        let what = "the generation of the rule set";
-        let family = sluice_core::net::Family::V4;
-        let result = self.request(Request::One, msg::GETGEN, family, what, fill, |message| {
-            generation = find_u32(message.body(), uapi::generation::ID);
-        });
-        match result {
-            // nfnetlink answers like this if no module registered for nf_tables.
-            Err(NftError::Read { source, .. })
-                if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) =>
-            {
-                return Err(NftError::Unsupported);
-            }
-            other => other?,
-        }
-        let malformed = || NftError::Malformed { what: what.to_owned(), why: "it has no number" };
-        generation.ok_or_else(malformed)
+        let (read, generation) = self.at_one_moment(table, |nft| nft.read_table(table))?;
+        Ok(read.map(|read| Observed { generation, ..read }))
     }
 
     /// Reads the definitions of all sets of a table, and appends those that cannot be read to `foreign`.
@@ -102,7 +58,7 @@ impl Nft {
                 }
             });
         match result {
-            Err(NftError::Read { source, .. }) if is_absent(&source) => return Ok(None),
+            Err(error) if error.is_absence() => return Ok(None),
             other => other?,
         }
         self.read_chains(table, &mut observed)?;
@@ -146,7 +102,7 @@ impl Nft {
     pub fn elements(&mut self, table: &TableName, set: &Set) -> Result<Vec<Element>, NftError> {
         match self.read_elements(table, set) {
             Ok((elements, _)) => Ok(elements),
-            Err(NftError::Read { source, .. }) if is_absent(&source) => Ok(Vec::new()),
+            Err(error) if error.is_absence() => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
@@ -165,12 +121,8 @@ impl Nft {
         let what = format!("elements of set {table} {}", set.name);
         for _ in 0..ATTEMPTS {
             let mut elements = Elements::default();
-            let fill = |writer: &mut Writer| {
-                writer.put_name(uapi::elem::LIST_TABLE, &table.name);
-                writer.put_name(uapi::elem::LIST_SET, &set.name);
-            };
             let each = |message: &Message<'_>| elements.read(message.body());
-            self.request(Request::All, msg::GETSETELEM, table.family, &what, fill, each)?;
+            self.elements_of(table, &set.name, &what, each)?;
             let foreign = elements.foreign;
             let elements = elements.finish(set);
             if elements.is_sorted_by(|before, after| before.key < after.key) {
@@ -198,87 +150,6 @@ impl Nft {
             other => other,
         }
     }
-
-    /// Reads all objects of a kind in one table. The kernel may send those of other tables too.
-    pub(crate) fn all_of(
-        &mut self,
-        table: &TableName,
-        kind: u8,
-        table_attribute: u16,
-        objects: &str,
-        mut each: impl FnMut(&Message<'_>),
-    ) -> Result<(), NftError> {
-        let fill = |writer: &mut Writer| writer.put_name(table_attribute, &table.name);
-        let what = format!("{objects} of table {table}");
-        let family = nfproto(table.family);
-        self.request(Request::All, kind, table.family, &what, fill, |message| {
-            let name = find(message.body(), table_attribute)
-                .and_then(crate::nft::wire::attributes::read_name);
-            if message.nfproto() == Some(family) && name == Some(&*table.name) {
-                each(message);
-            }
-        })
-    }
-
-    /// Sends a request and gives each message of the answer to `each`.
-    pub(crate) fn request(
-        &mut self,
-        request: Request,
-        kind: u8,
-        family: sluice_core::net::Family,
-        what: &str,
-        fill: impl FnOnce(&mut Writer),
-        mut each: impl FnMut(&Message<'_>),
-    ) -> Result<(), NftError> {
-        let sequence = self.take_sequence(1);
-        let flags = match request {
-            Request::One => 0,
-            Request::All => NLM_F_DUMP,
-        };
-        let mut writer = Writer::default();
-        let message = writer.message(kind, flags, family, sequence);
-        fill(&mut writer);
-        writer.end_message(message);
-        if writer.take_overfull() {
-            return Err(NftError::TooLong { object: what.to_owned(), why: "its name is too long" });
-        }
-        self.socket.send(writer.bytes())?;
-        let mut interrupted = false;
-        loop {
-            let datagram = self.socket.receive(Wait::Patiently)?;
-            let datagram = datagram.ok_or_else(|| refused(what, libc::ENOBUFS))?;
-            for message in messages(datagram).filter(|message| message.sequence == sequence) {
-                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                let errno = match message.kind {
-                    NLMSG_ERROR | NLMSG_DONE => Answer::read(&message).map(|answer| answer.errno),
-                    _ => None,
-                };
-                match errno {
-                    Some(0) if interrupted => return Err(refused(what, libc::EINTR)),
-                    Some(0) => return Ok(()),
-                    Some(libc::EPERM) => return Err(NftError::NotPermitted),
-                    Some(errno) => return Err(refused(what, errno)),
-                    None => each(&message),
-                }
-                if matches!(request, Request::One) {
-                    return Ok(());
-                }
-            }
-        }
-    }
-}
-
-fn refused(what: &str, errno: i32) -> NftError {
-    NftError::Read { what: what.to_owned(), source: io::Error::from_raw_os_error(errno) }
-}
-
-pub(crate) fn is_absent(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOENT)
-}
-
-/// Whether a reading failed because the table changed meanwhile.
-pub(crate) fn vanished(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::ENOBUFS | libc::EAGAIN))
 }
 
 impl Observed {

@@ -1,12 +1,9 @@
 //! Reads what the elements of a set count.
 
-use super::dump::{Request, is_absent, vanished};
+use super::connection::Nft;
 use super::error::NftError;
-use super::transaction::Nft;
 use crate::nft::model::{ElementCounter, TableName};
-use crate::nft::wire::attributes::Writer;
 use crate::nft::wire::decode;
-use crate::nft::wire::uapi::{self, msg};
 
 /// How often a set is read again that changed meanwhile.
 const ATTEMPTS: u32 = 3;
@@ -25,18 +22,13 @@ impl Nft {
         let what = format!("counters of set {table} {set}");
         for _ in 0..ATTEMPTS {
             let mut found = Vec::new();
-            let fill = |writer: &mut Writer| {
-                writer.put_name(uapi::elem::LIST_TABLE, &table.name);
-                writer.put_name(uapi::elem::LIST_SET, set);
-            };
-            let result =
-                self.request(Request::All, msg::GETSETELEM, table.family, &what, fill, |message| {
-                    found.extend(decode::counts_of(message.body()));
-                });
+            let result = self.elements_of(table, set, &what, |message| {
+                found.extend(decode::counts_of(message.body()));
+            });
             match result {
                 Ok(()) => {}
-                Err(NftError::Read { source, .. }) if is_absent(&source) => return Ok(Vec::new()),
-                Err(NftError::Read { source, .. }) if vanished(&source) => continue,
+                Err(error) if error.is_absence() => return Ok(Vec::new()),
+                Err(error) if error.is_passing() => continue,
                 Err(error) => return Err(error),
             }
             found.sort_unstable_by_key(|element| element.key);

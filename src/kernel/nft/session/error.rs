@@ -2,10 +2,12 @@
 
 use std::io;
 
+use crate::netlink::SocketError;
 use crate::nft::model::TableName;
 
 /// Talking to nf_tables failed as a whole.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
 pub enum NftError {
     /// The kernel has no nfnetlink at all.
     #[error(
@@ -14,12 +16,7 @@ pub enum NftError {
     Open(#[source] io::Error),
     /// A socket option that is needed was refused.
     #[error("set {option} on the netfilter netlink socket: {source}")]
-    Option {
-        /// The option's name.
-        option: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    Option { option: &'static str, source: io::Error },
     /// The process may not use nf_tables.
     #[error(
         "nf_tables is not permitted: run with the capability CAP_NET_ADMIN in the user namespace that owns this network namespace"
@@ -34,18 +31,10 @@ pub enum NftError {
     #[error(
         "send {bytes} bytes to nf_tables: the send queue is limited; run with CAP_NET_ADMIN in the initial user namespace or raise the sysctl net.core.wmem_max"
     )]
-    TooLarge {
-        /// Size of the whole batch.
-        bytes: usize,
-    },
+    TooLarge { bytes: usize },
     /// The message could not be sent.
     #[error("send {bytes} bytes to nf_tables: {source}")]
-    Send {
-        /// Size of the whole batch.
-        bytes: usize,
-        /// Why.
-        source: io::Error,
-    },
+    Send { bytes: usize, source: io::Error },
     /// The kernel would not take the batch as a whole.
     #[error("nf_tables took none of the transaction: {0}")]
     Batch(#[source] io::Error),
@@ -56,42 +45,53 @@ pub enum NftError {
     #[error(
         "nf_tables did not answer within {seconds} s; a transaction of another process may be blocking it"
     )]
-    Timeout {
-        /// How long was waited.
-        seconds: u64,
-    },
+    Timeout { seconds: u64 },
     /// The table changed under the reader again and again.
     #[error("table {table} changed during each of {attempts} attempts to read it")]
-    Unstable {
-        /// The table.
-        table: TableName,
-        /// How often it was tried.
-        attempts: u32,
-    },
+    Unstable { table: TableName, attempts: u32 },
     /// A read request was refused.
     #[error("read {what}: {source}")]
-    Read {
-        /// What was asked for.
-        what: String,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    Read { what: String, source: io::Error },
     /// The kernel sent something that does not follow the protocol.
     #[error("understand the kernel's message about {what}: {why}")]
-    Malformed {
-        /// The object.
-        what: String,
-        /// Which rule of the protocol was broken.
-        why: &'static str,
-    },
+    Malformed { what: String, why: &'static str },
     /// A name, comment or value does not fit into its netlink attribute.
     #[error("encode {object}: {why}")]
-    TooLong {
-        /// The object.
-        object: String,
-        /// Which limit it breaks.
-        why: &'static str,
-    },
+    TooLong { object: String, why: &'static str },
+}
+
+impl NftError {
+    /// Whether what was asked for is not there.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, NftError::Read { source, .. } if source.raw_os_error() == Some(libc::ENOENT))
+    }
+
+    /// Whether a reading failed because the table changed meanwhile, or answers were lost.
+    pub(super) fn is_passing(&self) -> bool {
+        let (NftError::Read { source, .. } | NftError::Receive(source)) = self else {
+            return false;
+        };
+        matches!(
+            source.raw_os_error(),
+            Some(libc::ENOENT | libc::EINTR | libc::ENOBUFS | libc::EAGAIN)
+        )
+    }
+}
+
+impl From<SocketError> for NftError {
+    fn from(error: SocketError) -> NftError {
+        match error {
+            SocketError::Open(source) => NftError::Open(source),
+            SocketError::Option { option, source } => NftError::Option { option, source },
+            SocketError::Send { bytes, source } => match source.raw_os_error() {
+                Some(libc::EMSGSIZE) => NftError::TooLarge { bytes },
+                _ => NftError::Send { bytes, source },
+            },
+            SocketError::Receive(source) => NftError::Receive(source),
+            SocketError::Overrun => NftError::Receive(io::Error::from_raw_os_error(libc::ENOBUFS)),
+            SocketError::Timeout { seconds } => NftError::Timeout { seconds },
+        }
+    }
 }
 
 /// A batch was not applied; the kernel is as it was before.

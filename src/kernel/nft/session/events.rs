@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use socket2::{SockFilter, SockRef};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use super::connection::{Nft, RECEIVE_QUEUE};
 use super::error::{ApplyError, NftError};
-use super::socket::{NetfilterSocket, Wait};
-use super::transaction::Nft;
-use crate::datagram::messages;
+use crate::netlink::attributes::{find, read_name};
+use crate::netlink::netfilter::nfproto;
+use crate::netlink::{Received, Socket, Wait, messages};
 use crate::nft::model::{Operations, TableName};
-use crate::nft::wire::attributes::{find, nfproto, read_name};
 use crate::nft::wire::uapi::{GROUP_NFTABLES, msg};
 
 /// What happened.
@@ -44,7 +45,7 @@ const LARGE: usize = 1000;
 /// them all the same: see [`NftEvents::apply_unheard`].
 #[derive(Debug)]
 pub struct NftEvents {
-    socket: NetfilterSocket,
+    socket: Socket,
     own: u32,
     tables: Vec<TableName>,
     pending: VecDeque<NftEvent>,
@@ -55,7 +56,8 @@ impl NftEvents {
     /// Opens the socket. From [`NftEvents::listen`] on, it hears of changes of `tables` by sockets
     /// other than `own` ([`crate::nft::Nft::port_id`]).
     pub fn open(own: u32, tables: Vec<TableName>) -> Result<NftEvents, NftError> {
-        let socket = NetfilterSocket::open()?;
+        let mut socket = Socket::open(NETLINK_NETFILTER)?;
+        socket.enlarge_receive_queue(RECEIVE_QUEUE);
         ignore(&socket, own)?;
         Ok(NftEvents { socket, own, tables, pending: VecDeque::new(), listening: false })
     }
@@ -86,7 +88,7 @@ impl NftEvents {
             return nft.apply(table, ops);
         }
         let before = nft.generation()?;
-        self.socket.leave(GROUP_NFTABLES)?;
+        self.socket.leave(GROUP_NFTABLES).map_err(NftError::from)?;
         self.listening = false;
         let result = nft.apply(table, ops);
         let expected = before.wrapping_add(u32::from(result.is_ok()));
@@ -122,11 +124,10 @@ impl NftEvents {
     /// table that are read together are one event.
     pub fn try_next(&mut self) -> Result<Option<NftEvent>, NftError> {
         while self.pending.is_empty() {
-            let datagram = match self.socket.receive(Wait::Not) {
-                Ok(Some(datagram)) => datagram,
-                Ok(None) => return Ok(Some(NftEvent::Overflow)),
-                Err(NftError::Timeout { .. }) => return Ok(None),
-                Err(error) => return Err(error),
+            let datagram = match self.socket.receive(Wait::Not)? {
+                Received::Datagram(datagram) => datagram,
+                Received::Overrun => return Ok(Some(NftEvent::Overflow)),
+                Received::Nothing => return Ok(None),
             };
             for message in messages(datagram).filter(|message| message.port != self.own) {
                 let table = self.tables.iter().find(|table| {
@@ -196,7 +197,7 @@ fn is_change(message: u8) -> bool {
 /// Makes the kernel drop notifications of transactions that came from this port. All messages of
 /// a datagram are of one transaction (`nft_commit_notify` in `net/netfilter/nf_tables_api.c`), so
 /// that the first one's `nlmsg_pid` decides.
-fn ignore(socket: &NetfilterSocket, own: u32) -> Result<(), NftError> {
+fn ignore(socket: &Socket, own: u32) -> Result<(), NftError> {
     const NLMSG_PID: u32 = 12;
     let instruction = |code: u32, jump_true, jump_false, k| {
         SockFilter::new(u16::try_from(code).unwrap_or(0), jump_true, jump_false, k)

@@ -2,17 +2,17 @@
 
 pub(crate) mod batch;
 mod chain_graph;
+mod connection;
 mod dump;
 mod element_counters;
 mod error;
 mod events;
 mod object_count;
-mod socket;
 mod transaction;
 
 pub use batch::encoded;
 pub use chain_graph::{ChainGraph, Jump};
+pub use connection::Nft;
 pub use error::{ApplyError, NftError, Refused};
 pub use events::{Listening, NftEvent, NftEvents};
 pub use object_count::ObjectCount;
-pub use transaction::Nft;

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::dump::Request;
+use super::connection::{Nft, Request};
 use super::error::NftError;
-use super::transaction::Nft;
-use crate::datagram::Message;
+use crate::netlink::Message;
+use crate::netlink::attributes::{attributes, find};
+use crate::netlink::netfilter::nfproto;
 use crate::nft::model::TableName;
-use crate::nft::wire::attributes::{Writer, attributes, find, find_name, nfproto};
+use crate::nft::wire::message::find_name;
 use crate::nft::wire::uapi::{self, msg};
 use sluice_core::net::Family;
 
@@ -57,13 +58,9 @@ impl Nft {
     }
 
     fn count_elements(&mut self, table: &TableName, set: &Arc<str>) -> Result<u64, NftError> {
-        let fill = |writer: &mut Writer| {
-            writer.put_name(uapi::elem::LIST_TABLE, &table.name);
-            writer.put_name(uapi::elem::LIST_SET, set);
-        };
         let mut elements = 0;
         let what = format!("elements of set {table} {set}");
-        self.request(Request::All, msg::GETSETELEM, table.family, &what, fill, |message| {
+        self.elements_of(table, set, &what, |message| {
             let list = find(message.body(), uapi::elem::LIST_ELEMENTS).unwrap_or_default();
             elements += attributes(list).count() as u64;
         })?;

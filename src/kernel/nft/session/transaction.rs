@@ -1,16 +1,14 @@
-//! The socket through which tables are written and read.
+//! Atomic transactions.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use netlink_packet_core::NLMSG_ERROR;
-
 use super::batch::Batch;
+use super::connection::Nft;
 use super::error::{ApplyError, NftError, Refused};
-use super::socket::{Answer, NetfilterSocket, Wait};
-use crate::datagram::messages;
+use crate::netlink::{Heard, Refusal, SocketError};
 use crate::nft::model::{Op, Operations, Set, TableName};
 
 /// How often a transaction is sent again that the kernel could not take at the moment.
@@ -20,40 +18,18 @@ const ATTEMPTS: u32 = 5;
 /// whole set is missing or full, and then one name is as good as a hundred thousand.
 const MOST_SPLIT: usize = 8;
 
-/// nf_tables of the network namespace in which it was opened.
-///
-/// One for the life of the process: closing such a socket waits for the kernel to free what
-/// earlier transactions deleted (20 ms and more).
-#[derive(Debug)]
-pub struct Nft {
-    pub(crate) socket: NetfilterSocket,
-    pub(crate) sequence: u32,
-}
-
 /// What came of a batch.
 enum Outcome {
     Done,
     /// The kernel could not take it at the moment.
-    Again(Answer),
+    Again(Refusal),
     /// The kernel took none of it, for a reason that is not one of the operations.
-    Rejected(Answer),
+    Rejected(Refusal),
     /// Messages were refused: the operations of each, and why.
-    Refused(Vec<(Range<usize>, Answer)>),
+    Refused(Vec<(Range<usize>, Refusal)>),
 }
 
 impl Nft {
-    /// Opens the socket and finds out whether nf_tables may be used.
-    pub fn open() -> Result<Nft, NftError> {
-        let mut nft = Nft { socket: NetfilterSocket::open()?, sequence: 1 };
-        nft.generation()?;
-        Ok(nft)
-    }
-
-    /// The socket's address, by which [`crate::nft::NftEvents`] knows our own changes.
-    pub fn port_id(&self) -> u32 {
-        self.socket.port()
-    }
-
     /// Applies all operations in one atomic transaction, or none of them.
     ///
     /// Operations take effect in order. Any number is possible: elements are packed into as few
@@ -75,8 +51,8 @@ impl Nft {
             match self.attempt(table, ops, &single)? {
                 Outcome::Done => return Ok(()),
                 Outcome::Again(_) if attempt < ATTEMPTS => attempt += 1,
-                Outcome::Again(answer) | Outcome::Rejected(answer) => {
-                    return Err(rejected(&answer).into());
+                Outcome::Again(refusal) | Outcome::Rejected(refusal) => {
+                    return Err(rejected(&refusal).into());
                 }
                 Outcome::Refused(messages) => {
                     let packed = messages.iter().filter(|(ops, _)| ops.len() > 1);
@@ -93,65 +69,42 @@ impl Nft {
         }
     }
 
-    /// Takes sequence numbers that no other message has had for a long time.
-    pub(crate) fn take_sequence(&mut self, count: u32) -> u32 {
-        // 0 stands for messages that answer nothing.
-        if self.sequence.checked_add(count).is_none() {
-            self.sequence = 1;
-        }
-        let first = self.sequence;
-        self.sequence += count;
-        first
-    }
-
     fn attempt<O: Operations + ?Sized>(
         &mut self,
         table: &TableName,
         ops: &O,
         single: &HashSet<usize>,
     ) -> Result<Outcome, ApplyError> {
+        // One for each operation, which is one message or less, and for both ends.
         let most = u32::try_from(ops.len()).unwrap_or(u32::MAX).saturating_add(2);
-        let first = self.take_sequence(most);
+        let first = self.client.take_sequence(most);
         let batch = Batch::new(table, ops.each(), single, first)?;
-        self.sequence = first + batch.sequence_numbers();
-        self.socket.send(batch.bytes())?;
-        Ok(self.outcome(&batch)?)
+        Ok(self.send(&batch)?)
     }
 
-    /// Reads the answers to a batch. The kernel sends them while it takes the batch, so that all
-    /// of them are there by now: refusals in order, the answer to the last message last.
-    fn outcome(&mut self, batch: &Batch) -> Result<Outcome, NftError> {
+    /// Sends a batch and reads the answers: refusals in order, that to the last operation last.
+    fn send(&mut self, batch: &Batch) -> Result<Outcome, NftError> {
         let mut refused = Vec::new();
-        let mut lost = false;
-        'all: loop {
-            let wait = if lost { Wait::Not } else { Wait::Patiently };
-            let datagram = match self.socket.receive(wait) {
-                Ok(Some(datagram)) => datagram,
-                Ok(None) => {
-                    lost = true;
-                    continue;
-                }
-                Err(NftError::Timeout { .. }) if lost => break,
-                Err(error) => return Err(error),
-            };
-            for message in messages(datagram).filter(|message| message.kind == NLMSG_ERROR) {
-                let Some(answer) = Answer::read(&message) else { continue };
-                if message.sequence == batch.first() && answer.errno != 0 {
-                    return Ok(judge(answer));
-                }
-                let Some(ops) = batch.ops(message.sequence) else { continue };
-                if answer.errno != 0 {
-                    refused.push((ops, answer));
-                }
-                if message.sequence == batch.last() {
-                    break 'all;
+        let mut whole = None;
+        let numbers = batch.first()..=batch.last();
+        let heard = self.client.transmit(batch.bytes(), numbers, |sequence, refusal| {
+            match batch.ops(sequence) {
+                Some(ops) => refused.push((ops, refusal)),
+                // An answer to the beginning of a batch is one to the whole.
+                None => {
+                    whole = Some(refusal);
+                    return ControlFlow::Break(());
                 }
             }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(refusal) = whole {
+            return Ok(judge(refusal));
         }
-        match refused.iter().find(|(_, answer)| is_passing(answer.errno)) {
-            Some((_, answer)) => Ok(Outcome::Again(answer.clone())),
+        match refused.iter().find(|(_, refusal)| is_passing(refusal.errno)) {
+            Some((_, refusal)) => Ok(Outcome::Again(refusal.clone())),
             None if !refused.is_empty() => Ok(Outcome::Refused(refused)),
-            None if lost => Err(NftError::Receive(io::Error::from_raw_os_error(libc::ENOBUFS))),
+            None if heard == Heard::Some => Err(SocketError::Overrun.into()),
             None => Ok(Outcome::Done),
         }
     }
@@ -161,7 +114,7 @@ impl Nft {
         &mut self,
         table: &TableName,
         ops: &O,
-        refused: Vec<(Range<usize>, Answer)>,
+        refused: Vec<(Range<usize>, Refusal)>,
     ) -> Vec<Refused> {
         // The definitions only make the words better, so that a failure to read them is no matter.
         let mut sets = self.set_definitions(table, &mut Vec::new()).unwrap_or_default();
@@ -169,13 +122,13 @@ impl Nft {
             Op::AddSet(set) => Some((Arc::clone(&set.name), set.clone())),
             _ => None,
         }));
-        let describe = |(range, answer): (Range<usize>, Answer)| Refused {
+        let describe = |(range, refusal): (Range<usize>, Refusal)| Refused {
             op: range.start,
             count: range.len(),
-            errno: answer.errno,
+            errno: refusal.errno,
             detail: match range.len() {
-                1 => answer.words(),
-                many => format!("{} (it or others of {many} elements)", answer.words()),
+                1 => refusal.to_string(),
+                many => format!("{refusal} (it or others of {many} elements)"),
             },
             object: ops
                 .each()
@@ -195,8 +148,8 @@ fn set_of<'a>(op: &Op, sets: &'a BTreeMap<Arc<str>, Set>) -> Option<&'a Set> {
 }
 
 /// An answer to the beginning of a batch is one to the whole.
-fn judge(answer: Answer) -> Outcome {
-    if is_passing(answer.errno) { Outcome::Again(answer) } else { Outcome::Rejected(answer) }
+fn judge(refusal: Refusal) -> Outcome {
+    if is_passing(refusal.errno) { Outcome::Again(refusal) } else { Outcome::Rejected(refusal) }
 }
 
 /// Whether the kernel means "at this moment": another transaction came in between, or a module
@@ -206,8 +159,8 @@ fn is_passing(errno: i32) -> bool {
     [libc::EAGAIN, libc::EINTR, ERESTART].contains(&errno)
 }
 
-pub(crate) fn rejected(answer: &Answer) -> NftError {
-    match answer.errno {
+fn rejected(refusal: &Refusal) -> NftError {
+    match refusal.errno {
         libc::EPERM => NftError::NotPermitted,
         errno => NftError::Batch(io::Error::from_raw_os_error(errno)),
     }

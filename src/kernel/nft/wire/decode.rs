@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attributes::{
-    attributes, find, find_name, find_u32, find_u64, read_name, read_u32, read_u64,
-};
 use super::expr_decode::{expressions, read_counter, verdict};
+use super::message::find_name;
 use super::uapi::{
     DATA_TYPE_VERDICT, DATA_VALUE, DATA_VERDICT, LIST_ELEM, VERDICT_CHAIN, chain, elem, rule, set,
 };
 use super::userdata;
+use crate::netlink::attributes::{
+    attributes, find, find_u32, find_u64, read_name, read_u32, read_u64,
+};
 use crate::nft::model::{
     BaseChain, Chain, ChainKind, Counting, Data, Element, ElementCounter, ElementExtra, Field,
     Hook, Key, Last, ObservedRule, Policy, Rule, Set, SetFlags, SetKind, Value, Verdict, layout,

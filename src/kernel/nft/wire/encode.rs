@@ -2,10 +2,10 @@
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
-use super::attributes::{Open, Writer};
 use super::expr_encode::{expressions, named, value, verdict};
 use super::uapi::{DATA_TYPE_VERDICT, LIST_ELEM, chain, elem, msg, rule, set, table};
 use super::userdata;
+use crate::netlink::attributes::{Open, Writer};
 use crate::nft::model::{
     Chain, Counting, Element, ElementExtra, Expr, Field, Key, Last, Op, Policy, Rule, Set,
     SetFlags, SetKind, TableName, Value, Verb, layout,
@@ -25,7 +25,7 @@ pub(crate) fn begin(writer: &mut Writer, table: &TableName, op: &Op, sequence: u
         Op::AddElement { .. } => (msg::NEWSETELEM, NLM_F_CREATE),
         Op::FlushSet(_) | Op::DeleteElement { .. } => (msg::DELSETELEM, 0),
     };
-    let message = writer.message(kind, flags, table.family, sequence);
+    let message = writer.begin_nft(kind, flags, table.family, sequence);
     // All kinds of objects name their table first, in an attribute of the same number.
     writer.put_name(table::NAME, &table.name);
     message

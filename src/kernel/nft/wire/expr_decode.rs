@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attributes::{attributes, find, find_name, find_u32, find_u64, read_name};
 use super::expr_uapi::{
     bitwise, byteorder, cmp, counter, ct, dynset, fib, immediate, limit, log, lookup, masq, meta,
     nat, numgen, payload, range, redir, reject, socket,
 };
+use super::message::find_name;
 use super::uapi::{
-    DATA_VALUE, DATA_VERDICT, LIST_ELEM, NFPROTO_IPV4, NFPROTO_IPV6, VERDICT_CHAIN, VERDICT_CODE,
-    rule, verdict,
+    DATA_VALUE, DATA_VERDICT, LIST_ELEM, VERDICT_CHAIN, VERDICT_CODE, rule, verdict,
 };
+use crate::netlink::attributes::{attributes, find, find_u32, find_u64, read_name};
+use crate::netlink::netfilter::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::nft::model::{
     ByteorderOp, CmpOp, Constant, Counted, CtDirection, CtKey, DynsetOp, Expr, FibFlags, FibResult,
     LimitMatch, LimitUnit, LookupResult, MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase,

@@ -1,6 +1,5 @@
 //! Writes expressions.
 
-use super::attributes::{Writer, nfproto};
 use super::expr_uapi::{
     bitwise, byteorder, cmp, counter, ct, dynset, fib, immediate, limit, log, lookup, masq, meta,
     nat, numgen, payload, range, redir, reject, socket,
@@ -8,6 +7,8 @@ use super::expr_uapi::{
 use super::uapi::{
     DATA_VALUE, DATA_VERDICT, LIST_ELEM, VERDICT_CHAIN, VERDICT_CODE, rule, verdict,
 };
+use crate::netlink::attributes::Writer;
+use crate::netlink::netfilter::nfproto;
 use crate::nft::model::{Expr, LookupResult, NatFlags, Register, RegisterRange, Reject, Verdict};
 
 /// Writes the expressions of a rule as its attribute.

@@ -144,10 +144,6 @@ pub(crate) const BATCH_END: u16 = 0x11;
 pub(crate) const SUBSYS_NFTABLES: u8 = 10;
 /// `NFNLGRP_NFTABLES` of `nfnetlink.h`
 pub(crate) const GROUP_NFTABLES: u32 = 7;
-/// `NFPROTO_IPV4` of `netfilter.h`
-pub(crate) const NFPROTO_IPV4: u8 = 2;
-/// `NFPROTO_IPV6` of `netfilter.h`
-pub(crate) const NFPROTO_IPV6: u8 = 10;
 /// `NFT_USERDATA_MAXLEN`
 pub(crate) const USERDATA_MAX: usize = 256;
 /// `NFT_NAME_MAXLEN`, the terminating zero included

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::uapi::{COMMENT_MAX, USERDATA_MAX};
+use crate::netlink::attributes::read_name;
 use crate::nft::model::{CtKey, Field, MetaKey, Set, SetKind};
 use sluice_core::net::Family;
 
@@ -115,7 +116,7 @@ pub(crate) fn comment(text: &str) -> Option<Vec<u8>> {
 
 /// The comment in the user data of a table, chain, rule or element.
 pub(crate) fn read_comment(bytes: &[u8]) -> Option<Arc<str>> {
-    find(bytes, COMMENT).and_then(super::attributes::read_name).map(Arc::from)
+    find(bytes, COMMENT).and_then(read_name).map(Arc::from)
 }
 
 /// User data of a set; `None` if it does not fit.
@@ -158,7 +159,7 @@ pub(crate) fn read_data(bytes: &[u8]) -> Option<Vec<Field>> {
 
 /// The comment of a set.
 pub(crate) fn read_set_comment(bytes: &[u8]) -> Option<Arc<str>> {
-    find(bytes, set::COMMENT).and_then(super::attributes::read_name).map(Arc::from)
+    find(bytes, set::COMMENT).and_then(read_name).map(Arc::from)
 }
 
 /// `enum byteorder` of nftables' `include/datatype.h`: 0 for concatenations, 1 host, 2 network.

@@ -1,27 +1,11 @@
-//! Netlink messages as bytes: a writer that checks every length, and a reader.
+//! Messages and their attributes as bytes: a writer that checks every length, and a reader.
 //!
 //! The writer appends to one buffer and allocates nothing per message or attribute, because a
 //! batch holds hundreds of thousands of them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use netlink_packet_core::{NLA_F_NESTED, NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_REQUEST};
-
-use super::uapi::{NAME_MAX, NFPROTO_IPV4, NFPROTO_IPV6, SUBSYS_NFTABLES};
-use crate::datagram::Message;
-use sluice_core::net::Family;
-
-/// Length of `struct nfgenmsg`, which follows a message's header in all messages of netfilter.
-pub(crate) const NFGENMSG: usize = 4;
-
-/// The number that nf_tables knows a family by.
-pub(crate) fn nfproto(family: Family) -> u8 {
-    match family {
-        Family::V4 => NFPROTO_IPV4,
-        Family::V6 => NFPROTO_IPV6,
-    }
-}
 
 /// Where an open message or attribute begins.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +14,7 @@ pub(crate) struct Open(usize);
 
 /// Appends messages to a buffer.
 ///
-/// A length that does not fit into its field makes the writer [`overfull`](Writer::overfull) and
+/// A length that does not fit into its field makes the writer [`overfull`](Writer::take_overfull) and
 /// what it wrote worthless; nothing ever wraps.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
@@ -59,30 +43,32 @@ impl Writer {
         std::mem::take(&mut self.overfull)
     }
 
-    /// Begins an nf_tables message; `NLM_F_REQUEST` is added to `flags`.
-    pub(crate) fn message(&mut self, kind: u8, flags: u16, family: Family, sequence: u32) -> Open {
-        let kind = u16::from(SUBSYS_NFTABLES) << 8 | u16::from(kind);
-        self.raw_message(kind, flags, nfproto(family), 0, sequence)
+    /// Says that something could not be written for its length.
+    pub(crate) fn mark_overfull(&mut self) {
+        self.overfull = true;
     }
 
-    /// Begins a message of netfilter; `resource` is in host byte order.
-    pub(crate) fn raw_message(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        nfproto: u8,
-        resource: u16,
-        sequence: u32,
-    ) -> Open {
+    /// Begins a message; `NLM_F_REQUEST` is added to `flags`.
+    pub(crate) fn begin(&mut self, kind: u16, flags: u16, sequence: u32) -> Open {
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; 4]);
         self.buffer.extend_from_slice(&kind.to_ne_bytes());
         self.buffer.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
         self.buffer.extend_from_slice(&sequence.to_ne_bytes());
         self.buffer.extend_from_slice(&[0; 4]);
-        self.buffer.extend_from_slice(&[nfproto, 0]);
-        self.buffer.extend_from_slice(&resource.to_be_bytes());
         Open(start)
+    }
+
+    /// Writes bytes as they are; what follows a message's header has lengths of multiples of four.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Appends zeros, to be written over.
+    pub(crate) fn extend(&mut self, len: usize) -> &mut [u8] {
+        let start = self.buffer.len();
+        self.buffer.resize(start + len, 0);
+        &mut self.buffer[start..]
     }
 
     /// Ends a message.
@@ -93,7 +79,7 @@ impl Writer {
         }
     }
 
-    /// Adds flags to a message that was written before.
+    /// Adds flags to the message that begins at an offset.
     pub(crate) fn add_flags(&mut self, message: usize, flags: u16) {
         let place = &mut self.buffer[message + 6..message + 8];
         let old = u16::from_ne_bytes([place[0], place[1]]);
@@ -129,7 +115,7 @@ impl Writer {
         self.buffer.extend_from_slice(&[0; 3][..padding]);
     }
 
-    /// Writes a 32-bit number, in network byte order as all of nf_tables.
+    /// Writes a 32-bit number, in network byte order as all of netfilter.
     pub(crate) fn put_u32(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_be_bytes());
     }
@@ -144,10 +130,10 @@ impl Writer {
         self.put_u64(kind, u64::try_from(value.as_millis()).unwrap_or(u64::MAX));
     }
 
-    /// Writes a name with its terminating zero. The kernel takes names below
-    /// `NFT_NAME_MAXLEN`; a zero within would cut it short, so neither is written.
-    pub(crate) fn put_name(&mut self, kind: u16, name: &str) {
-        if name.len() >= NAME_MAX || name.contains('\0') {
+    /// Writes a name with its terminating zero, both together at most `most` bytes. A zero within would
+    /// cut it short, so it is not written either.
+    pub(crate) fn put_text(&mut self, kind: u16, name: &str, most: usize) {
+        if name.len() >= most || name.contains('\0') {
             self.overfull = true;
             return;
         }
@@ -163,11 +149,6 @@ impl Writer {
     /// Whether an attribute that is still open could be closed now.
     pub(crate) fn fits(&self, open: Open) -> bool {
         u16::try_from(self.buffer.len() - open.0).is_ok()
-    }
-
-    /// Says that something could not be written for its length.
-    pub(crate) fn mark_overfull(&mut self) {
-        self.overfull = true;
     }
 
     /// Takes back all that was written from `len` on.
@@ -222,52 +203,29 @@ pub(crate) fn read_name(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(&value[..end]).ok()
 }
 
-/// The name in the first attribute of a type.
-pub(crate) fn find_name(bytes: &[u8], kind: u16) -> Option<Arc<str>> {
-    find(bytes, kind).and_then(read_name).map(Arc::from)
-}
-
-impl<'a> Message<'a> {
-    /// Which nf_tables message it is, if it is one.
-    pub(crate) fn nft(&self) -> Option<u8> {
-        let [subsystem, message] = self.kind.to_be_bytes();
-        (subsystem == SUBSYS_NFTABLES).then_some(message)
-    }
-
-    /// The family that it is about.
-    pub(crate) fn nfproto(&self) -> Option<u8> {
-        self.payload.first().copied()
-    }
-
-    /// The attributes of a netfilter message, which follow `struct nfgenmsg`.
-    pub(crate) fn body(&self) -> &'a [u8] {
-        self.payload.get(NFGENMSG..).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datagram::messages;
+    use crate::netlink::{Message, messages};
 
     #[test]
     fn what_is_written_is_read_back_with_padding_in_between() {
         let mut writer = Writer::default();
-        let message = writer.message(9, 0x400, Family::V6, 7);
-        writer.put_name(1, "kube");
+        let message = writer.begin(9, 0x400, 7);
+        writer.put_text(1, "kube", 16);
         let nest = writer.nest(2);
         writer.put_u32(1, 5);
         writer.put(3, &[1, 2, 3]);
         writer.end(nest);
         writer.end_message(message);
+        writer.add_flags(0, 4);
         assert!(!writer.take_overfull());
 
         let read: Vec<Message<'_>> = messages(writer.bytes()).collect();
         let [message] = read[..] else { panic!("one message, not {read:?}") };
-        assert_eq!((message.nft(), message.flags, message.sequence), (Some(9), 0x401, 7));
-        assert_eq!(message.nfproto(), Some(10));
-        assert_eq!(find_name(message.body(), 1).as_deref(), Some("kube"));
-        let nest = find(message.body(), 2).expect("the nest was written");
+        assert_eq!((message.kind, message.flags, message.sequence), (9, 0x405, 7));
+        assert_eq!(find(message.payload, 1).and_then(read_name), Some("kube"));
+        let nest = find(message.payload, 2).expect("the nest was written");
         assert_eq!((find_u32(nest, 1), find(nest, 3)), (Some(5), Some(&[1, 2, 3][..])));
     }
 
@@ -285,9 +243,9 @@ mod tests {
         writer.end(nest);
         assert!(writer.take_overfull());
 
-        writer.put_name(1, &"n".repeat(255));
+        writer.put_text(1, &"n".repeat(255), 256);
         assert!(!writer.take_overfull());
-        writer.put_name(1, &"n".repeat(256));
+        writer.put_text(1, &"n".repeat(256), 256);
         assert!(writer.take_overfull());
     }
 
@@ -296,7 +254,5 @@ mod tests {
         for cut in [&[8_u8, 0, 1, 0, 1, 2][..], &[3, 0, 1, 0], &[4, 0, 1]] {
             assert_eq!(attributes(cut).count(), 0, "{cut:?}");
         }
-        assert_eq!(messages(&[0; 15]).count(), 0);
-        assert_eq!(messages(&[0; 16]).count(), 0);
     }
 }
