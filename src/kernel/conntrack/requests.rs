@@ -1,5 +1,6 @@
 //! Requests to connection tracking: lists, single flows, and what it is to forget.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
@@ -20,19 +21,20 @@ impl Conntrack {
         Ok(Conntrack(Client::open(NETLINK_NETFILTER)?))
     }
 
-    /// Reads flows of a protocol, one by one.
+    /// Reads flows of these protocols, one by one.
     pub(super) fn read(
         &mut self,
         family: Family,
-        protocol: Protocol,
-        part: Part,
+        which: &BTreeMap<Protocol, Part>,
         mut each: impl FnMut(Flow, Forget),
     ) -> Result<Reading, ConntrackError> {
-        // Old kernels send more than was asked for.
-        let asked = |flow: &Flow| flow.protocol == protocol && (part == Part::All || !flow.replied);
+        // Kernels send more than is asked for: old ones always, others where it is several protocols.
+        let asked = |flow: &Flow| {
+            which.get(&flow.protocol).is_some_and(|part| *part == Part::All || !flow.replied)
+        };
         let sequence = self.0.take_sequence(1);
         let mut writer = Writer::default();
-        wire::list_request(&mut writer, family, protocol, part, sequence);
+        wire::list_request(&mut writer, family, which, sequence);
         let ended = self.0.exchange(writer.bytes(), sequence, Answer::Whole, |message| {
             let flow = wire::flow(message);
             if let Some((flow, forget)) = flow.filter(|(flow, _)| asked(flow)) {

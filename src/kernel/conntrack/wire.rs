@@ -1,5 +1,6 @@
 //! Messages of connection tracking as bytes.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP};
@@ -66,27 +67,30 @@ pub(super) struct Forget {
     zone: Option<[u8; 2]>,
 }
 
-/// Asks for flows of one protocol. Kernels before 5.15 do not look at their status, and send more.
+/// Asks for flows: of one protocol if `which` has one, else of all. Kernels before 5.15 do not look at their
+/// status, and send more.
 pub(super) fn list_request(
     writer: &mut Writer,
     family: Family,
-    protocol: Protocol,
-    part: Part,
+    which: &BTreeMap<Protocol, Part>,
     sequence: u32,
 ) {
     let message = begin(writer, GET, NLM_F_DUMP, family, sequence);
-    if part == Part::Unreplied {
+    if which.values().all(|part| *part == Part::Unreplied) {
         writer.put_u32(attribute::STATUS, 0);
         writer.put_u32(attribute::STATUS_MASK, SEEN_REPLY);
     }
-    let flow = writer.nest(attribute::TUPLE_ORIG);
-    let proto = writer.nest(tuple::PROTO);
-    writer.put(tuple::NUM, &[protocol.number()]);
-    writer.end(proto);
-    writer.end(flow);
-    let filter = writer.nest(attribute::FILTER);
-    writer.put(FILTER_ORIG_FLAGS, &FILTER_PROTO_NUM.to_ne_bytes());
-    writer.end(filter);
+    let mut protocols = which.keys();
+    if let (Some(protocol), None) = (protocols.next(), protocols.next()) {
+        let flow = writer.nest(attribute::TUPLE_ORIG);
+        let proto = writer.nest(tuple::PROTO);
+        writer.put(tuple::NUM, &[protocol.number()]);
+        writer.end(proto);
+        writer.end(flow);
+        let filter = writer.nest(attribute::FILTER);
+        writer.put(FILTER_ORIG_FLAGS, &FILTER_PROTO_NUM.to_ne_bytes());
+        writer.end(filter);
+    }
     writer.end_message(message);
 }
 
