@@ -156,7 +156,7 @@ fn show(line: &str, daemon: &Daemon) {
         .lines()
         .filter(|l| l.starts_with("VmHWM") || l.starts_with("Rss") || l.starts_with("VmRSS"))
         .collect();
-    println!("{}; {memory:?}", line.split("sluice::sync:").last().unwrap_or_default());
+    println!("{}; {memory:?}", line.split("sync::report:").last().unwrap_or_default());
 }
 
 /// Services of every kind, in a table that `nft` accepts and prints as it is written down.

@@ -22,7 +22,9 @@ use std::time::Duration;
 use fake::{CIDRS, Fake, NODES, SERVICES, SLICES, Streaming};
 use serde_json::{Value, json};
 use sluice_core::model::{Change, ServiceName, Warning};
-use sluice_kubernetes::watch::{ApiServer, ConnectionState, Resource, Update, WatchOptions, start};
+use sluice_kubernetes::watch::{
+    ApiServer, ConnectionState, Message, Resource, Update, WatchOptions, start,
+};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -32,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 const LONG: Duration = Duration::from_secs(3600);
 
 struct Watching {
-    updates: Receiver<Update>,
+    updates: Receiver<Message>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -54,7 +56,8 @@ impl Watching {
     async fn until<T>(&mut self, mut wanted: impl FnMut(&Update) -> Option<T>) -> T {
         let search = async {
             loop {
-                let update = self.updates.recv().await.expect("the watches are running");
+                let Message { update, .. } =
+                    self.updates.recv().await.expect("the watches are running");
                 if let Some(found) = wanted(&update) {
                     return found;
                 }
@@ -116,8 +119,8 @@ impl Watching {
     async fn all_within(&mut self, time: Duration) -> Vec<Update> {
         let mut all = Vec::new();
         let end = tokio::time::Instant::now() + time;
-        while let Ok(Some(update)) = tokio::time::timeout_at(end, self.updates.recv()).await {
-            all.push(update);
+        while let Ok(Some(message)) = tokio::time::timeout_at(end, self.updates.recv()).await {
+            all.push(message.update);
         }
         all
     }

@@ -16,7 +16,7 @@ use sluice_cluster::api::{
     ApiServer, GoneForm, Options, Outage, Part, Patch, Resource, StreamingLists, Verb, WatchEnd,
 };
 use sluice_core::model::Change;
-use sluice_kubernetes::watch::{Update, WatchOptions, start as start_daemon_watches};
+use sluice_kubernetes::watch::{Message, Update, WatchOptions, start as start_daemon_watches};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -352,7 +352,7 @@ pub(crate) fn a_slow_watcher_delays_nobody_and_is_told_that_it_is_late() {
 
 /// The daemon's own watches of a server.
 struct Daemon {
-    updates: Receiver<Update>,
+    updates: Receiver<Message>,
     _tasks: JoinSet<()>,
 }
 
@@ -368,8 +368,8 @@ impl Daemon {
     /// Waits until a Service has been reported.
     async fn sees(&mut self, name: &str) {
         loop {
-            let update = soon(name, self.updates.recv()).await.expect("the watches run");
-            let seen = match update {
+            let message = soon(name, self.updates.recv()).await.expect("the watches run");
+            let seen = match message.update {
                 Update::Change(Change::Services(list)) => {
                     list.iter().any(|s| s.name.name() == name)
                 }

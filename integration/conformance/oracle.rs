@@ -216,8 +216,8 @@ fn listed(api: &ApiServer) -> Result<Snapshot, String> {
         let (mut snapshot, mut dirty) = (Snapshot::default(), BTreeSet::new());
         let mut seen = BTreeSet::new();
         while seen.len() < Resource::ALL.len() {
-            let Some(update) = updates.recv().await else { break };
-            let Update::Change(change) = update else { continue };
+            let Some(message) = updates.recv().await else { break };
+            let Update::Change(change) = message.update else { continue };
             match &change {
                 Change::Services(_) => seen.insert(Resource::Services),
                 Change::Slices(_) => seen.insert(Resource::EndpointSlices),

@@ -12,8 +12,6 @@ const KNOWN: &[&[&str]] = &[
     &["cluster/api/admission.rs", "cluster/api/identity.rs", "cluster/api/write.rs"],
     &["cluster/api/service.rs", "cluster/api/service_rules.rs"],
     &["cluster/topology.rs", "cluster/wiring.rs"],
-    &["daemon/cli/flag_table.rs", "daemon/cli/flags.rs"],
-    &["daemon/health/answer.rs", "daemon/health/checks.rs"],
     &["dataplane/nftables/elements.rs", "dataplane/nftables/virtuals.rs"],
     &["dataplane/userspace/pump.rs", "dataplane/userspace/relay.rs"],
     &[

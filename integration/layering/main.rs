@@ -36,11 +36,21 @@ impl Source {
         if WHOLE.contains(&krate.as_str()) {
             return Some(krate);
         }
-        let second = self.path.components().nth(1).expect("a crate is a folder");
-        let name = second.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned();
-        (name != "lib" && name != "main").then_some(name)
+        let mut inside = self.path.components().skip(1);
+        let mut next = || {
+            let part = inside.next()?.as_os_str().to_string_lossy().into_owned();
+            Some(part.trim_end_matches(".rs").to_owned())
+        };
+        let first = next().expect("a crate is a folder");
+        if !ROOMS.contains(&first.as_str()) {
+            return (first != "lib" && first != "main").then_some(first);
+        }
+        next().filter(|room| room != "mod").map(|room| format!("{first}::{room}"))
     }
 }
+
+/// Modules that only hold others, which stand in the table one by one.
+const ROOMS: [&str; 1] = ["http"];
 
 /// Crates that are one module.
 const WHOLE: [&str; 5] = ["config", "kernel", "dataplane", "cluster", "lab"];
@@ -115,7 +125,9 @@ fn contains_word(line: &str, word: &str) -> bool {
 fn used(krate: &str, path: &[String]) -> Option<String> {
     let first = path.first()?;
     if first == "crate" {
-        return (!WHOLE.contains(&krate)).then(|| path.get(1).cloned()).flatten();
+        let module = path.get(1).filter(|_| !WHOLE.contains(&krate))?;
+        let room = path.get(2).filter(|_| ROOMS.contains(&module.as_str()));
+        return Some(room.map_or_else(|| module.clone(), |room| format!("{module}::{room}")));
     }
     let other = first.strip_prefix("sluice_")?;
     if WHOLE.contains(&other) { Some(other.to_owned()) } else { path.get(1).cloned() }

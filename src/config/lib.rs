@@ -83,7 +83,7 @@ impl fmt::Display for Mode {
 /// How traffic from pods is recognized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DetectLocal {
-    /// By the cluster's pod addresses; an empty list recognizes nothing.
+    /// By the cluster's pod addresses, at most one prefix of each family; an empty list recognizes nothing.
     ClusterCidr(Vec<IpNet>),
     /// By `spec.podCIDRs` of this Node.
     NodeCidr,
@@ -211,9 +211,8 @@ pub struct Config {
     pub feature_gates: std::collections::BTreeMap<String, bool>,
     /// How traffic from pods is recognized.
     pub detect_local: DetectLocal,
-    /// The cluster's pod addresses, at most one prefix of each family; used only by
-    /// [`DetectLocal::ClusterCidr`].
-    pub cluster_cidrs: Vec<IpNet>,
+    /// Whether `clusterCIDR` or `ipvs.excludeCIDRs` has prefixes of both families, in every mode.
+    pub looks_dual_stack: bool,
     /// On which addresses node ports are open.
     pub node_port_addresses: NodePortAddresses,
     /// Whether node ports are open on 127.0.0.1 (iptables mode and IPv4 only).
@@ -227,8 +226,6 @@ pub struct Config {
     pub masquerade_bit: u8,
     /// When syncs run.
     pub sync: SyncPeriods,
-    /// `configSyncPeriod`: kube-proxy's informer resync. Sluice's watches need none.
-    pub config_sync_period: Duration,
     /// The OOM score adjustment, -1000 to 1000.
     pub oom_score_adj: i16,
     /// Conntrack limits.
@@ -237,6 +234,10 @@ pub struct Config {
     pub ipvs: Ipvs,
     /// Log settings.
     pub logging: Logging,
+}
+
+fn of_both_families(nets: &[IpNet]) -> bool {
+    Family::BOTH.iter().all(|family| nets.iter().any(|net| Family::of_net(net) == *family))
 }
 
 impl Config {
@@ -254,9 +255,6 @@ impl Config {
     /// checkBadConfig).
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
-        let both = |nets: &[IpNet]| {
-            Family::BOTH.iter().all(|f| nets.iter().any(|n| Family::of_net(n) == *f))
-        };
         match &self.node_port_addresses {
             NodePortAddresses::Primary => {}
             NodePortAddresses::All => remarks.push(
@@ -265,8 +263,8 @@ impl Config {
                     .to_owned(),
             ),
             NodePortAddresses::Cidrs(nets) => {
-                let dual = both(&self.cluster_cidrs) || both(&self.ipvs.exclude_cidrs);
-                if let (true, Some(net)) = (dual && !both(nets), nets.first()) {
+                let lacks_one = self.looks_dual_stack && !of_both_families(nets);
+                if let (true, Some(net)) = (lacks_one, nets.first()) {
                     let (there, missing) = match Family::of_net(net) {
                         Family::V4 => (Family::V4, Family::V6),
                         Family::V6 => (Family::V6, Family::V4),
@@ -288,7 +286,7 @@ impl Config {
         match self.mode {
             Mode::Iptables => family == Family::V4 && self.localhost_node_ports,
             Mode::Userspace => true,
-            _ => false,
+            Mode::Nftables | Mode::Ipvs => false,
         }
     }
 

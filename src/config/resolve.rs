@@ -13,7 +13,7 @@ use super::gates;
 use super::problem::Checks;
 use super::{
     Config, Conntrack, DetectLocal, GoDuration, Ipvs, KubeProxyConfiguration, LogFormat, Logging,
-    Mode, NodePortAddresses, Problem, SyncPeriods,
+    Mode, NodePortAddresses, Problem, SyncPeriods, of_both_families,
 };
 use sluice_core::net::{Family, parse_cidr, parse_ip};
 
@@ -116,11 +116,9 @@ pub(super) fn resolve(wire: &KubeProxyConfiguration) -> Result<Config, Vec<Probl
         Mode::Iptables
     });
     client(wire, checks);
-    let config_sync_period = checks.positive(
-        ("configSyncPeriod", "ConfigSyncPeriod"),
-        wire.config_sync_period,
-        POSITIVE,
-    );
+    // Upstream refuses it too; Sluice's watches need no resync.
+    let resync = ("configSyncPeriod", "ConfigSyncPeriod");
+    checks.positive(resync, wire.config_sync_period, POSITIVE);
     let sync = sync_periods(wire, mode, checks);
     let bind_address = bind_address(wire, checks);
     let healthz_bind_address =
@@ -129,7 +127,11 @@ pub(super) fn resolve(wire: &KubeProxyConfiguration) -> Result<Config, Vec<Probl
         checks.socket(("metricsBindAddress", "MetricsBindAddress"), &wire.metrics_bind_address);
     let node_port_addresses = node_port_addresses(wire, checks);
     hidden_metrics(wire, checks);
-    let (detect_local, cluster_cidrs) = detect_local(wire, checks);
+    let detect_local = detect_local(wire, checks);
+    // Upstream looks at clusterCIDR for this in every mode of detection.
+    let cluster_cidrs = cluster_cidrs(wire, &mut Checks::default());
+    let looks_dual_stack =
+        of_both_families(&cluster_cidrs) || of_both_families(&ipvs.exclude_cidrs);
     let config = Config {
         mode,
         kubeconfig: Some(&wire.client_connection.kubeconfig)
@@ -143,7 +145,7 @@ pub(super) fn resolve(wire: &KubeProxyConfiguration) -> Result<Config, Vec<Probl
         enable_profiling: wire.enable_profiling,
         feature_gates: wire.feature_gates.clone(),
         detect_local,
-        cluster_cidrs,
+        looks_dual_stack,
         node_port_addresses,
         localhost_node_ports: wire.iptables.localhost_node_ports.unwrap_or(true),
         strict_cluster_ips: false,
@@ -153,7 +155,6 @@ pub(super) fn resolve(wire: &KubeProxyConfiguration) -> Result<Config, Vec<Probl
         },
         masquerade_bit,
         sync,
-        config_sync_period,
         oom_score_adj,
         conntrack,
         ipvs,
@@ -307,7 +308,7 @@ fn hidden_metrics(wire: &KubeProxyConfiguration, checks: &mut Checks) {
     }
 }
 
-fn detect_local(wire: &KubeProxyConfiguration, checks: &mut Checks) -> (DetectLocal, Vec<IpNet>) {
+fn detect_local(wire: &KubeProxyConfiguration, checks: &mut Checks) -> DetectLocal {
     const BRIDGE: Field<'_> =
         ("detectLocal.bridgeInterface", "DetectLocalConfiguration.InterfaceName");
     const PREFIX: Field<'_> =
@@ -319,11 +320,8 @@ fn detect_local(wire: &KubeProxyConfiguration, checks: &mut Checks) -> (DetectLo
         }
         name.clone()
     };
-    let detect = match wire.detect_local_mode.as_str() {
-        "" | "ClusterCIDR" => {
-            let cidrs = cluster_cidrs(wire, checks);
-            return (DetectLocal::ClusterCidr(cidrs.clone()), cidrs);
-        }
+    match wire.detect_local_mode.as_str() {
+        "" | "ClusterCIDR" => DetectLocal::ClusterCidr(cluster_cidrs(wire, checks)),
         "NodeCIDR" => DetectLocal::NodeCidr,
         "BridgeInterface" => {
             DetectLocal::BridgeInterface(interface(BRIDGE, &section.bridge_interface))
@@ -337,9 +335,7 @@ fn detect_local(wire: &KubeProxyConfiguration, checks: &mut Checks) -> (DetectLo
             checks.unsupported(("detectLocalMode", "DetectLocalMode"), other, rule);
             DetectLocal::NodeCidr
         }
-    };
-    // In these modes upstream does not look at clusterCIDR, so a bad one is no problem.
-    (detect, cluster_cidrs(wire, &mut Checks::default()))
+    }
 }
 
 fn cluster_cidrs(wire: &KubeProxyConfiguration, checks: &mut Checks) -> Vec<IpNet> {

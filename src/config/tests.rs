@@ -53,14 +53,13 @@ fn an_empty_file_has_the_defaults_of_kube_proxy() {
         enable_profiling: false,
         feature_gates: Default::default(),
         detect_local: DetectLocal::ClusterCidr(vec![]),
-        cluster_cidrs: vec![],
+        looks_dual_stack: false,
         node_port_addresses: NodePortAddresses::All,
         localhost_node_ports: true,
         strict_cluster_ips: false,
         masquerade_all: false,
         masquerade_bit: 14,
         sync: SyncPeriods { min: Duration::from_secs(1), period: Duration::from_secs(30) },
-        config_sync_period: Duration::from_secs(900),
         oom_score_adj: -999,
         conntrack: Conntrack {
             max_per_core: Some(32_768),
@@ -89,11 +88,9 @@ fn the_file_of_kubeadm_is_the_defaults() {
     let Loaded { config, warnings, .. } = fixture("kubeadm.yaml");
     assert_eq!(warnings, [""; 0]);
     assert_eq!(config.kubeconfig, Some("/var/lib/kube-proxy/kubeconfig.conf".into()));
-    let cidrs = nets(&["10.244.0.0/16"]);
     let expected = Config {
         kubeconfig: config.kubeconfig.clone(),
-        detect_local: DetectLocal::ClusterCidr(cidrs.clone()),
-        cluster_cidrs: cidrs,
+        detect_local: DetectLocal::ClusterCidr(nets(&["10.244.0.0/16"])),
         ..self::config("")
     };
     assert_eq!(config, expected);
@@ -105,7 +102,9 @@ fn the_file_of_kind_loads() {
     assert_eq!(warnings, [""; 0]);
     assert_eq!(config.mode, Mode::Nftables);
     assert_eq!(config.node_port_addresses, NodePortAddresses::Primary);
-    assert_eq!(config.cluster_cidrs, nets(&["10.244.0.0/16", "fd00:10:244::/56"]));
+    let cidrs = nets(&["10.244.0.0/16", "fd00:10:244::/56"]);
+    assert_eq!(config.detect_local, DetectLocal::ClusterCidr(cidrs));
+    assert!(config.looks_dual_stack);
     assert_eq!(config.conntrack.max_per_core, None);
     assert!(config.conntrack.tcp_be_liberal);
 }

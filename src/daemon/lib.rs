@@ -1,15 +1,15 @@
 //! The daemon: one process per node, in place of kube-proxy. The program `sluice` is [`cli::main`].
 //!
-//! - [`cli`]: the command line, and the wiring of everything below
-//! - [`sync`]: when the kernel is brought up to date
-//! - [`health`]: `/healthz`, `/livez` and the health check ports of Services
-//! - [`inspect`]: metrics, configuration and debug pages at `metricsBindAddress`
-//! - [`server`]: listening and answering as Go's HTTP servers do
+//! - [`cli`]: the command line, and nothing else
+//! - [`run`]: from a configuration to a running daemon; `run/wiring.rs` connects everything below
+//! - [`sync`]: when the kernel is brought up to date, and how
+//! - [`http`]: what probes, load balancers and operators ask for
+//! - [`log`]: the log, which never holds the daemon up
 
 #![forbid(unsafe_code)]
 
 pub mod cli;
-pub mod health;
-pub mod inspect;
-pub mod server;
+mod http;
+mod log;
+mod run;
 pub mod sync;

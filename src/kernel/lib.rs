@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod conntrack;
 pub mod dummy;
+pub mod files;
 pub mod ipset;
 pub mod ipvs;
 pub mod listen;

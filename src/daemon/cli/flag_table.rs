@@ -1,11 +1,58 @@
 //! Every flag of kube-proxy 1.36 that stands for a field of the configuration file, and those that
 //! are accepted without effect. Upstream: `cmd/kube-proxy/app/options.go`, AddFlags.
 
-use super::flags::Scope::{Deprecated, Field, Logging, Nothing};
-use super::flags::Shape::{Switch, Value};
-use super::flags::{Flag, Scope, Set, Shape, Target};
-use sluice_config::{GoDuration, Quantity, VModule};
+use self::Scope::{Deprecated, Field, Logging, Nothing};
+use self::Shape::{Switch, Value};
+use sluice_config::{GoDuration, KubeProxyConfiguration, Quantity, VModule};
 use sluice_core::net::parse_ip;
+
+/// How a flag is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// `--flag` or `--flag=false`; the value never is an argument of its own.
+    Switch,
+    /// `--flag=value` or `--flag value`; the name of the value in the help text.
+    Value(&'static str),
+}
+
+/// Which configuration a flag changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The one of flags; ignored with `--config`.
+    Field,
+    /// The one of the file as well.
+    Logging,
+    /// As [`Scope::Field`], and there is a better flag.
+    Deprecated,
+    /// None: the flag is accepted because kube-proxy has it.
+    Nothing,
+}
+
+/// A row of the table.
+pub(super) struct Flag {
+    pub(super) name: &'static str,
+    pub(super) shape: Shape,
+    pub(super) scope: Scope,
+    pub(super) help: &'static str,
+    pub(super) set: Set,
+}
+
+/// Puts a value where it belongs, or says what is wrong with it.
+pub(super) type Set = fn(&mut Target, &str) -> Result<(), String>;
+
+/// What flags change.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Target {
+    pub(super) wire: KubeProxyConfiguration,
+    /// Flags whose field depends on the mode, which another flag may say.
+    pub(super) masquerade_all: Option<bool>,
+    pub(super) iptables_period: Option<GoDuration>,
+    pub(super) iptables_min_period: Option<GoDuration>,
+    pub(super) ipvs_period: Option<GoDuration>,
+    pub(super) ipvs_min_period: Option<GoDuration>,
+    pub(super) healthz_port: Option<u16>,
+    pub(super) metrics_port: Option<u16>,
+}
 
 const fn flag(
     name: &'static str,

@@ -1,23 +1,22 @@
 //! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
 
 mod cleanup;
+mod effective;
 mod flag_table;
 mod flag_values;
 mod flags;
-mod log;
-mod mode;
-mod node;
-mod options;
-mod reload;
-mod run;
-mod servers;
-mod takeover;
 mod version;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Result;
 use clap::{Args, Parser, ValueEnum};
+
+use crate::log;
+use crate::run::{self, DataplaneOptions, Options};
+use sluice_dataplane::iptables::Layout;
 
 /// Sluice, a Kubernetes service proxy.
 #[derive(Debug, Parser)]
@@ -33,7 +32,7 @@ struct Arguments {
 }
 
 /// Flags of the daemon, named as the Go kube-proxy names them.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct RunFlags {
     /// A KubeProxyConfiguration file. It is watched: see docs/configuration.md for what a change does.
     #[arg(long, value_name = "FILE")]
@@ -60,7 +59,7 @@ struct RunFlags {
     /// Print the version and exit; `raw` says more of it.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_name = "BOOL|raw")]
-    version: version::Asked,
+    version: version::Query,
     /// The shape of the rules of the iptables mode: `compact` has fewer of them and finds a Service
     /// through prefixes; `classic` is as in the Go kube-proxy, for study and comparison.
     #[arg(long, value_name = "LAYOUT", default_value = "compact")]
@@ -119,11 +118,61 @@ pub fn main() -> ExitCode {
     };
     // Even if this ends by a panic.
     let _ending = Ending;
-    match run::run(arguments.run) {
+    match execute(arguments.run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what the flags ask for: one thing and an end, or the daemon.
+fn execute(flags: RunFlags) -> Result<()> {
+    if let Some(answer) = version::answer(flags.version) {
+        say(&answer);
+        return Ok(());
+    }
+    let effective = effective::effective(&flags)?;
+    log::start(&effective.config.logging);
+    effective.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if let Some(path) = &flags.write_config_to {
+        effective::write(&effective, path)?;
+        tracing::info!(file = %path.display(), "wrote the configuration");
+        return Ok(());
+    }
+    if flags.cleanup {
+        return cleanup::run(&effective.config);
+    }
+    effective.config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
+    if flags.init_only {
+        return run::initialize(&effective.config);
+    }
+    run::run(effective, flags.options())
+}
+
+#[allow(clippy::print_stdout)] // it is what was asked for
+fn say(answer: &str) {
+    println!("{answer}");
+}
+
+impl RunFlags {
+    /// What the daemon needs to know that is no field of the configuration.
+    fn options(self) -> Options {
+        Options {
+            file: effective::file(&self),
+            flags: flag_values::all(&self),
+            dataplane: DataplaneOptions {
+                iptables_layout: match self.iptables_layout {
+                    IptablesLayout::Compact => Layout::Compact,
+                    IptablesLayout::Classic => Layout::Classic,
+                },
+                service_counters: self.service_counters,
+                reset_removed_tcp_endpoints: self.reset_removed_tcp_endpoints,
+                userspace_drain: Duration::from_secs(self.userspace_drain),
+                userspace_transparent: self.userspace_transparent,
+            },
+            master: self.master,
         }
     }
 }

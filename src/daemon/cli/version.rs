@@ -8,7 +8,7 @@ use sluice_config::{KUBERNETES, version};
 
 /// What `--version` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum Query {
     /// Nothing; also with `--version=v1.36.2…`, by which upstream reports another version.
     Nothing,
     /// The version.
@@ -17,30 +17,30 @@ pub(super) enum Asked {
     Raw,
 }
 
-impl FromStr for Asked {
+impl FromStr for Query {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Asked, String> {
+    fn from_str(text: &str) -> Result<Query, String> {
         let (major, minor, patch) = KUBERNETES;
         let ours = format!("v{major}.{minor}.{patch}");
         match text {
-            "raw" => Ok(Asked::Raw),
-            other if other.starts_with('v') && other.starts_with(&ours) => Ok(Asked::Nothing),
+            "raw" => Ok(Query::Raw),
+            other if other.starts_with('v') && other.starts_with(&ours) => Ok(Query::Nothing),
             other if other.starts_with('v') => Err(format!("it does not begin with {ours}")),
             other => {
-                flag_table::switch(other).map(|on| if on { Asked::Short } else { Asked::Nothing })
+                flag_table::switch(other).map(|on| if on { Query::Short } else { Query::Nothing })
             }
         }
     }
 }
 
 /// The answer, if something is asked for.
-pub(super) fn answer(asked: Asked) -> Option<String> {
+pub(super) fn answer(query: Query) -> Option<String> {
     let version = version();
-    match asked {
-        Asked::Nothing => None,
-        Asked::Short => Some(format!("Kubernetes {version}")),
-        Asked::Raw => {
+    match query {
+        Query::Nothing => None,
+        Query::Short => Some(format!("Kubernetes {version}")),
+        Query::Raw => {
             let (major, minor, _) = KUBERNETES;
             let arch = match std::env::consts::ARCH {
                 "x86_64" => "amd64",

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use sluice_config::{Mode, parse};
-use sluice_core::model::Node;
+use sluice_core::model::{Change, Node};
 use sluice_core::plan::ForwardingTable;
 use sluice_core::plan::fixtures::service;
-use sluice_dataplane::SyncError;
+use sluice_dataplane::{Report, Scope, SyncError};
+use sluice_kubernetes::watch::Update;
 
 /// Changes that come one after the other before it is given up.
 const FLOOD: usize = 1000;
 
 /// A backend during whose every sync another change comes, until it sees another configuration.
 struct Flooded {
-    updates: mpsc::Sender<Update>,
+    updates: mpsc::Sender<Message>,
     syncs: Arc<AtomicUsize>,
     stop: CancellationToken,
 }
@@ -27,7 +30,7 @@ impl Backend for Flooded {
             self.stop.cancel();
         } else {
             let service = service("web", &format!("10.96.{}.{}", number / 250, number % 250 + 1));
-            let change = Update::Change(Change::Service(service));
+            let change = Message::from(Update::Change(Change::Service(service)));
             self.updates.try_send(change).expect("there is room for one");
         }
         Ok(Report::default())
@@ -52,7 +55,7 @@ async fn a_flood_of_changes_lets_other_sources_have_their_turn() {
         Change::ServiceCidrs(BTreeSet::new()),
     ];
     known.into_iter().for_each(|change| {
-        updates.try_send(Update::Change(change)).expect("there is room");
+        updates.try_send(Update::Change(change).into()).expect("there is room");
     });
     let first = config("");
     let (configure, configured) = watch::channel(first.clone());

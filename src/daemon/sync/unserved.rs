@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::health::Health;
+use crate::http::health::Health;
 use sluice_core::net::Family;
 use sluice_core::plan::ForwardingTable;
 use sluice_telemetry::metrics::{Extent, Metrics, Outcome};

@@ -96,17 +96,20 @@ pub enum Update {
         /// What became of it.
         state: ConnectionState,
     },
-    /// One of these, and where the trace of it began.
-    Traced(Origin, Box<Update>),
 }
 
-impl Update {
-    /// The same with where its trace began, if it has one.
-    fn traced(self, origin: Option<Origin>) -> Update {
-        match origin {
-            Some(origin) => Update::Traced(origin, Box::new(self)),
-            None => self,
-        }
+/// An update, as it comes from a watch.
+#[derive(Debug)]
+pub struct Message {
+    /// What is reported.
+    pub update: Update,
+    /// Where the trace of it began, if it has one.
+    pub origin: Option<Origin>,
+}
+
+impl From<Update> for Message {
+    fn from(update: Update) -> Message {
+        Message { update, origin: None }
     }
 }
 
@@ -122,7 +125,7 @@ pub struct WatchOptions {
 pub fn start(
     server: &ApiServer,
     options: &WatchOptions,
-    updates: &mpsc::Sender<Update>,
+    updates: &mpsc::Sender<Message>,
     stop: &CancellationToken,
 ) -> JoinSet<()> {
     source::start(server, options, updates, stop)

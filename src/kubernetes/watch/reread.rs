@@ -6,13 +6,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ring::digest::{Context, Digest, SHA256};
+use sluice_kernel::files::{Files, Texts};
 
 /// A value that files hold, as it was when they were last good.
 pub(super) struct Reread<T> {
     /// For messages, such as `the token`.
     what: &'static str,
-    files: Vec<PathBuf>,
+    /// None for a value that no file holds.
+    files: Option<Mutex<Files>>,
     parse: Box<Parse<T>>,
     state: Mutex<State<T>>,
 }
@@ -21,8 +22,8 @@ type Parse<T> = dyn Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync;
 
 struct State<T> {
     current: Arc<T>,
-    /// Of the files that the value is from. Not the files: they may hold a key.
-    digest: Option<Digest>,
+    /// Of the files that the value is from.
+    fingerprint: Option<u64>,
     fault: Option<Fault>,
 }
 
@@ -42,11 +43,10 @@ impl<T> Reread<T> {
         files: Vec<PathBuf>,
         parse: impl Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Reread<T>, String> {
-        let (texts, digest) = read(&files)?;
-        let value = parse(&texts).map_err(|reason| format!("{}: {reason}", names(&files)))?;
-        let mut reread = Reread::from(value, what, files, parse);
-        reread.state.get_mut().unwrap_or_else(PoisonError::into_inner).digest = Some(digest);
-        Ok(reread)
+        let mut files = Files::new(files);
+        let texts = files.open()?;
+        let value = parse(&texts.parts).map_err(|reason| format!("{}: {reason}", files.names()))?;
+        Ok(Reread::new(value, what, Some(files), Some(texts.fingerprint), parse))
     }
 
     /// Begins with a value that is not from the files.
@@ -56,18 +56,29 @@ impl<T> Reread<T> {
         files: Vec<PathBuf>,
         parse: impl Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
     ) -> Reread<T> {
-        let state = State { current: Arc::new(value), digest: None, fault: None };
-        Reread { what, files, parse: Box::new(parse), state: Mutex::new(state) }
+        Reread::new(value, what, Some(Files::new(files)), None, parse)
     }
 
     /// A value that no file holds.
     pub(super) fn fixed(value: T) -> Reread<T> {
-        Reread::from(value, "", Vec::new(), |_| Err(String::new()))
+        Reread::new(value, "", None, None, |_| Err(String::new()))
+    }
+
+    fn new(
+        value: T,
+        what: &'static str,
+        files: Option<Files>,
+        fingerprint: Option<u64>,
+        parse: impl Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Reread<T> {
+        let state = State { current: Arc::new(value), fingerprint, fault: None };
+        let (files, parse) = (files.map(Mutex::new), Box::new(parse));
+        Reread { what, files, parse, state: Mutex::new(state) }
     }
 
     /// Whether there is anything to read again.
     pub(super) fn has_files(&self) -> bool {
-        !self.files.is_empty()
+        self.files.is_some()
     }
 
     /// Whether the files could not be used when they were last read.
@@ -83,34 +94,35 @@ impl<T> Reread<T> {
     /// Reads the files, and says whether that gave another value. Blocks for as long as the file system
     /// takes, but nobody who asks for the current value.
     pub(super) fn look(&self) -> bool {
-        if self.files.is_empty() {
-            return false;
+        let Some(files) = &self.files else { return false };
+        let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(news) = files.look() else { return false };
+        match news.texts.and_then(|texts| self.take(texts, &files.names())) {
+            Ok(renewed) => renewed,
+            Err(reason) => {
+                self.note(&mut self.state(), reason);
+                false
+            }
         }
-        let read = read(&self.files);
-        let known = self.state().digest;
-        let same = |digest: &Digest| known.is_some_and(|known| known.as_ref() == digest.as_ref());
-        let new = match read {
-            Ok((_, digest)) if same(&digest) => Ok(None),
-            Ok((texts, digest)) => match (self.parse)(&texts) {
-                Ok(value) => Ok(Some((value, digest))),
-                Err(reason) => Err(format!("{}: {reason}", names(&self.files))),
-            },
-            Err(reason) => Err(reason),
+    }
+
+    /// Uses what was read, and says whether it is another value.
+    fn take(&self, texts: Texts, names: &str) -> Result<bool, String> {
+        let same = self.state().fingerprint == Some(texts.fingerprint);
+        let new = if same {
+            None
+        } else {
+            let value = (self.parse)(&texts.parts);
+            Some(Arc::new(value.map_err(|reason| format!("{names}: {reason}"))?))
         };
         let mut state = self.state();
-        if new.is_ok() && state.fault.take().is_some_and(|fault| fault.said) {
+        if state.fault.take().is_some_and(|fault| fault.said) {
             tracing::info!("{} can be read again", self.what);
         }
-        match new {
-            Ok(None) => {}
-            Ok(Some((value, digest))) => {
-                *state = State { current: Arc::new(value), digest: Some(digest), fault: None };
-                tracing::debug!(files = names(&self.files), "{} is renewed", self.what);
-                return true;
-            }
-            Err(reason) => self.note(&mut state, reason),
-        }
-        false
+        let Some(current) = new else { return Ok(false) };
+        *state = State { current, fingerprint: Some(texts.fingerprint), fault: None };
+        tracing::debug!(files = names, "{} is renewed", self.what);
+        Ok(true)
     }
 
     /// Says what is wrong at the second look in a row: at the first one, somebody may be writing.
@@ -137,26 +149,11 @@ impl<T> Reread<T> {
 impl<T> fmt::Debug for Reread<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fault = self.state().fault.as_ref().map(|fault| fault.reason.clone());
-        f.debug_struct("Reread").field("files", &self.files).field("fault", &fault).finish()
+        f.debug_struct("Reread")
+            .field("what", &self.what)
+            .field("fault", &fault)
+            .finish_non_exhaustive()
     }
-}
-
-/// The files, and what tells whether they have changed.
-fn read(files: &[PathBuf]) -> Result<(Vec<Vec<u8>>, Digest), String> {
-    let mut all = Context::new(&SHA256);
-    let mut texts = Vec::with_capacity(files.len());
-    for path in files {
-        let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        all.update(&text.len().to_be_bytes());
-        all.update(&text);
-        texts.push(text);
-    }
-    Ok((texts, all.finish()))
-}
-
-fn names(files: &[PathBuf]) -> String {
-    let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
-    names.join(" and ")
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::link::Link;
 use super::lists::ListMethod;
 use super::loose::{Loose, Text};
 use super::transport::{self, Failure, Line, Lines};
-use super::{ApiServer, ConnectionState, Resource, Update, WatchOptions, wire};
+use super::{ApiServer, ConnectionState, Message, Resource, Update, WatchOptions, wire};
 use sluice_core::model::{Change, Warning};
 use sluice_telemetry::trace::Arrival;
 
@@ -36,7 +36,7 @@ const LOOK_FOR_API: std::ops::Range<Duration> = Duration::from_secs(600)..Durati
 pub(super) fn start(
     server: &ApiServer,
     options: &WatchOptions,
-    updates: &mpsc::Sender<Update>,
+    updates: &mpsc::Sender<Message>,
     stop: &CancellationToken,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -54,7 +54,7 @@ pub(super) fn start(
 struct Spawn<'a> {
     server: &'a ApiServer,
     options: &'a WatchOptions,
-    updates: &'a mpsc::Sender<Update>,
+    updates: &'a mpsc::Sender<Message>,
     stop: &'a CancellationToken,
     link: &'a Arc<Link>,
 }
@@ -147,7 +147,7 @@ pub(super) struct Source<K: Kind> {
     /// Path and selectors; more parameters can be added with `&`.
     pub(super) path: String,
     pub(super) link: Arc<Link>,
-    updates: mpsc::Sender<Update>,
+    updates: mpsc::Sender<Message>,
     /// Between tries of a list; starts anew with each list that comes.
     pub(super) list_backoff: Backoff,
     /// Between tries of a watch; starts anew with each watch that lives, whatever it ends with. A list
@@ -312,7 +312,7 @@ impl<K: Kind> Source<K> {
         self.warn(warnings).await?;
         if let Some(change) = change {
             let origin = arrival.watch_event(&K::RESOURCE);
-            self.update(Update::Change(change).traced(origin)).await?;
+            self.deliver(Message { update: Update::Change(change), origin }).await?;
         }
         // Last, so that a change that was not sent is asked for again.
         if version.is_some() {
@@ -444,7 +444,11 @@ impl<K: Kind> Source<K> {
     }
 
     async fn update(&self, update: Update) -> Result<(), Failure> {
-        self.updates.send(update).await.map_err(|_| Failure::Unheard)
+        self.deliver(update.into()).await
+    }
+
+    async fn deliver(&self, message: Message) -> Result<(), Failure> {
+        self.updates.send(message).await.map_err(|_| Failure::Unheard)
     }
 }
 

@@ -7,7 +7,6 @@ use prometheus::{
     Registry,
 };
 
-use super::Kind;
 use sluice_core::net::Family;
 
 /// The label of the IP family.
@@ -133,6 +132,15 @@ impl Collector for Labelled {
         }
         family.collect()
     }
+}
+
+/// How a number behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
 }
 
 /// A family of one external value.

@@ -5,6 +5,7 @@
 //! costs a few atomic operations at any cluster size.
 
 mod client;
+mod elsewhere;
 mod exposition;
 mod families;
 mod own;
@@ -23,6 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::Registry;
 
 use self::client::Client;
+pub use self::elsewhere::{IptablesPackets, RelayCount, ServiceConnections};
 use self::families::{Families, Stability};
 use self::own::Own;
 use self::proxy::{Common, OfMode};
@@ -65,15 +67,6 @@ pub enum Outcome {
     Done,
     /// Nothing could be applied.
     Failed,
-}
-
-/// How a number behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It only grows.
-    Counter,
-    /// It goes up and down.
-    Gauge,
 }
 
 /// A path for health checks.
@@ -119,35 +112,6 @@ impl Metrics {
             own,
             pings: AtomicU64::new(0),
         }))
-    }
-
-    /// Adds a number that somebody else keeps; it is read when metrics are. Where nothing can be read,
-    /// nothing is shown.
-    pub fn add(
-        &self,
-        kind: Kind,
-        name: &'static str,
-        help: &'static str,
-        read: impl Fn() -> Option<u64> + Send + Sync + 'static,
-    ) {
-        let external = families::External::new(kind, name, help, Box::new(read));
-        if self.0.registry.register(Box::new(external)).is_err() {
-            tracing::error!(name, "this metric is there already");
-        }
-    }
-
-    /// Adds counters that somebody else keeps, told apart by labels; they are read when metrics are.
-    pub fn add_labelled(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        labels: &'static [&'static str],
-        read: impl Fn() -> Vec<(Vec<String>, u64)> + Send + Sync + 'static,
-    ) {
-        let family = families::Labelled::new(name, help, labels, Box::new(read));
-        if self.0.registry.register(Box::new(family)).is_err() {
-            tracing::error!(name, "this metric is there already");
-        }
     }
 
     /// The text of `/metrics`. What others keep is read now, which may take seconds: not for tasks.

@@ -11,7 +11,7 @@ fn names(text: &str) -> Vec<&str> {
 }
 
 /// The value of a sample.
-fn value(metrics: &Metrics, sample: &str) -> Option<f64> {
+pub(super) fn value(metrics: &Metrics, sample: &str) -> Option<f64> {
     let text = metrics.text();
     let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
     lines.find(|(name, _)| *name == sample)?.1.parse().ok()
@@ -162,21 +162,4 @@ fn the_indicators_of_the_metrics_server_begin_with_the_first_probe() {
     ));
     metrics.reset_slis();
     assert_eq!(names(&metrics.slis()), ["process_start_time_seconds"]);
-}
-
-#[test]
-fn a_number_of_somebody_else_is_read_when_it_is_asked_for() {
-    let metrics = Metrics::new(Mode::Iptables);
-    let kept = Arc::new(AtomicU64::new(3));
-    for (kind, name) in [(Kind::Counter, "elsewhere_total"), (Kind::Gauge, "elsewhere")] {
-        let read = Arc::clone(&kept);
-        metrics.add(kind, name, "Kept elsewhere", move || {
-            Some(read.load(Ordering::Relaxed)).filter(|n| *n > 3)
-        });
-    }
-    assert_eq!(value(&metrics, "elsewhere_total"), None, "it cannot be read");
-    kept.store(8, Ordering::Relaxed);
-    assert_eq!(value(&metrics, "elsewhere_total"), Some(8.0));
-    assert_eq!(value(&metrics, "elsewhere"), Some(8.0));
-    assert!(metrics.text().contains("# TYPE elsewhere gauge\n"));
 }

@@ -24,7 +24,7 @@ use sluice_telemetry::metrics::Metrics;
 
 /// What becomes of a TCP connection whose endpoint is no longer one of its Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RemovedTcp {
+pub(crate) enum RemovedTcp {
     /// It lives for as long as the endpoint answers (upstream's behaviour).
     #[default]
     Keep,

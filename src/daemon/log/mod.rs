@@ -34,7 +34,7 @@ static DIRECT: AtomicBool = AtomicBool::new(false);
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts the log on standard error. A second start in one process (tests) keeps the first log.
-pub(super) fn start(logging: &Logging) {
+pub(crate) fn start(logging: &Logging) {
     let (filter, handle) = reload::Layer::new(filter(logging.verbosity));
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(|| Line);
@@ -71,18 +71,18 @@ fn carry() {
 }
 
 /// Writes the lines of the log that wait; a standard error that takes nothing is not waited for long.
-pub(super) fn end() {
+pub(crate) fn end() {
     QUEUE.flush(PATIENCE);
 }
 
 /// How many lines of the log were lost because nobody read them.
-pub(super) fn lost() -> u64 {
+pub(crate) fn lost() -> u64 {
     QUEUE.lost()
 }
 
 /// Says something that is no line of the log.
 #[allow(clippy::print_stderr)] // before there is a log
-pub(super) fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     if LEVEL.get().is_some() {
         put(format!("{text}\n").into_bytes());
     } else {
@@ -111,7 +111,7 @@ impl Write for Line {
 }
 
 /// Changes how much is logged.
-pub(super) fn set_verbosity(verbosity: u32) {
+pub(crate) fn set_verbosity(verbosity: u32) {
     match LEVEL.get().map(|handle| handle.reload(filter(verbosity))) {
         Some(Err(error)) => tracing::warn!("the log keeps its level: {error}"),
         _ => tracing::debug!(verbosity, "the log has this level"),

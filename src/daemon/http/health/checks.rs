@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Health, answer};
-use crate::server::{Answer, Http, Place, RETRY};
+use super::{Health, bodies};
+use crate::http::server::{Answer, Http, ListenAddress, RETRY};
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 use sluice_core::plan::{ForwardingTable, NodePortAddresses};
@@ -16,7 +16,7 @@ use sluice_kernel::listen::{Reach, listen};
 use sluice_kubernetes::events::{Event, Recorder, Regarding, Severity};
 
 /// What is to be answered, by family.
-pub(super) type Wanted = BTreeMap<Family, FamilyChecks>;
+pub(super) type DesiredChecks = BTreeMap<Family, FamilyChecks>;
 
 /// What is to be answered in one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,22 +57,22 @@ fn can_listen(ip: &IpAddr) -> bool {
 }
 
 /// What to answer at a socket.
-fn check(wanted: &Wanted, at: SocketAddr) -> Option<&Check> {
+fn check(wanted: &DesiredChecks, at: SocketAddr) -> Option<&Check> {
     wanted.get(&Family::of(at.ip()))?.by_port.get(&at.port())
 }
 
-/// Who hears of sockets that cannot be bound.
+/// Who hears of sockets that cannot be bound, and from which Node.
 #[derive(Debug)]
-pub(super) struct Told {
-    pub(super) events: Recorder,
+pub(super) struct NodeEvents {
+    pub(super) recorder: Recorder,
     pub(super) node_name: String,
 }
 
 /// Listens where it is wanted, until `stop`. What cannot be bound is tried again every [`RETRY`].
-pub(super) async fn run(health: Health, http: Http, told: Told, stop: CancellationToken) {
+pub(super) async fn run(health: Health, http: Http, events: NodeEvents, stop: CancellationToken) {
     let mut wanted = health.wanted();
     let (open, refused) = (BTreeMap::new(), BTreeMap::new());
-    let mut listeners = Listeners { health, http, told, open, refused };
+    let mut listeners = Listeners { health, http, events, open, refused };
     loop {
         let now = wanted.borrow_and_update().clone();
         listeners.follow(&now).await;
@@ -95,7 +95,7 @@ pub(super) async fn run(health: Health, http: Http, told: Told, stop: Cancellati
 struct Listeners {
     health: Health,
     http: Http,
-    told: Told,
+    events: NodeEvents,
     open: BTreeMap<SocketAddr, Listener>,
     refused: BTreeMap<SocketAddr, Refusal>,
 }
@@ -125,7 +125,7 @@ impl Drop for Listener {
 }
 
 impl Listeners {
-    async fn follow(&mut self, wanted: &Wanted) {
+    async fn follow(&mut self, wanted: &DesiredChecks) {
         let sockets: BTreeSet<SocketAddr> =
             wanted.iter().flat_map(|(family, checks)| checks.sockets(*family)).collect();
         // Old ones first: a wildcard and an address of it cannot be bound at the same time.
@@ -145,8 +145,8 @@ impl Listeners {
                     let health = self.health.clone();
                     let reply = move |_| std::future::ready(health.answer(at));
                     let (what, field) = ("health checks", "healthCheckNodePort");
-                    let place = Place { address: at, what, field };
-                    let task = self.http.spawn(self.http.clone().serve_on(socket, place, reply));
+                    let on = ListenAddress { address: at, what, field };
+                    let task = self.http.spawn(self.http.clone().serve_on(socket, on, reply));
                     self.open.insert(at, Listener(task));
                 }
                 Err(error) => self.refuse(at, &check.service, &error),
@@ -166,11 +166,11 @@ impl Listeners {
             // Upstream: `pkg/proxy/healthcheck/service_health.go`, syncServices.
             let note = format!(
                 "node {} failed to start healthcheck {:?} on port {}: {error}",
-                self.told.node_name,
+                self.events.node_name,
                 service.to_string(),
                 at.port()
             );
-            self.told.events.record(Event {
+            self.events.recorder.record(Event {
                 severity: Severity::Warning,
                 reason: "FailedToStartServiceHealthcheck",
                 action: "Listen",
@@ -186,8 +186,8 @@ impl Health {
     /// The answer at a socket as of now.
     fn answer(&self, at: SocketAddr) -> Answer {
         let found = check(&self.wanted().borrow(), at).cloned();
-        found.map_or_else(answer::no_such_service, |check| {
-            answer::service(&check, self.report().pace())
+        found.map_or_else(bodies::no_such_service, |check| {
+            bodies::service(&check.service, check.local_endpoints, self.report().pace())
         })
     }
 }

@@ -145,7 +145,7 @@ impl NodeSettings {
 }
 
 /// Sets everything up that a daemon with CAP_NET_ADMIN alone could not.
-pub(super) fn initialize(config: &Config) -> Result<()> {
+pub(crate) fn initialize(config: &Config) -> Result<()> {
     let mut steps = conntrack(&config.conntrack, sysctl::cpus().into());
     steps.extend(localhost(config).map(|setting| vec![setting]));
     if config.mode == Mode::Ipvs {
@@ -196,7 +196,7 @@ fn ensure(step: &[Setting], root: &Path) -> Result<(), SysctlError> {
     Ok(())
 }
 
-/// A process that the OOM killer takes first is no reason to serve nobody.
+/// Failing to set `oom_score_adj` is not fatal: a process that the OOM killer prefers still serves.
 fn oom(config: &Config) {
     if let Err(error) = sysctl::set_oom_score_adj(config.oom_score_adj) {
         tracing::info!(

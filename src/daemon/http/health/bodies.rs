@@ -7,9 +7,9 @@ use http_body_util::Full;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::checks::Check;
 use super::state::{Eligibility, Pace, Report};
-use crate::server::{Answer, typed};
+use crate::http::server::{Answer, typed};
+use sluice_core::model::ServiceName;
 
 /// Go's zero time, which stands for "never".
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -68,8 +68,8 @@ fn proxy(report: &Report, node_eligible: Option<bool>, good: bool) -> Answer {
 
 /// Whether this node should get traffic of one Service (upstream: `hcHandler` in
 /// `pkg/proxy/healthcheck/service_health.go`).
-pub(super) fn service(check: &Check, pace: Pace) -> Answer {
-    let (service, count) = (&check.service, check.local_endpoints);
+pub(super) fn service(service: &ServiceName, local_endpoints: usize, pace: Pace) -> Answer {
+    let count = local_endpoints;
     let healthy = pace == Pace::InTime;
     let body = format!(
         "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{}\",\n\t\t\"name\": \"{}\"\n\t}},\n\
@@ -103,5 +103,5 @@ fn time(at: Option<Timestamp>) -> String {
 }
 
 #[cfg(test)]
-#[path = "answer_tests.rs"]
+#[path = "bodies_tests.rs"]
 mod tests;

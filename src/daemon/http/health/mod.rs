@@ -4,9 +4,9 @@
 //! The loop reports to a [`Health`]; [`start`] answers from it on sockets of its own. See
 //! `docs/health.md`.
 
-mod answer;
+mod bodies;
 mod checks;
-mod proxy;
+mod routes;
 mod state;
 
 use std::net::SocketAddr;
@@ -16,9 +16,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::checks::{FamilyChecks, Wanted};
+use self::checks::{DesiredChecks, FamilyChecks};
 use self::state::{Moment, Report, State};
-use crate::server::{BindError, BindFailure, Http, Place};
+use crate::http::server::{BindError, BindFailure, Http, ListenAddress};
 use sluice_core::model::Node;
 use sluice_core::net::Family;
 use sluice_core::plan::ForwardingTable;
@@ -27,53 +27,53 @@ use sluice_telemetry::metrics::Metrics;
 
 /// What the loop knows of the proxy's health. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Health {
+pub(crate) struct Health {
     state: Arc<Mutex<State>>,
-    checks: watch::Sender<Wanted>,
+    checks: watch::Sender<DesiredChecks>,
 }
 
 impl Health {
     /// Nothing is known yet. A change that waits for `timeout` makes the proxy unhealthy.
-    pub fn new(timeout: Duration) -> Health {
+    pub(crate) fn new(timeout: Duration) -> Health {
         Health {
             state: Arc::new(Mutex::new(State::new(timeout))),
-            checks: watch::Sender::new(Wanted::new()),
+            checks: watch::Sender::new(DesiredChecks::new()),
         }
     }
 
     /// From now on, a change that waits for `timeout` makes the proxy unhealthy.
-    pub fn set_timeout(&self, timeout: Duration) {
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
         self.state().set_timeout(timeout);
     }
 
     /// A change waits for being carried out in a family.
-    pub fn queued(&self, family: Family) {
+    pub(crate) fn queued(&self, family: Family) {
         self.state().queued(family, Moment::now());
     }
 
     /// All changes are in force in a family.
-    pub fn updated(&self, family: Family) {
+    pub(crate) fn updated(&self, family: Family) {
         self.state().updated(family, Moment::now());
     }
 
     /// A family cannot be served, and nobody needs it: it does not count.
-    pub fn left_out(&self, family: Family) {
+    pub(crate) fn left_out(&self, family: Family) {
         self.state().left_out(family);
     }
 
     /// A family counts that may have been left out before.
-    pub fn needed(&self, family: Family) {
+    pub(crate) fn needed(&self, family: Family) {
         self.state().needed(family);
     }
 
     /// The own Node as it is now, if there is one.
-    pub fn node(&self, node: Option<&Node>) {
+    pub(crate) fn node(&self, node: Option<&Node>) {
         self.state().node(node);
     }
 
     /// Takes the health checks of a family, and where they are asked for, from its table. Listeners
     /// follow; those that stay are not touched.
-    pub fn checks(&self, table: &ForwardingTable) {
+    pub(crate) fn checks(&self, table: &ForwardingTable) {
         let checks = FamilyChecks::of(table);
         self.checks.send_if_modified(|wanted| {
             let changed = wanted.get(&table.family) != Some(&checks);
@@ -86,7 +86,7 @@ impl Health {
         self.state().report(Moment::now())
     }
 
-    fn wanted(&self) -> watch::Receiver<Wanted> {
+    fn wanted(&self) -> watch::Receiver<DesiredChecks> {
         self.checks.subscribe()
     }
 
@@ -95,15 +95,15 @@ impl Health {
     }
 }
 
-/// Who is told of health, and where.
+/// Where health is told, and by which Node's name.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// Where `/healthz` and `/livez` are served; without it, only Services' checks are answered.
-    pub address: Option<SocketAddr>,
+    pub(crate) address: Option<SocketAddr>,
     /// What to do when that cannot be bound.
-    pub failure: BindFailure,
+    pub(crate) failure: BindFailure,
     /// The own Node's name, for Events.
-    pub node_name: String,
+    pub(crate) node_name: String,
 }
 
 /// Starts to answer: `/healthz` and `/livez`, and the health check node ports of all Services. Everything
@@ -111,7 +111,7 @@ pub struct Options {
 ///
 /// # Errors
 /// With [`BindFailure::Fatal`], if the address cannot be bound.
-pub fn start(
+pub(crate) fn start(
     health: &Health,
     options: Options,
     http: &Http,
@@ -121,20 +121,20 @@ pub fn start(
 ) -> Result<(), BindError> {
     if let Some(address) = options.address {
         let (what, field) = ("/healthz and /livez", "healthzBindAddress");
-        let place = Place { address, what, field };
-        let first = http.bind(place, options.failure)?;
+        let on = ListenAddress { address, what, field };
+        let first = http.bind(on, options.failure)?;
         let (health, metrics) = (health.clone(), metrics.clone());
         let (here, stop) = (http.clone(), stop.clone());
         http.spawn(async move {
             let answer =
-                move |request| std::future::ready(proxy::answer(&health, &metrics, &request));
+                move |request| std::future::ready(routes::answer(&health, &metrics, &request));
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = here.serve(place, first, answer) => {}
+                () = here.serve(on, first, answer) => {}
             }
         });
     }
-    let told = checks::Told { events: events.clone(), node_name: options.node_name };
-    http.spawn(checks::run(health.clone(), http.clone(), told, stop.clone()));
+    let events = checks::NodeEvents { recorder: events.clone(), node_name: options.node_name };
+    http.spawn(checks::run(health.clone(), http.clone(), events, stop.clone()));
     Ok(())
 }

@@ -5,16 +5,16 @@
 //! ([`Connections`]), so that neither what the daemon does elsewhere nor other clients delay an answer.
 
 mod connections;
-mod http;
+mod serve;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use ::http::{HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
+use http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
@@ -23,11 +23,11 @@ use tokio::task::JoinHandle;
 use sluice_kernel::listen::{Reach, listen};
 
 use self::connections::Connections;
-use self::http::serve;
+use self::serve::serve;
 
 /// How long to wait before an address that could not be bound is tried again (upstream:
 /// `cmd/kube-proxy/app/server.go`, serveHealthz and serveMetrics).
-pub const RETRY: Duration = Duration::from_secs(5);
+pub(crate) const RETRY: Duration = Duration::from_secs(5);
 
 /// After so many tasks the HTTP servers' thread looks for requests that have come: a request is read
 /// before many other connections are.
@@ -38,7 +38,7 @@ const LOOK_AFTER: u32 = 8;
 ///
 /// # Errors
 /// If a thread or a descriptor cannot be had.
-pub fn runtime() -> io::Result<Runtime> {
+pub(crate) fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(1)
@@ -50,14 +50,14 @@ pub fn runtime() -> io::Result<Runtime> {
 
 /// Where HTTP servers run, and the connections that they share. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Http {
+pub(crate) struct Http {
     runtime: Handle,
     connections: Arc<Connections>,
 }
 
 impl Http {
     /// Servers on this runtime, in a process that may have `files` open files.
-    pub fn new(runtime: Handle, files: u64) -> Http {
+    pub(crate) fn new(runtime: Handle, files: u64) -> Http {
         Http { runtime, connections: Arc::new(Connections::new(files)) }
     }
 
@@ -72,30 +72,34 @@ impl Http {
     /// The first try to listen. What it gives goes to [`Http::serve`].
     pub(crate) fn bind(
         &self,
-        place: Place,
+        on: ListenAddress,
         failure: BindFailure,
     ) -> Result<io::Result<TcpListener>, BindError> {
         let _context = self.runtime.enter();
-        place.bind(failure)
+        on.bind(failure)
     }
 
     /// Answers requests for ever; dropping the future closes the listener and all its connections.
-    pub(crate) async fn serve<F, R>(self, place: Place, first: io::Result<TcpListener>, answer: F)
-    where
+    pub(crate) async fn serve<F, R>(
+        self,
+        on: ListenAddress,
+        first: io::Result<TcpListener>,
+        answer: F,
+    ) where
         F: Fn(Request<String>) -> R + Clone + Send + 'static,
         R: Future<Output = Answer> + Send + 'static,
     {
-        let listener = place.bound(first).await;
-        serve(listener, place, self.connections, answer).await;
+        let listener = on.bound(first).await;
+        serve(listener, on, self.connections, answer).await;
     }
 
     /// The same on a socket that listens already.
-    pub(crate) async fn serve_on<F, R>(self, listener: TcpListener, place: Place, answer: F)
+    pub(crate) async fn serve_on<F, R>(self, listener: TcpListener, on: ListenAddress, answer: F)
     where
         F: Fn(Request<String>) -> R + Clone + Send + 'static,
         R: Future<Output = Answer> + Send + 'static,
     {
-        serve(listener, place, self.connections, answer).await;
+        serve(listener, on, self.connections, answer).await;
     }
 }
 
@@ -104,7 +108,7 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// What to do when an address cannot be bound (`bindAddressHardFail`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BindFailure {
+pub(crate) enum BindFailure {
     /// Go on without it, and try again.
     Retry,
     /// Give up.
@@ -117,20 +121,20 @@ pub enum BindFailure {
     "serve {what} on {address}: {reason}; free the address, choose another {field}, or set \
      `bindAddressHardFail: false` to start without it"
 )]
-pub struct BindError {
+pub(crate) struct BindError {
     /// What is served there.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// The configuration's field that names the address.
-    pub field: &'static str,
+    pub(crate) field: &'static str,
     /// The address.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// What the kernel said.
-    pub reason: io::Error,
+    pub(crate) reason: io::Error,
 }
 
 /// An address that something is served on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ListenAddress {
     /// The address; `0.0.0.0` and `::` both mean every address of both families, as in Go.
     pub(crate) address: SocketAddr,
     /// What is served there, for messages.
@@ -139,12 +143,12 @@ pub(crate) struct Place {
     pub(crate) field: &'static str,
 }
 
-impl Place {
-    /// The first try. What it gives goes to [`Place::bound`].
+impl ListenAddress {
+    /// The first try. What it gives goes to [`ListenAddress::bound`].
     fn bind(self, failure: BindFailure) -> Result<io::Result<TcpListener>, BindError> {
         match (listen(self.address, Reach::BothFamilies), failure) {
             (Err(reason), BindFailure::Fatal) => {
-                let Place { address, what, field } = self;
+                let ListenAddress { address, what, field } = self;
                 Err(BindError { what, field, address, reason })
             }
             (attempt, _) => Ok(attempt),
@@ -153,7 +157,7 @@ impl Place {
 
     /// Tries until the address can be bound, and says once why it cannot.
     async fn bound(self, first: io::Result<TcpListener>) -> TcpListener {
-        let Place { address, what, .. } = self;
+        let ListenAddress { address, what, .. } = self;
         let mut attempt = first;
         let mut said = String::new();
         loop {

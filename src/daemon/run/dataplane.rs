@@ -1,4 +1,4 @@
-//! From a configuration to the backends of its proxy mode.
+//! From a configuration to the backends of its proxy mode, and what they measure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,18 +6,18 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 
-use super::{IptablesLayout, RunFlags};
 use sluice_config::{Config, Mode};
 use sluice_core::net::Family;
 use sluice_dataplane::iptables::{self, Iptables};
 use sluice_dataplane::ipvs::{self, Ipvs};
 use sluice_dataplane::leftovers::InUse;
 use sluice_dataplane::nftables::{Connection, ServiceCounters, Sight};
-use sluice_dataplane::userspace::{self, Counters, Relays};
+use sluice_dataplane::userspace::{self, Count, Counters, Relays};
 use sluice_dataplane::{Backend, Unopened};
 use sluice_kernel as kernel;
 use sluice_kernel::nft::Counting;
-use sluice_kernel::xtables::{self, Xtables};
+use sluice_kernel::xtables::{self, CountedRule, Xtables};
+use sluice_telemetry::metrics::{IptablesPackets, Metrics, RelayCount, ServiceConnections};
 
 /// How often the iptables mode looks whether somebody else changed something. A flushed table heals within
 /// that, anything that is looked at by turns within three of them.
@@ -34,40 +34,130 @@ const UDP_ANSWERED_TIMEOUT: Duration = Duration::from_secs(120);
 /// Backends, one for each IP family.
 pub(super) type Backends = Vec<(Family, Box<dyn Backend>)>;
 
+/// What only the proxy modes need to know; no field of the configuration file says it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DataplaneOptions {
+    /// The shape of the rules of the iptables mode.
+    pub(crate) iptables_layout: iptables::Layout,
+    /// Whether the nftables mode counts connections by Service.
+    pub(crate) service_counters: bool,
+    /// Whether connections to endpoints that are removed are reset.
+    pub(crate) reset_removed_tcp_endpoints: bool,
+    /// How long relays may go on when the daemon is told to end.
+    pub(crate) userspace_drain: Duration,
+    /// Whether endpoints see clients' addresses in the userspace mode.
+    pub(crate) userspace_transparent: bool,
+}
+
 /// A proxy mode that is ready to work.
-pub(super) struct Opened {
+pub(super) struct Dataplane {
     /// Who makes the kernel match.
     pub(super) backends: Backends,
     /// The families among them whose backend can work.
     pub(super) served: Vec<Family>,
     /// Changes when somebody else may have changed our objects in the kernel.
     pub(super) foreign: watch::Receiver<()>,
-    /// What the userspace mode counts.
-    pub(super) relays: Option<Arc<Counters>>,
-    /// What the nftables mode counts by Service, if it was asked to.
-    pub(super) by_service: Option<ServiceCounters>,
     /// What it works with; the rest of what kube-proxy has in the kernel is left over.
     pub(super) in_use: InUse,
+    measured: Measured,
 }
 
-/// Opens the mode that the configuration asks for.
-pub(super) fn open(config: &Config, flags: &RunFlags) -> Result<Opened> {
-    if flags.service_counters
-        && matches!(config.mode, Mode::Iptables | Mode::Ipvs | Mode::Userspace)
-    {
-        tracing::warn!(mode = %config.mode, "--service-counters has no effect: only mode nftables counts by Service");
+/// What a mode counts beside its syncs.
+enum Measured {
+    Nothing,
+    /// The nftables mode, if it is asked to.
+    Services(ServiceCounters),
+    /// The userspace mode.
+    Relays(Arc<Counters>),
+    /// The iptables mode, in the kernel.
+    Packets(xtables::Variant),
+}
+
+impl Dataplane {
+    /// Opens the mode that the configuration asks for.
+    pub(super) fn open(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
+        if options.service_counters
+            && matches!(config.mode, Mode::Iptables | Mode::Ipvs | Mode::Userspace)
+        {
+            tracing::warn!(mode = %config.mode, "--service-counters has no effect: only mode nftables counts by Service");
+        }
+        match config.mode {
+            Mode::Iptables => iptables(config, options),
+            Mode::Ipvs => ipvs(config, options),
+            Mode::Userspace => userspace(config, options),
+            Mode::Nftables => nftables(options),
+        }
     }
-    match config.mode {
-        Mode::Iptables => iptables(config, flags),
-        Mode::Ipvs => ipvs(config, flags),
-        Mode::Userspace => userspace(config, flags),
-        Mode::Nftables => nftables(flags),
+
+    /// Adds what the mode counts to the metrics.
+    pub(super) fn measure(&mut self, metrics: &Metrics) {
+        match std::mem::replace(&mut self.measured, Measured::Nothing) {
+            Measured::Nothing => {}
+            Measured::Services(counters) => {
+                metrics.service_connections(move || service_connections(&counters));
+            }
+            Measured::Relays(counters) => {
+                metrics.relays(move |which| relay_count(&counters, which).get());
+            }
+            Measured::Packets(variant) => measure_packets(metrics, variant),
+        }
+    }
+}
+
+fn service_connections(counters: &ServiceCounters) -> Vec<ServiceConnections> {
+    let mut all = Vec::new();
+    for family in Family::BOTH {
+        let counts = counters.read(family).unwrap_or_else(|error| {
+            tracing::warn!(%family, %error, "cannot read the counters of Services; they are left out");
+            Vec::new()
+        });
+        all.extend(counts.into_iter().map(|it| ServiceConnections {
+            family,
+            namespace: it.namespace,
+            service: it.service,
+            port: it.port,
+            protocol: it.protocol,
+            address: it.address,
+            connections: it.connections,
+        }));
+    }
+    all
+}
+
+fn relay_count(counters: &Counters, which: RelayCount) -> &Count {
+    match which {
+        RelayCount::ActiveConnections => &counters.active_connections,
+        RelayCount::Connections => &counters.connections,
+        RelayCount::BytesToEndpoints => &counters.bytes_to_endpoints,
+        RelayCount::BytesToClients => &counters.bytes_to_clients,
+        RelayCount::DialFailures => &counters.dial_failures,
+        RelayCount::Unserved => &counters.unserved,
+        RelayCount::ActiveUdpClients => &counters.active_clients,
+        RelayCount::DatagramsToEndpoints => &counters.datagrams_to_endpoints,
+        RelayCount::DatagramsToClients => &counters.datagrams_to_clients,
+        RelayCount::LostDatagrams => &counters.lost_datagrams,
+        RelayCount::Evictions => &counters.evictions,
+        RelayCount::Shortages => &counters.shortages,
+    }
+}
+
+fn measure_packets(metrics: &Metrics, variant: xtables::Variant) {
+    let all = [
+        (IptablesPackets::InvalidDropped, CountedRule::INVALID_DROPPED),
+        (IptablesPackets::LocalhostNodePorts, CountedRule::LOCALHOST_NODE_PORTS),
+    ];
+    for (which, counted) in all {
+        let tables = Family::BOTH.map(|family| Xtables::new(family, variant));
+        metrics.iptables_packets(which, move || {
+            let packets = |tables: &Xtables| tables.packets(counted).ok().flatten();
+            tables.iter().filter_map(packets).reduce(u64::saturating_add)
+        });
     }
 }
 
 /// The userspace mode: sockets of this process, and nf_tables to redirect to them.
-fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
-    let sight = if flags.userspace_transparent { Sight::Client } else { Sight::Node };
+fn userspace(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
+    let sight = if options.userspace_transparent { Sight::Client } else { Sight::Node };
     let connection = Connection::open().context(
         "the userspace mode carries traffic itself, but redirects it by nf_tables with NAT \
          (CONFIG_NF_TABLES, CONFIG_NFT_NAT)",
@@ -78,7 +168,7 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
     let relays = Relays::start(userspace::Options {
         udp_timeout: timeout(config.conntrack.udp, UDP_TIMEOUT),
         udp_answered_timeout: timeout(config.conntrack.udp_stream, UDP_ANSWERED_TIMEOUT),
-        drain: Duration::from_secs(flags.userspace_drain),
+        drain: options.userspace_drain,
         sight,
     })
     .context("start the relays of the userspace mode")?;
@@ -99,52 +189,53 @@ fn userspace(config: &Config, flags: &RunFlags) -> Result<Opened> {
         None => (changes, InUse::Nftables),
         Some(gone) => (any_of(changes, gone), InUse::Transparent),
     };
-    let relays = Some(relays.counters());
-    Ok(Opened { backends, served, foreign, relays, by_service: None, in_use })
+    let measured = Measured::Relays(relays.counters());
+    Ok(Dataplane { backends, served, foreign, in_use, measured })
 }
 
 /// What to do where the kernel lacks something.
 const NOT_TRANSPARENT: &str =
     "--userspace-transparent cannot work here; leave it out, or use mode nftables";
 
-fn nftables(flags: &RunFlags) -> Result<Opened> {
+fn nftables(options: &DataplaneOptions) -> Result<Dataplane> {
     let connection = Connection::open()?;
-    let (counting, by_service) = if flags.service_counters {
-        (Counting::On, Some(ServiceCounters::open()?))
+    let (counting, measured) = if options.service_counters {
+        (Counting::On, Measured::Services(ServiceCounters::open()?))
     } else {
-        (Counting::Off, None)
+        (Counting::Off, Measured::Nothing)
     };
     let (backends, served) =
         backends(|family| Ok(Box::new(connection.mode(family).counting(counting))))?;
     let foreign = connection.follow()?;
-    Ok(Opened { backends, served, foreign, relays: None, by_service, in_use: InUse::Nftables })
+    Ok(Dataplane { backends, served, foreign, in_use: InUse::Nftables, measured })
 }
 
 /// IPVS, beside an nftables table.
-fn ipvs(config: &Config, flags: &RunFlags) -> Result<Opened> {
+fn ipvs(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
     let section = &config.ipvs;
     let scheduler = if section.scheduler.is_empty() { "rr" } else { &section.scheduler };
-    let options = ipvs::Options {
+    let settings = ipvs::Options {
         scheduler: scheduler.into(),
         excluded: section.exclude_cidrs.clone(),
         strict_arp: section.strict_arp,
         timeouts: [section.tcp_timeout, section.tcp_fin_timeout, section.udp_timeout],
     };
     // A connection that is to be reset must not find its endpoint in IPVS.
-    let leaving = if flags.reset_removed_tcp_endpoints {
+    let leaving = if options.reset_removed_tcp_endpoints {
         ipvs::Leaving::AtOnce
     } else {
         ipvs::Leaving::Gracefully
     };
     let connection = Connection::open()?;
     let (backends, served) = backends(|family| {
-        let kernel = ipvs::Live::open(family, &options)
+        let kernel = ipvs::Live::open(family, &settings)
             .with_context(|| "mode ipvs cannot work; modes nftables, iptables and userspace can")?;
         let table = connection.beside_ipvs(family);
-        Ok(Box::new(Ipvs::new(table, kernel, Arc::clone(&options.scheduler), leaving)))
+        Ok(Box::new(Ipvs::new(table, kernel, Arc::clone(&settings.scheduler), leaving)))
     })?;
-    let foreign = any_of(connection.follow()?, calls(LOOK_PERIOD));
-    Ok(Opened { backends, served, foreign, relays: None, by_service: None, in_use: InUse::Ipvs })
+    let foreign = any_of(connection.follow()?, every(LOOK_PERIOD));
+    let measured = Measured::Nothing;
+    Ok(Dataplane { backends, served, foreign, in_use: InUse::Ipvs, measured })
 }
 
 /// Changes whenever one of two does.
@@ -192,12 +283,9 @@ fn backends(open: impl Fn(Family) -> Result<Box<dyn Backend>>) -> Result<(Backen
 }
 
 /// The iptables mode, in the variant of iptables that this node uses.
-fn iptables(config: &Config, flags: &RunFlags) -> Result<Opened> {
-    let options = iptables::Options {
-        layout: match flags.iptables_layout {
-            IptablesLayout::Compact => iptables::Layout::Compact,
-            IptablesLayout::Classic => iptables::Layout::Classic,
-        },
+fn iptables(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
+    let rules = iptables::Options {
+        layout: options.iptables_layout,
         localhost_node_ports: if config.localhost_node_ports {
             iptables::LocalhostNodePorts::Open
         } else {
@@ -215,21 +303,15 @@ fn iptables(config: &Config, flags: &RunFlags) -> Result<Opened> {
     let variant = Xtables::open(Family::V4)?.variant();
     let (backends, served) = backends(|family| {
         tracing::info!(%family, %variant, "programming iptables");
-        Ok(Box::new(Iptables::new(Xtables::new(family, variant), options)))
+        Ok(Box::new(Iptables::new(Xtables::new(family, variant), rules)))
     })?;
     let in_use = InUse::Iptables(variant);
-    Ok(Opened {
-        backends,
-        served,
-        foreign: calls(CANARY_PERIOD),
-        relays: None,
-        by_service: None,
-        in_use,
-    })
+    let (foreign, measured) = (every(CANARY_PERIOD), Measured::Packets(variant));
+    Ok(Dataplane { backends, served, foreign, in_use, measured })
 }
 
 /// Changes once in a period: not every kernel interface tells of foreign changes.
-fn calls(period: Duration) -> watch::Receiver<()> {
+fn every(period: Duration) -> watch::Receiver<()> {
     let (sender, receiver) = watch::channel(());
     tokio::spawn(async move {
         while !sender.is_closed() {

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::connections::{Connections, Seat};
-use super::{Answer, Place};
+use super::{Answer, ListenAddress};
 use sluice_kernel::listen::Troubles;
 use sluice_kernel::sockets::is_shortage;
 
@@ -30,7 +30,7 @@ const LONGEST_BODY: usize = 4096;
 /// Answers requests for ever. Dropping the future closes the listener and all its connections.
 pub(crate) async fn serve<F, R>(
     listener: TcpListener,
-    place: Place,
+    on: ListenAddress,
     connections: Arc<Connections>,
     answer: F,
 ) where
@@ -38,7 +38,7 @@ pub(crate) async fn serve<F, R>(
     R: Future<Output = Answer> + Send + 'static,
 {
     let mut inside = JoinSet::new();
-    let Place { address, what, .. } = place;
+    let ListenAddress { address, what, .. } = on;
     let mut troubles = Troubles::new(format!("accept connections to {what} on {address}"));
     loop {
         tokio::select! {

@@ -3,7 +3,7 @@
 use http::{Method, Request, StatusCode};
 
 use super::SetVerbosity;
-use crate::server::{Answer, TEXT, bare, typed};
+use crate::http::server::{Answer, TEXT, bare, typed};
 
 /// As upstream declares answers about flags.
 const FLAG: &str = "text/plain";

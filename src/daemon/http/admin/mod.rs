@@ -2,10 +2,10 @@
 //! the log's verbosity. Answers are the Go kube-proxy's, byte for byte where the content is the same
 //! (upstream: `cmd/kube-proxy/app/server.go`, serveMetrics). See `docs/health.md`.
 
-mod answer;
 mod debug;
 mod negotiate;
 mod pages;
+mod routes;
 mod scrape;
 
 use std::collections::BTreeMap;
@@ -16,60 +16,60 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::{BindError, BindFailure, Http, Place};
+use crate::http::server::{BindError, BindFailure, Http, ListenAddress};
 use sluice_config::Mode;
 use sluice_telemetry::metrics::Metrics;
 
 use self::scrape::Scrapes;
 
 /// Gives a text that is made anew for every request.
-pub type Text = Arc<dyn Fn() -> String + Send + Sync>;
+pub(crate) type Text = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Sets the log's verbosity (`-v`).
-pub type SetVerbosity = Arc<dyn Fn(u32) + Send + Sync>;
+pub(crate) type SetVerbosity = Arc<dyn Fn(u32) + Send + Sync>;
 
 /// Whether profiles and the log's verbosity can be reached (`enableProfiling`).
 #[derive(Clone)]
-pub enum Debugging {
+pub(crate) enum Debugging {
     /// They cannot.
     Off,
     /// They can.
     On(SetVerbosity),
 }
 
-/// What is shown.
+/// What operators may ask for.
 #[derive(Clone)]
-pub struct Shown {
+pub(crate) struct AdminState {
     /// The proxy mode.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// The effective configuration: a KubeProxyConfiguration in JSON.
-    pub configuration: Text,
+    pub(crate) configuration: Text,
     /// All flags with their values.
-    pub flags: Arc<BTreeMap<String, String>>,
+    pub(crate) flags: Arc<BTreeMap<String, String>>,
     /// The log's verbosity, and profiles.
-    pub debugging: Debugging,
+    pub(crate) debugging: Debugging,
     /// When the program started.
-    pub started: Timestamp,
+    pub(crate) started: Timestamp,
     /// What is measured.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
 }
 
-impl fmt::Debug for Shown {
+impl fmt::Debug for AdminState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shown").field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("AdminState").field("mode", &self.mode).finish_non_exhaustive()
     }
 }
 
-/// What is served: pages, and scrapes that are shared.
-struct Served {
-    shown: Shown,
+/// What requests are answered from: the state, and scrapes that are shared.
+struct Admin {
+    state: AdminState,
     scrapes: Scrapes,
 }
 
-impl Served {
-    fn new(shown: Shown) -> Arc<Served> {
-        let scrapes = Scrapes::new(shown.metrics.clone());
-        Arc::new(Served { shown, scrapes })
+impl Admin {
+    fn new(state: AdminState) -> Arc<Admin> {
+        let scrapes = Scrapes::new(state.metrics.clone());
+        Arc::new(Admin { state, scrapes })
     }
 }
 
@@ -77,22 +77,22 @@ impl Served {
 ///
 /// # Errors
 /// With [`BindFailure::Fatal`], if the address cannot be bound.
-pub fn start(
-    shown: Shown,
+pub(crate) fn start(
+    state: AdminState,
     http: &Http,
     address: SocketAddr,
     failure: BindFailure,
     stop: &CancellationToken,
 ) -> Result<(), BindError> {
-    let place = Place { address, what: "/metrics", field: "metricsBindAddress" };
-    let first = http.bind(place, failure)?;
+    let on = ListenAddress { address, what: "/metrics", field: "metricsBindAddress" };
+    let first = http.bind(on, failure)?;
     let (stop, here) = (stop.clone(), http.clone());
     http.spawn(async move {
-        let served = Served::new(shown);
-        let answer = move |request| answer::answer(Arc::clone(&served), request);
+        let admin = Admin::new(state);
+        let answer = move |request| routes::answer(Arc::clone(&admin), request);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = here.serve(place, first, answer) => {}
+            () = here.serve(on, first, answer) => {}
         }
     });
     Ok(())

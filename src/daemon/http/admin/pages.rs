@@ -6,9 +6,9 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WARNING};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 
-use super::Shown;
+use super::AdminState;
 use super::negotiate::{Form, Syntax, Version, form};
-use crate::server::{Answer, TEXT, bare};
+use crate::http::server::{Answer, TEXT, bare};
 use sluice_config::KUBERNETES;
 
 const NAME: &str = "kube-proxy";
@@ -32,8 +32,8 @@ enum Value<'a> {
 }
 
 /// All flags.
-pub(super) fn flagz(shown: &Shown, headers: &HeaderMap) -> Answer {
-    let flags = shown.flags.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+pub(super) fn flagz(state: &AdminState, headers: &HeaderMap) -> Answer {
+    let flags = state.flags.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     match form(headers, "Flagz") {
         Form::Text => {
             let mut body = format!("\n{NAME} flagz\n{CAUTION}");
@@ -51,8 +51,8 @@ pub(super) fn flagz(shown: &Shown, headers: &HeaderMap) -> Answer {
 }
 
 /// Which program this is, and since when it runs.
-pub(super) fn statusz(shown: &Shown, headers: &HeaderMap) -> Answer {
-    let started = shown.started;
+pub(super) fn statusz(state: &AdminState, headers: &HeaderMap) -> Answer {
+    let started = state.started;
     let (major, minor, patch) = KUBERNETES;
     let emulated = format!("{major}.{minor}");
     let binary = format!("{emulated}.{patch}");

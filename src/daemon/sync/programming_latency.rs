@@ -13,17 +13,20 @@ const REMEMBERED: usize = 100;
 /// Trigger times of changed EndpointSlices, in milliseconds since 1970 (upstream:
 /// `pkg/proxy/endpointschangetracker.go`).
 #[derive(Debug)]
-pub(super) struct Triggers {
+pub(super) struct ProgrammingLatency {
     /// What happened before this program started says nothing about it.
     started: i64,
     /// By family; others are programmed by nobody, and their changes are never in force.
     waiting: BTreeMap<Family, BTreeMap<ServiceName, Vec<i64>>>,
 }
 
-impl Triggers {
+impl ProgrammingLatency {
     /// `started` is when the program started; `families` are those that are programmed.
-    pub(super) fn new(started: i64, families: impl Iterator<Item = Family>) -> Triggers {
-        Triggers { started, waiting: families.map(|family| (family, BTreeMap::new())).collect() }
+    pub(super) fn new(started: i64, families: impl Iterator<Item = Family>) -> ProgrammingLatency {
+        ProgrammingLatency {
+            started,
+            waiting: families.map(|family| (family, BTreeMap::new())).collect(),
+        }
     }
 
     /// Looks at a change before it enters the snapshot.
@@ -84,14 +87,14 @@ mod tests {
         }
     }
 
-    fn seconds(triggers: &mut Triggers, family: Family) -> Vec<f64> {
-        triggers.programmed(family, 20_000).iter().map(Duration::as_secs_f64).collect()
+    fn seconds(latency: &mut ProgrammingLatency, family: Family) -> Vec<f64> {
+        latency.programmed(family, 20_000).iter().map(Duration::as_secs_f64).collect()
     }
 
     #[test]
     fn changes_since_the_start_are_measured_once_per_family() {
-        let (mut triggers, snapshot) =
-            (Triggers::new(10_000, Family::BOTH.into_iter()), Snapshot::default());
+        let (mut latency, snapshot) =
+            (ProgrammingLatency::new(10_000, Family::BOTH.into_iter()), Snapshot::default());
         let slices = [
             slice("a", Family::V4, Some(12_000)),
             slice("b", Family::V4, Some(19_500)),
@@ -99,36 +102,36 @@ mod tests {
             slice("untold", Family::V4, None),
             slice("a", Family::V6, Some(25_000)),
         ];
-        triggers.note(&Change::Slices(slices.to_vec()), &snapshot);
-        assert_eq!(seconds(&mut triggers, Family::V4), [8.0, 0.5]);
-        assert!(triggers.programmed(Family::V4, 20_000).is_empty());
-        assert_eq!(seconds(&mut triggers, Family::V6), [0.0], "clocks may differ");
+        latency.note(&Change::Slices(slices.to_vec()), &snapshot);
+        assert_eq!(seconds(&mut latency, Family::V4), [8.0, 0.5]);
+        assert!(latency.programmed(Family::V4, 20_000).is_empty());
+        assert_eq!(seconds(&mut latency, Family::V6), [0.0], "clocks may differ");
     }
 
     #[test]
     fn changes_of_a_family_that_nobody_programs_are_not_kept() {
-        let mut triggers = Triggers::new(0, std::iter::once(Family::V4));
+        let mut latency = ProgrammingLatency::new(0, std::iter::once(Family::V4));
         for family in Family::BOTH {
             let change = Change::Slice(slice("a", family, Some(1_000)));
-            triggers.note(&change, &Snapshot::default());
+            latency.note(&change, &Snapshot::default());
         }
-        let kept = triggers.waiting.values().map(BTreeMap::len).sum::<usize>();
-        assert_eq!(kept, 1, "{triggers:?}");
-        assert_eq!(seconds(&mut triggers, Family::V4), [19.0]);
-        triggers.note(&Change::Slice(slice("a", Family::V4, Some(2_000))), &Snapshot::default());
-        assert_eq!(seconds(&mut triggers, Family::V4), [18.0], "it goes on");
+        let kept = latency.waiting.values().map(BTreeMap::len).sum::<usize>();
+        assert_eq!(kept, 1, "{latency:?}");
+        assert_eq!(seconds(&mut latency, Family::V4), [19.0]);
+        latency.note(&Change::Slice(slice("a", Family::V4, Some(2_000))), &Snapshot::default());
+        assert_eq!(seconds(&mut latency, Family::V4), [18.0], "it goes on");
     }
 
     #[test]
     fn neither_a_repetition_nor_the_end_of_a_slice_is_a_change_to_measure() {
-        let (mut triggers, mut snapshot) =
-            (Triggers::new(0, Family::BOTH.into_iter()), Snapshot::default());
+        let (mut latency, mut snapshot) =
+            (ProgrammingLatency::new(0, Family::BOTH.into_iter()), Snapshot::default());
         let known = slice("a", Family::V4, Some(5_000));
         snapshot.apply(Change::Slice(known.clone()), &mut BTreeSet::new());
-        triggers.note(&Change::Slice(known.clone()), &snapshot);
-        assert!(seconds(&mut triggers, Family::V4).is_empty());
-        triggers.note(&Change::Slice(slice("a", Family::V4, Some(6_000))), &snapshot);
-        triggers.note(&Change::SliceGone(known.name), &snapshot);
-        assert!(seconds(&mut triggers, Family::V4).is_empty());
+        latency.note(&Change::Slice(known.clone()), &snapshot);
+        assert!(seconds(&mut latency, Family::V4).is_empty());
+        latency.note(&Change::Slice(slice("a", Family::V4, Some(6_000))), &snapshot);
+        latency.note(&Change::SliceGone(known.name), &snapshot);
+        assert!(seconds(&mut latency, Family::V4).is_empty());
     }
 }

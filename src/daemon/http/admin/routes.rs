@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use super::scrape::NoText;
-use super::{Debugging, Served, Shown, debug, pages};
-use crate::server::{Answer, TEXT, bare, not_found, typed};
+use super::{Admin, AdminState, Debugging, debug, pages};
+use crate::http::server::{Answer, TEXT, bare, not_found, typed};
 
 /// The type of the metrics' text, as Go's client declares it.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
@@ -16,13 +16,13 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=unders
 const STARTED: HeaderName = HeaderName::from_static("process-start-time-unix");
 
 /// Answers a request.
-pub(super) async fn answer(served: Arc<Served>, request: Request<String>) -> Answer {
-    let Served { shown, scrapes } = &*served;
+pub(super) async fn answer(admin: Arc<Admin>, request: Request<String>) -> Answer {
+    let Admin { state, scrapes } = &*admin;
     if request.uri().path() != "/metrics" {
-        return at_once(shown, &request);
+        return at_once(state, &request);
     }
     match scrapes.text().await {
-        Ok(text) => metrics(shown, text),
+        Ok(text) => metrics(state, text),
         // In the words of Go's `promhttp`.
         Err(NoText::TooMany) => {
             let body = "Limit of concurrent requests reached, try again later.\n".to_owned();
@@ -36,25 +36,25 @@ pub(super) async fn answer(served: Arc<Served>, request: Request<String>) -> Ans
 }
 
 /// Answers what takes no time. As upstream, the method counts in few places.
-fn at_once(shown: &Shown, request: &Request<String>) -> Answer {
+fn at_once(state: &AdminState, request: &Request<String>) -> Answer {
     let path = request.uri().path();
     match path {
-        "/healthz" => healthz(shown, request.uri().query().unwrap_or_default()),
+        "/healthz" => healthz(state, request.uri().query().unwrap_or_default()),
         "/healthz/ping" => bare(StatusCode::OK, TEXT, "ok".to_owned()),
         "/metrics/slis" if request.method() == Method::DELETE => {
-            shown.metrics.reset_slis();
+            state.metrics.reset_slis();
             bare(StatusCode::OK, TEXT, "metrics reset\n".to_owned())
         }
-        "/metrics/slis" => metrics(shown, shown.metrics.slis().into()),
-        "/proxyMode" => typed(StatusCode::OK, TEXT, shown.mode.to_string()),
+        "/metrics/slis" => metrics(state, state.metrics.slis().into()),
+        "/proxyMode" => typed(StatusCode::OK, TEXT, state.mode.to_string()),
         "/configz" => {
-            let configuration = (shown.configuration)();
+            let configuration = (state.configuration)();
             let body = format!("{{\"kubeproxy.config.k8s.io\":{configuration}}}");
             typed(StatusCode::OK, "application/json", body)
         }
-        "/flagz" => pages::flagz(shown, request.headers()),
-        "/statusz" => pages::statusz(shown, request.headers()),
-        _ => match &shown.debugging {
+        "/flagz" => pages::flagz(state, request.headers()),
+        "/statusz" => pages::statusz(state, request.headers()),
+        _ => match &state.debugging {
             Debugging::On(set) => debug::answer(set, request).unwrap_or_else(not_found),
             Debugging::Off => not_found(),
         },
@@ -62,8 +62,8 @@ fn at_once(shown: &Shown, request: &Request<String>) -> Answer {
 }
 
 /// Whether this server works, which it does if it answers (upstream: `apiserver/pkg/server/healthz`).
-fn healthz(shown: &Shown, query: &str) -> Answer {
-    shown.metrics.pinged();
+fn healthz(state: &AdminState, query: &str) -> Answer {
+    state.metrics.pinged();
     let parameters: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
     let excluded = |name: &str| parameters.iter().any(|(k, v)| k == "exclude" && v == name);
     let others = parameters.iter().filter(|(key, value)| key == "exclude" && value != "ping");
@@ -80,9 +80,9 @@ fn healthz(shown: &Shown, query: &str) -> Answer {
     typed(StatusCode::OK, TEXT, body + "healthz check passed\n")
 }
 
-fn metrics(shown: &Shown, text: Bytes) -> Answer {
+fn metrics(state: &AdminState, text: Bytes) -> Answer {
     let mut answer = bare(StatusCode::OK, METRICS, text);
-    let started = HeaderValue::from(shown.started.as_second());
+    let started = HeaderValue::from(state.started.as_second());
     answer.headers_mut().insert(STARTED, started);
     answer
 }

@@ -7,42 +7,42 @@ use sluice_core::plan::{FrontendKind, PortPlan, ServicePlan, Verdict};
 
 /// Ports without an endpoint of this node, by the policy that asks for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Gap {
+pub(super) struct PortCount {
     /// `internalTrafficPolicy: Local`.
     pub(super) internal: usize,
     /// `externalTrafficPolicy: Local`.
     pub(super) external: usize,
 }
 
-/// The gaps of one family. Only Services that have one are remembered.
+/// The count of one family. Only Services that lack an endpoint are remembered.
 #[derive(Debug, Default)]
-pub(super) struct Gaps {
-    by_service: BTreeMap<ServiceName, Gap>,
-    total: Gap,
+pub(super) struct NoLocalEndpoints {
+    by_service: BTreeMap<ServiceName, PortCount>,
+    total: PortCount,
 }
 
-impl Gaps {
+impl NoLocalEndpoints {
     /// Takes in what is planned for a Service now.
     pub(super) fn update(&mut self, service: &ServiceName, plan: Option<&ServicePlan>) {
         if let Some(before) = self.by_service.remove(service) {
             self.total.internal -= before.internal;
             self.total.external -= before.external;
         }
-        let gap = plan.map(gap).unwrap_or_default();
-        if gap != Gap::default() {
-            self.total.internal += gap.internal;
-            self.total.external += gap.external;
-            self.by_service.insert(service.clone(), gap);
+        let missing = plan.map(missing).unwrap_or_default();
+        if missing != PortCount::default() {
+            self.total.internal += missing.internal;
+            self.total.external += missing.external;
+            self.by_service.insert(service.clone(), missing);
         }
     }
 
     /// All of them.
-    pub(super) fn total(&self) -> Gap {
+    pub(super) fn total(&self) -> PortCount {
         self.total
     }
 }
 
-fn gap(plan: &ServicePlan) -> Gap {
+fn missing(plan: &ServicePlan) -> PortCount {
     // Without endpoints anywhere traffic is rejected: dropped is what only lacks local ones.
     let drops = |port: &PortPlan, internal: bool| {
         let mut frontends = port.frontends.iter();
@@ -51,7 +51,7 @@ fn gap(plan: &ServicePlan) -> Gap {
                 && frontend.routes.for_anyone().verdict == Verdict::Drop
         })
     };
-    Gap {
+    PortCount {
         internal: plan.ports.iter().filter(|port| drops(port, true)).count(),
         external: plan.ports.iter().filter(|port| drops(port, false)).count(),
     }
@@ -67,7 +67,7 @@ mod tests {
     use sluice_core::plan::build;
     use sluice_core::plan::fixtures::{endpoint, host, service, slice};
 
-    /// The gap of a Service with these policies, by whether it has endpoints here and elsewhere.
+    /// What a Service with these policies lacks, by whether it has endpoints here and elsewhere.
     fn gap_of(policies: [TrafficPolicy; 2], here: bool, elsewhere: bool) -> (usize, usize) {
         let mut snapshot = Snapshot::default();
         let mut web = service("web", "10.96.0.1");
@@ -80,13 +80,13 @@ mod tests {
             snapshot.apply(change, &mut BTreeSet::new());
         }
         let (table, _) = build(Family::V4, "n1", host(), &snapshot);
-        let mut gaps = Gaps::default();
+        let mut counted = NoLocalEndpoints::default();
         for _ in 0..2 {
-            gaps.update(&name, table.plan(&name));
+            counted.update(&name, table.plan(&name));
         }
-        let total = gaps.total();
-        gaps.update(&name, None);
-        assert_eq!(gaps.total(), Gap::default(), "a Service that is gone lacks nothing");
+        let total = counted.total();
+        counted.update(&name, None);
+        assert_eq!(counted.total(), PortCount::default(), "a Service that is gone lacks nothing");
         (total.internal, total.external)
     }
 

@@ -4,7 +4,6 @@ use futures::FutureExt;
 use http_body_util::BodyExt;
 
 use super::*;
-use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 
 fn at(text: &str) -> Timestamp {
@@ -86,8 +85,8 @@ fn service_health_reads_as_the_go_kube_proxy_prints_it() {
         (2, Pace::Late, 503, "false"),
     ];
     for (local_endpoints, pace, expected, healthy) in table {
-        let check = Check { service: ServiceName::new("shop", "web"), local_endpoints };
-        let (code, body, headers) = parts(service(&check, pace));
+        let name = ServiceName::new("shop", "web");
+        let (code, body, headers) = parts(service(&name, local_endpoints, pace));
         assert_eq!(code, expected);
         assert_eq!(
             body,

@@ -1,0 +1,214 @@
+//! The reconciliation of one IP family: its forwarding table follows the snapshot, and the kernel the table.
+//!
+//! - A change costs work for the Services that it touches: planner and backend are told which.
+//! - What the kernel refuses is tried again with each sync, alone; all else is in force.
+//! - What fails as a whole stays pending, and the rules in force stay.
+//! - Rules and tracked flows are changed in turn ([`Conntrack`]), so that no flow is judged by rules that
+//!   it was not made under.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::RemovedTcp;
+use super::conntrack::{Conntrack, World};
+use super::no_local_endpoints::NoLocalEndpoints;
+use super::pacer::Reason;
+use super::report::{self, Summary};
+use super::unserved::{self, Failure, Need};
+use crate::http::health::Health;
+use sluice_core::model::{ServiceName, Snapshot};
+use sluice_core::net::Family;
+use sluice_core::plan::{Effect, Host, Planner};
+use sluice_dataplane::{Backend, Observation, Report, Scope};
+use sluice_telemetry::metrics::{Extent, Metrics, Outcome};
+use sluice_telemetry::trace;
+
+/// What a sync needs to know beside the plane's own table.
+pub(super) struct SyncContext<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) local: &'a BTreeSet<IpAddr>,
+    pub(super) on_localhost: bool,
+    pub(super) health: &'a Health,
+    pub(super) metrics: &'a Metrics,
+    pub(super) started: Instant,
+}
+
+/// One IP family: its table, and the backend that carries it out.
+pub(super) struct Plane {
+    planner: Planner,
+    backend: Box<dyn Backend>,
+    /// Services that the backend has not been told about, or refused.
+    pending: BTreeSet<ServiceName>,
+    refused: BTreeMap<ServiceName, String>,
+    conntrack: Conntrack,
+    no_local_endpoints: NoLocalEndpoints,
+    /// The health checks have not been handed on since they changed.
+    checks_changed: bool,
+    /// No sync has succeeded yet.
+    fresh: bool,
+    /// What was said about the syncs that fail, until one succeeds.
+    failing: Option<(Need, String)>,
+}
+
+/// How the sync of a family ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SyncResult {
+    /// All is in force.
+    Done,
+    /// All but Services that the kernel refuses.
+    Refusing,
+    /// What was in force before stays.
+    Failed(Failure),
+}
+
+impl Plane {
+    pub(super) fn new(
+        planner: Planner,
+        backend: Box<dyn Backend>,
+        removed_tcp: RemovedTcp,
+        metrics: &Metrics,
+    ) -> Plane {
+        let conntrack = Conntrack::new(planner.table().family, removed_tcp, metrics);
+        Plane {
+            planner,
+            backend,
+            pending: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            conntrack,
+            no_local_endpoints: NoLocalEndpoints::default(),
+            checks_changed: true,
+            fresh: true,
+            failing: None,
+        }
+    }
+
+    pub(super) fn family(&self) -> Family {
+        self.planner.table().family
+    }
+
+    /// The process is about to end. Blocks for as long as the backend carries traffic on.
+    pub(super) fn stop(&mut self) {
+        self.backend.stop();
+    }
+
+    /// Takes over what holds for all Services.
+    pub(super) fn set_host(&mut self, snapshot: &Snapshot, host: Host) {
+        self.update_plan(|planner| planner.set_host(snapshot, host));
+    }
+
+    /// Plans the Services anew that may have changed.
+    pub(super) fn update(&mut self, snapshot: &Snapshot, services: &BTreeSet<ServiceName>) {
+        self.update_plan(|planner| planner.update(snapshot, services));
+        self.conntrack.touch(services);
+    }
+
+    /// Changes the forwarding table, and notes what that means.
+    fn update_plan(&mut self, change: impl FnOnce(&mut Planner) -> Effect) {
+        let effect = {
+            let _span = trace::step("plan");
+            change(&mut self.planner)
+        };
+        let family = self.family();
+        effect.warnings.iter().for_each(|warning| tracing::warn!(%family, "{warning}"));
+        self.conntrack.touch(&effect.services);
+        if effect.host {
+            self.conntrack.shake();
+        }
+        self.checks_changed |= effect.health_checks || effect.host;
+        self.pending.extend(effect.services);
+    }
+
+    /// Brings the kernel in line with the table.
+    pub(super) fn sync(&mut self, reason: Reason, context: &SyncContext<'_>) -> SyncResult {
+        let scope =
+            Scope { services: std::mem::take(&mut self.pending), full: reason == Reason::Full };
+        let table = self.planner.table();
+        let (family, metrics) = (table.family, context.metrics);
+        let extent = if scope.full { Extent::Full } else { Extent::Partial };
+        let handle = self.conntrack.handle();
+        let rules = handle.hold();
+        match self.backend.sync(table, &scope) {
+            Ok(report) => {
+                let repaired = report.observed != Observation::None;
+                if report.operations > 0 && (repaired || !report.refused.is_empty()) {
+                    // Rules of other Services may have been missing for a while.
+                    self.conntrack.shake();
+                }
+                let extent =
+                    if report.observed == Observation::None { extent } else { Extent::Full };
+                self.accept(&scope, report, context);
+                let table = self.planner.table();
+                let world = World {
+                    table,
+                    snapshot: context.snapshot,
+                    local: context.local,
+                    on_localhost: context.on_localhost,
+                    backend: &mut *self.backend,
+                };
+                self.conntrack.reconcile(rules, world, self.refused.keys());
+                // A Service that the kernel refuses is no reason to take the node out of service.
+                context.health.updated(family);
+                metrics.synced(family, extent, Outcome::Done, context.started.elapsed());
+                if std::mem::take(&mut self.checks_changed) {
+                    context.health.checks(table);
+                }
+                if self.refused.is_empty() { SyncResult::Done } else { SyncResult::Refusing }
+            }
+            Err(error) => {
+                // One table may have been written, and another one not.
+                self.conntrack.postpone(&rules, self.planner.table());
+                self.pending = scope.services;
+                let elapsed = context.started.elapsed();
+                SyncResult::Failed(Failure { reason: error.to_string(), extent, elapsed })
+            }
+        }
+    }
+
+    /// Draws conclusions from how its sync ended, and says whether all is in force that a Service needs;
+    /// `another_works` if the sync of any family did.
+    pub(super) fn settle(
+        &mut self,
+        result: &SyncResult,
+        another_works: bool,
+        health: &Health,
+        metrics: &Metrics,
+    ) -> bool {
+        let table = self.planner.table();
+        match result {
+            SyncResult::Done | SyncResult::Refusing => {
+                unserved::over(&mut self.failing, table.family);
+                true
+            }
+            SyncResult::Failed(failure) => {
+                let need = unserved::need(table, another_works);
+                unserved::tell(&mut self.failing, failure, need, table.family);
+                unserved::note(failure, need, table.family, health, metrics);
+                need == Need::None
+            }
+        }
+    }
+
+    /// Takes over what a sync did: what the kernel refuses is pending again.
+    fn accept(&mut self, scope: &Scope, report: Report, context: &SyncContext<'_>) {
+        let table = self.planner.table();
+        for service in &scope.services {
+            self.no_local_endpoints.update(service, table.plan(service));
+        }
+        let summary = Summary {
+            table,
+            scope,
+            report: &report,
+            no_local_endpoints: self.no_local_endpoints.total(),
+            first: std::mem::replace(&mut self.fresh, false),
+            elapsed: context.started.elapsed(),
+        };
+        summary.measure(context.metrics);
+        summary.log();
+        let refused: BTreeMap<ServiceName, String> =
+            report.refused.into_iter().map(|r| (r.service, r.reason)).collect();
+        report::refusals(table.family, &self.refused, &refused);
+        self.pending.extend(refused.keys().cloned());
+        self.refused = refused;
+    }
+}
