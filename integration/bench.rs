@@ -108,7 +108,7 @@ fn joined() -> Outcome {
 fn mistakes() -> Outcome {
     let table: [(&[&str], &str); 5] = [
         (&["--modes", "ebpf"], "there is no such mode; there are nftables,iptables"),
-        (&["--quantities", "joy"], "it is not measured; there are coldStart,"),
+        (&["--quantities", "joy"], "it is not measured; there are busyChangeLatency,coldStart,"),
         (&["--services", "1"], "1 Services: there is room for 2 to"),
         (&["--against", "/nowhere"], "--against /nowhere: the program of the Go kube-proxy"),
         (&["--report-from", "/nowhere"], "read /nowhere"),

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         trial("operators_read_mode_configuration_flags_and_status", pages),
         trial("what_is_not_served_is_not_found", not_found),
         trial("the_verbosity_changes_while_the_daemon_runs", verbosity),
+        trial("a_busy_daemon_is_silent_after_its_start", silent),
         trial("addresses_of_both_families_are_served", families),
         trial("a_taken_metrics_address_ends_the_daemon_or_is_waited_for", taken),
         trial("owners_hear_of_the_start_and_of_what_cannot_be_served", events),
@@ -148,6 +149,50 @@ fn verbosity() -> Outcome {
     let reply = get(METRICS, "/debug/pprof/heap")?;
     assert_eq!(reply.code, 501);
     assert!(reply.body.contains("no profiles"), "{}", reply.body);
+    Ok(())
+}
+
+/// At the default verbosity; with `-v=2` it says what each sync does.
+fn silent() -> Outcome {
+    let api = api();
+    let folder = tempfile::TempDir::new()?;
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, config("enableProfiling: true"))?;
+    let mut command = std::process::Command::new(support::daemon::program());
+    command.arg("--config").arg(&file).args(["--master", &api.url()]);
+    let daemon = Daemon::start_as(&mut command);
+    daemon.wait_for_first_sync("IPv4");
+    daemon.wait_for_first_sync("IPv6");
+    // The last words of the start.
+    daemon.wait_for("nothing is left of other modes");
+    eventually("the servers", || get(METRICS, "/healthz").ok());
+    let before = daemon.log();
+    let service = |number: u16| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("web-{number}")},
+            "spec": {"clusterIP": format!("10.96.7.{number}"), "ports": [{"port": 80}]},
+        })
+    };
+    let in_force = |number: u16| {
+        let address = format!("10.96.7.{number}");
+        let table = || support::run("nft", &["list", "table", "ip", "kube-proxy"]);
+        eventually("a Service in the kernel", || table().contains(&address).then_some(()));
+    };
+    for number in 1..=20 {
+        api.create(&service(number))?;
+    }
+    in_force(20);
+    for number in 1..20 {
+        api.delete(Resource::Services, "default", &format!("web-{number}"))?;
+    }
+    eventually("their end in the kernel", || {
+        let table = support::run("nft", &["list", "table", "ip", "kube-proxy"]);
+        (!table.contains("10.96.7.19")).then_some(())
+    });
+    assert_eq!(daemon.log(), before, "nothing was said since the start");
+    assert_eq!(ask(METRICS, "PUT", "/debug/flags/v", "", "2")?.code, 200);
+    api.create(&service(21))?;
+    daemon.wait_for(" synced family=IPv4");
     Ok(())
 }
 

@@ -16,21 +16,19 @@ const MASQUERADE_BIT: i32 = 14;
 const OOM_SCORE_ADJ: i32 = -999;
 
 impl KubeProxyConfiguration {
-    /// Fills in upstream's defaults (`pkg/proxy/apis/config/v1alpha1/defaults.go`).
+    /// Fills in upstream's defaults (`pkg/proxy/apis/config/v1alpha1/defaults.go`), but for `minSyncPeriod`:
+    /// it stays zero, so that a second that somebody wrote is told apart from the default.
     #[must_use]
     pub fn with_defaults(mut self) -> KubeProxyConfiguration {
-        let second = GoDuration::from_secs(1);
         let half_a_minute = GoDuration::from_secs(30);
         or_text(&mut self.bind_address, "0.0.0.0");
         self.default_sockets();
         self.oom_score_adj.get_or_insert(OOM_SCORE_ADJ);
         or_duration(&mut self.iptables.sync_period, half_a_minute);
-        or_duration(&mut self.iptables.min_sync_period, second);
         self.iptables.localhost_node_ports.get_or_insert(true);
         self.iptables.masquerade_bit.get_or_insert(MASQUERADE_BIT);
         or_duration(&mut self.ipvs.sync_period, half_a_minute);
         or_duration(&mut self.nftables.sync_period, half_a_minute);
-        or_duration(&mut self.nftables.min_sync_period, second);
         self.nftables.masquerade_bit.get_or_insert(MASQUERADE_BIT);
         self.conntrack.max_per_core.get_or_insert(32 * 1024);
         self.conntrack.min.get_or_insert(128 * 1024);

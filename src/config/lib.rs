@@ -127,8 +127,8 @@ impl NodePortAddresses {
 /// When syncs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncPeriods {
-    /// The least time between two syncs.
-    pub min: Duration,
+    /// The least time between two syncs, if one is set; otherwise their cost decides.
+    pub min: Option<Duration>,
     /// How often the kernel is checked, and the longest pause after a failed sync. A change that waits for
     /// twice as long makes the proxy unhealthy.
     pub period: Duration,

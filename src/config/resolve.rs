@@ -262,7 +262,7 @@ fn sync_periods(wire: &KubeProxyConfiguration, mode: Mode, checks: &mut Checks) 
     let period_field = (period_field.as_str(), "SyncPeriod");
     let periods = SyncPeriods {
         period: checks.positive(period_field, period, POSITIVE),
-        min: checks.duration((&min_field, "MinSyncPeriod"), min),
+        min: checks.timeout((&min_field, "MinSyncPeriod"), min),
     };
     if min > period {
         let rule = "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod";

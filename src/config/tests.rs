@@ -59,7 +59,7 @@ fn an_empty_file_has_the_defaults_of_kube_proxy() {
         strict_cluster_ips: false,
         masquerade_all: false,
         masquerade_bit: 14,
-        sync: SyncPeriods { min: Duration::from_secs(1), period: Duration::from_secs(30) },
+        sync: SyncPeriods { min: None, period: Duration::from_secs(30) },
         oom_score_adj: -999,
         conntrack: Conntrack {
             max_per_core: Some(32_768),
@@ -118,8 +118,8 @@ fn the_old_file_of_eks_loads_and_names_what_it_ignores() {
     assert_eq!(config.detect_local, DetectLocal::ClusterCidr(vec![]));
     assert_eq!(config.metrics_bind_address, "0.0.0.0:10249".parse().ok());
     assert_eq!(config.oom_score_adj, -998);
-    // As upstream, a zero in the iptables section means the default.
-    assert_eq!(config.sync.min, Duration::from_secs(1));
+    // A zero means the default, which is to go by the cost.
+    assert_eq!(config.sync.min, None);
 }
 
 #[test]
@@ -138,8 +138,8 @@ fn the_mode_picks_its_own_section() {
         let config = config(&format!("mode: '{name}'\n{sections}"));
         assert_eq!(config.mode, mode, "{name}");
         assert_eq!((config.masquerade_bit, config.masquerade_all), (bit, all), "{name}");
-        let sync =
-            SyncPeriods { min: Duration::from_secs(min), period: Duration::from_secs(period) };
+        let min = Some(Duration::from_secs(min)).filter(|min| !min.is_zero());
+        let sync = SyncPeriods { min, period: Duration::from_secs(period) };
         assert_eq!(config.sync, sync, "{name}");
     }
 }

@@ -2,8 +2,27 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use nix::unistd::{SysconfVar, sysconf};
+
+/// Processor time that the calling thread has used, and all programs that this process ran and that have ended.
+/// Zero where the kernel does not tell.
+pub fn processor_time() -> Duration {
+    [UsageWho::RUSAGE_THREAD, UsageWho::RUSAGE_CHILDREN]
+        .into_iter()
+        .filter_map(|who| getrusage(who).ok())
+        .map(|used| duration(used.user_time()).saturating_add(duration(used.system_time())))
+        .sum()
+}
+
+fn duration(time: TimeVal) -> Duration {
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or_default();
+    let micros = u64::try_from(time.tv_usec()).unwrap_or_default();
+    Duration::from_secs(seconds) + Duration::from_micros(micros)
+}
 
 /// What this process has used and uses.
 #[derive(Debug, Clone, Copy, PartialEq)]

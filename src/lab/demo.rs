@@ -54,8 +54,7 @@ fn build(program: PathBuf) -> Result<Cluster> {
         nodes: 2,
         program,
         configuration: "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n\
-                        detectLocalMode: ClusterCIDR\n\
-                        nftables: {minSyncPeriod: 1ms}"
+                        detectLocalMode: ClusterCIDR"
             .to_owned(),
     })?;
     for (name, cluster_ips, node_port) in

@@ -47,10 +47,15 @@ pub(crate) struct BenchFlags {
     #[arg(long, value_name = "NUMBER", default_value_t = 50,
           value_parser = clap::value_parser!(u16).range(1..))]
     changes: u16,
-    /// minSyncPeriod of all programs.
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
-    min_sync_period: Duration,
-    /// The time between two changes of one program; minSyncPeriod and 100 ms if unset.
+    /// Changes a second of other Services, beside which the change latency in a busy cluster is measured.
+    #[arg(long, value_name = "NUMBER", default_value_t = 50,
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    busy_rate: u16,
+    /// minSyncPeriod of all programs; what each has by itself if unset: a second in kube-proxy, none in
+    /// Sluice.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    min_sync_period: Option<Duration>,
+    /// The time between two changes of one program; minSyncPeriod (or a second) and 100 ms if unset.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     spacing: Option<Duration>,
     /// The length of a window of bulk traffic or connections.
@@ -178,6 +183,7 @@ fn measure(flags: &BenchFlags, daemon: Option<&Path>) -> Result<Results> {
             true => Quantity::ALL.into(),
             false => flags.quantities.iter().copied().collect::<BTreeSet<Quantity>>(),
         },
+        busy_rate: flags.busy_rate.into(),
         min_sync: flags.min_sync_period,
         spacing: flags.spacing,
         window: flags.window,

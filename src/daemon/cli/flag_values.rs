@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::RunFlags;
 
-/// Every flag of kube-proxy 1.36 with its value where nothing is given, as its own `/flagz` says it.
+/// Every flag of kube-proxy 1.36 with its value where nothing is given, as its own `/flagz` says it; but the
+/// least times between syncs, which have no default here.
 const DEFAULTS: [(&str, &str); 59] = [
     ("bind-address", "0.0.0.0"),
     ("bind-address-hard-fail", "false"),
@@ -29,10 +30,10 @@ const DEFAULTS: [(&str, &str); 59] = [
     ("init-only", "false"),
     ("iptables-localhost-nodeports", "true"),
     ("iptables-masquerade-bit", "14"),
-    ("iptables-min-sync-period", "1s"),
+    ("iptables-min-sync-period", "0s"),
     ("iptables-sync-period", "30s"),
     ("ipvs-exclude-cidrs", "[]"),
-    ("ipvs-min-sync-period", "1s"),
+    ("ipvs-min-sync-period", "0s"),
     ("ipvs-scheduler", ""),
     ("ipvs-strict-arp", "false"),
     ("ipvs-sync-period", "30s"),
@@ -83,6 +84,7 @@ pub(super) fn all(flags: &RunFlags) -> BTreeMap<String, String> {
         ("hostname-override", flags.hostname_override.clone()),
         ("iptables-layout", own(iptables_layout.to_owned())),
         ("service-counters", own(flags.service_counters.to_string())),
+        ("sync-cpu-percent", own(flags.sync_cpu_percent.to_string())),
         ("strict-cluster-ips", own(flags.strict_cluster_ips.to_string())),
         ("reset-removed-tcp-endpoints", own(flags.reset_removed_tcp_endpoints.to_string())),
         ("userspace-drain", own(flags.userspace_drain.to_string())),

@@ -15,7 +15,7 @@ use anyhow::Result;
 use clap::{Args, Parser, ValueEnum};
 
 use crate::log;
-use crate::run::{self, DataplaneOptions, Options};
+use crate::run::{self, DataplaneOptions, Options, Share};
 use sluice_dataplane::iptables::Layout;
 
 /// Sluice, a Kubernetes service proxy.
@@ -78,6 +78,11 @@ struct RunFlags {
     /// segment is answered by a reset. Otherwise they live for as long as the endpoint answers.
     #[arg(long)]
     reset_removed_tcp_endpoints: bool,
+    /// The percentage of one core up to which changes are applied at once, each by a sync of its own; beyond
+    /// it there is a pause before the next sync. A minSyncPeriod that is set counts in place of it.
+    #[arg(long, value_name = "PERCENT", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    sync_cpu_percent: u32,
     /// In userspace mode: for how many seconds connections may go on when the daemon is told to end,
     /// while new ones are refused.
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
@@ -172,6 +177,7 @@ impl RunFlags {
                 userspace_drain: Duration::from_secs(self.userspace_drain),
                 userspace_transparent: self.userspace_transparent,
             },
+            sync_share: Share::of_a_core(self.sync_cpu_percent),
             master: self.master,
         }
     }

@@ -22,6 +22,9 @@ use sluice_config::{LogFormat, Logging};
 /// The variable that says more than a level can, for developers; it counts before the verbosity.
 const VARIABLE: &str = "SLUICE_LOG";
 
+/// The target of what is said all the time in a busy cluster where all is well: with `-v=2` and more.
+pub(crate) const ROUTINE: &str = "sluice::routine";
+
 /// How long the end of the program waits for a standard error that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -119,11 +122,11 @@ pub(crate) fn set_verbosity(verbosity: u32) {
 }
 
 fn filter(verbosity: u32) -> EnvFilter {
-    let level = match verbosity {
-        0..=3 => "info",
-        4..=5 => "debug",
-        _ => "trace",
+    let directives = match verbosity {
+        0..=1 => format!("warn,sluice=info,{ROUTINE}=warn"),
+        2..=3 => "warn,sluice=info".to_owned(),
+        4..=5 => "warn,sluice=debug".to_owned(),
+        _ => "warn,sluice=trace".to_owned(),
     };
-    EnvFilter::try_from_env(VARIABLE)
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,sluice={level}")))
+    EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(directives))
 }

@@ -18,6 +18,7 @@ use sluice_kernel as kernel;
 pub(crate) use self::dataplane::DataplaneOptions;
 pub(crate) use self::effective::{ConfigFile, EffectiveConfig};
 pub(crate) use self::node_setup::initialize;
+pub(crate) use crate::sync::Share;
 
 /// Open files that a daemon needs at the least; the userspace mode needs more with each connection.
 const FILES: u64 = 64;
@@ -33,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) flags: BTreeMap<String, String>,
     /// The URL of the API server, in place of the kubeconfig's.
     pub(crate) master: Option<String>,
+    /// How much of a core syncs may take before a change has to wait.
+    pub(crate) sync_share: Share,
     /// What only the proxy modes need to know.
     pub(crate) dataplane: DataplaneOptions,
 }

@@ -82,7 +82,9 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
     let excluded = config.ipvs.exclude_cidrs.clone();
     tokio::spawn(takeover::follow(in_use, excluded, told, stop.clone()));
     let sources = Sources { updates, addresses, foreign, config: configured };
-    let setup = Setup { config, node_name, backends, removed_tcp, health, metrics, in_force };
+    let share = options.sync_share;
+    let setup =
+        Setup { config, node_name, backends, removed_tcp, share, health, metrics, in_force };
     // In a task of its own, so that the loop may block its thread while it programs the kernel.
     let syncing = tokio::spawn(sync::run(setup, sources, stop.clone()));
     syncing.await.context("the sync loop ended")?;

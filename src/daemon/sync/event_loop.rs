@@ -19,6 +19,7 @@ use crate::http::health::Health;
 use sluice_config::Config;
 use sluice_core::model::{Change, ServiceName, Snapshot};
 use sluice_core::plan::Planner;
+use sluice_kernel::process::processor_time;
 use sluice_kubernetes::watch::{ConnectionState, Message, Resource, Update};
 use sluice_telemetry::metrics::{Arriving, Metrics};
 use sluice_telemetry::trace::{self, Origin};
@@ -52,16 +53,21 @@ struct EventLoop {
     in_force: watch::Sender<InForce>,
     /// Where the traces of changes began that are not in force yet.
     origins: Vec<Origin>,
+    /// When these changes arrived.
+    arrivals: Vec<Instant>,
 }
 
 /// At most this many changes are linked to the trace of a sync; further ones are not.
 const MOST_ORIGINS: usize = 100;
 
+/// At most this many changes of a sync are measured; more of them at a time say nothing new.
+const MOST_ARRIVALS: usize = 1000;
+
 /// Runs until `stop` is cancelled or every source of changes is gone. The kernel keeps what it has.
 pub(crate) async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
     let addresses = sources.addresses.borrow_and_update().clone();
+    let mut pacer = Pacer::new(setup.config.sync, setup.share);
     let mut state = EventLoop::new(setup, addresses);
-    let mut pacer = Pacer::new(state.config.sync);
     let mut inbox = Vec::new();
     loop {
         let now = Instant::now();
@@ -70,8 +76,8 @@ pub(crate) async fn run(setup: Setup, mut sources: Sources, stop: CancellationTo
             state.note_queued();
         }
         if state.ready(now) && at <= now {
-            let succeeded = tokio::task::block_in_place(|| state.sync(reason));
-            pacer.ran(Instant::now(), reason, succeeded);
+            let (succeeded, cost) = tokio::task::block_in_place(|| state.measured_sync(reason));
+            pacer.ran(Instant::now(), reason, cost, succeeded);
             continue;
         }
         let wake = if state.ready(now) { at } else { now + Duration::from_secs(1) };
@@ -107,7 +113,8 @@ pub(crate) async fn run(setup: Setup, mut sources: Sources, stop: CancellationTo
 
 impl EventLoop {
     fn new(setup: Setup, addresses: BTreeSet<IpAddr>) -> EventLoop {
-        let Setup { config, node_name, backends, removed_tcp, health, metrics, in_force } = setup;
+        let Setup { config, node_name, backends, removed_tcp, health, metrics, in_force, .. } =
+            setup;
         // Healthy from the start: what was in force before stays so until all is known.
         backends.iter().for_each(|(family, _)| health.updated(*family));
         let latency = ProgrammingLatency::new(now(), backends.iter().map(|(family, _)| *family));
@@ -133,6 +140,7 @@ impl EventLoop {
             latency,
             in_force,
             origins: Vec::new(),
+            arrivals: Vec::new(),
         }
     }
 
@@ -168,12 +176,17 @@ impl EventLoop {
     }
 
     /// Takes a message in and says whether it asks for a sync.
-    fn on_message(&mut self, Message { update, origin }: Message) -> bool {
+    fn on_message(&mut self, Message { update, origin, arrived }: Message) -> bool {
         let _span = origin.as_ref().map(|origin| origin.step("apply to snapshot"));
         if self.origins.len() < MOST_ORIGINS {
             self.origins.extend(origin);
         }
-        self.on_update(update)
+        let changed = self.on_update(update);
+        // Before the first sync, a change waits for the others.
+        if changed && self.ready && self.arrivals.len() < MOST_ARRIVALS {
+            self.arrivals.push(arrived);
+        }
+        changed
     }
 
     fn on_update(&mut self, update: Update) -> bool {
@@ -254,6 +267,16 @@ impl EventLoop {
         now.duration_since(since) >= LONGEST_WAIT
     }
 
+    /// A sync, and the processor time that it took: on this thread, which must be one that may block, and in
+    /// the programs that it ran.
+    fn measured_sync(&mut self, reason: Reason) -> (bool, Duration) {
+        let before = processor_time();
+        let succeeded = self.sync(reason);
+        let cost = processor_time().saturating_sub(before);
+        self.metrics.sync_cost(cost);
+        (succeeded, cost)
+    }
+
     /// Brings every family up to date; whether all of it worked.
     fn sync(&mut self, reason: Reason) -> bool {
         let origins = std::mem::take(&mut self.origins);
@@ -290,6 +313,9 @@ impl EventLoop {
         }
         if self.settle(&results) {
             self.metrics.caught_up();
+            for arrived in self.arrivals.drain(..) {
+                self.metrics.in_force(arrived.elapsed());
+            }
         } else {
             self.origins = origins;
         }

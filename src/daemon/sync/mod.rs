@@ -34,6 +34,7 @@ use sluice_telemetry::metrics::Metrics;
 
 pub(crate) use self::conntrack::RemovedTcp;
 pub(crate) use self::event_loop::run;
+pub(crate) use self::pacer::Share;
 
 /// How long a change may wait until the proxy counts as unhealthy (upstream:
 /// `cmd/kube-proxy/app/server.go`, newProxyServer).
@@ -64,6 +65,8 @@ pub(crate) struct Setup {
     pub(crate) backends: Vec<(Family, Box<dyn Backend>)>,
     /// What becomes of TCP connections to endpoints that are removed.
     pub(crate) removed_tcp: RemovedTcp,
+    /// How much of a core syncs may take before a change has to wait.
+    pub(crate) share: Share,
     /// Where it is noted how the loop is doing.
     pub(crate) health: Health,
     /// Where it is measured.

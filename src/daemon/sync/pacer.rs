@@ -1,11 +1,13 @@
-//! When to bring the kernel up to date: a small state machine over instants that others read from
-//! the clock.
+//! When to bring the kernel up to date: a small state machine over instants and costs that others
+//! measure.
 //!
-//! The first change is applied at once; after each run that was for changes, `min` must pass before
-//! the next (upstream: `pkg/proxy/runner/bounded_frequency_runner.go`). A run that failed is tried again after a pause
-//! that doubles from `min` (at least [`SHORTEST_RETRY`]) up to `period`. Every `period`, and
-//! when there is a reason to suspect it, the backends are asked whether somebody touched their objects,
-//! and every [`FULL_SYNC`] everything is compared.
+//! A change is applied at once, as long as the syncs of changes take less than their share of one core
+//! ([`Budget`]); changes that come during a sync are taken together by the next one. Where the
+//! configuration asks for a least time between two syncs, that counts instead, as in kube-proxy
+//! (`pkg/proxy/runner/bounded_frequency_runner.go`). A run that failed is tried again after a pause that doubles from
+//! [`SHORTEST_RETRY`] or that time up to `period`. Every `period`, and when there is a reason to suspect
+//! it, the backends are asked whether somebody touched their objects, and every [`FULL_SYNC`] everything is
+//! compared.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +17,15 @@ use sluice_config::SyncPeriods;
 /// (upstream: `proxyutil.FullSyncPeriod`).
 pub(super) const FULL_SYNC: Duration = Duration::from_secs(3600);
 
-/// The first pause after a failure, if `min` is shorter.
+/// The first pause after a failure, if no longer one is asked for.
 const SHORTEST_RETRY: Duration = Duration::from_millis(250);
 
-/// The pause between two checks, if `min` is shorter: whoever changes nf_tables all the time, mostly
-/// tables that are not ours, shall not keep us busy.
+/// The shortest pause before a check, so that another process that constantly changes nf_tables cannot make
+/// us check in a tight loop.
 const SHORTEST_CHECK: Duration = Duration::from_millis(250);
+
+/// The syncs of so much time may come at once, before a pause is needed.
+const WINDOW: Duration = Duration::from_secs(10);
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,10 +38,64 @@ pub(super) enum Reason {
     Full,
 }
 
+/// A share of one core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// 1 to 100.
+    percent: u32,
+}
+
+impl Share {
+    pub(crate) fn of_a_core(percent: u32) -> Share {
+        Share { percent: percent.clamp(1, 100) }
+    }
+
+    /// The processor time that it is in so much time.
+    fn of(self, time: Duration) -> Duration {
+        time.saturating_mul(self.percent) / 100
+    }
+
+    /// The time of which so much processor time is the share.
+    fn time_for(self, cost: Duration) -> Duration {
+        cost.saturating_mul(100) / self.percent
+    }
+}
+
+/// The processor time of syncs, against a share of the time that passes. What was not used in the last
+/// [`WINDOW`] may be used at once.
+#[derive(Debug)]
+struct Budget {
+    share: Share,
+    /// The processor time that no share has made up for yet, and when that was reckoned.
+    spent: Option<(Instant, Duration)>,
+}
+
+impl Budget {
+    fn new(share: Share) -> Budget {
+        Budget { share, spent: None }
+    }
+
+    /// A sync ended that took so much processor time.
+    fn spend(&mut self, now: Instant, cost: Duration) {
+        let before = self.spent.map_or(Duration::ZERO, |(at, spent)| {
+            spent.saturating_sub(self.share.of(now.saturating_duration_since(at)))
+        });
+        self.spent = Some((now, before.saturating_add(cost)));
+    }
+
+    /// When the next sync may begin; an instant that is not in the future means now.
+    fn next(&self) -> Option<Instant> {
+        let (at, spent) = self.spent?;
+        let excess = spent.saturating_sub(self.share.of(WINDOW));
+        Some(at + self.share.time_for(excess))
+    }
+}
+
 /// Decides when to run.
 #[derive(Debug)]
 pub(super) struct Pacer {
     periods: SyncPeriods,
+    budget: Budget,
     changed: bool,
     suspicious: bool,
     failures: u32,
@@ -45,18 +104,23 @@ pub(super) struct Pacer {
     /// The end of the last one that was more than a check.
     last_change: Option<Instant>,
     last_full: Option<Instant>,
+    /// What the last check cost.
+    check_cost: Duration,
 }
 
 impl Pacer {
-    pub(super) fn new(periods: SyncPeriods) -> Pacer {
+    /// Where `periods` asks for no least time between two syncs, those for changes may take `share`.
+    pub(super) fn new(periods: SyncPeriods, share: Share) -> Pacer {
         Pacer {
             periods,
+            budget: Budget::new(share),
             changed: false,
             suspicious: false,
             failures: 0,
             last: None,
             last_change: None,
             last_full: None,
+            check_cost: Duration::ZERO,
         }
     }
 
@@ -81,11 +145,8 @@ impl Pacer {
             return (now, Reason::Full);
         };
         let full = (last_full + FULL_SYNC, Reason::Full);
-        let pause = if self.suspicious { SHORTEST_CHECK } else { self.periods.period };
-        let check = (last + pause.max(self.periods.min), Reason::Check);
-        // A check does not make changes wait: it looks, and hardly ever writes.
-        let changed = self.last_change.unwrap_or(last_full) + self.periods.min;
-        let change = self.changed.then_some((changed, Reason::Change));
+        let check = (last + self.pause_before_check(), Reason::Check);
+        let change = self.changed.then(|| (self.next_change(last_full), Reason::Change));
         let retry = (self.failures > 0).then(|| (last + self.pause(), Reason::Change));
         let candidates = [Some(full), Some(check), change, retry];
         let due = |&(at, _): &(Instant, Reason)| at <= now;
@@ -95,9 +156,15 @@ impl Pacer {
         most_thorough.or(soonest).copied().unwrap_or(full)
     }
 
-    /// A run ended.
-    pub(super) fn ran(&mut self, now: Instant, reason: Reason, succeeded: bool) {
+    /// A run ended that took so much processor time.
+    pub(super) fn ran(&mut self, now: Instant, reason: Reason, cost: Duration, succeeded: bool) {
         self.last = Some(now);
+        match reason {
+            Reason::Check => self.check_cost = cost,
+            Reason::Change => self.budget.spend(now, cost),
+            // Once at the start and once an hour: no change has to wait for it.
+            Reason::Full => {}
+        }
         if reason != Reason::Check {
             self.last_change = Some(now);
         }
@@ -111,91 +178,31 @@ impl Pacer {
         }
     }
 
+    /// When a change may be applied. A check does not make it wait: it looks, and hardly ever writes.
+    fn next_change(&self, last_full: Instant) -> Instant {
+        let last = self.last_change.unwrap_or(last_full);
+        match self.periods.min {
+            Some(min) => last + min,
+            None => self.budget.next().unwrap_or(last),
+        }
+    }
+
+    fn pause_before_check(&self) -> Duration {
+        let least = self.periods.min.unwrap_or_default();
+        if self.suspicious {
+            SHORTEST_CHECK.max(self.budget.share.time_for(self.check_cost)).max(least)
+        } else {
+            self.periods.period.max(least)
+        }
+    }
+
+    /// The pause after a failure.
     fn pause(&self) -> Duration {
-        let first = self.periods.min.max(SHORTEST_RETRY);
+        let first = self.periods.min.unwrap_or_default().max(SHORTEST_RETRY);
         let doubled = first.saturating_mul(1_u32 << (self.failures - 1).min(16));
         doubled.min(self.periods.period.max(first))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIN: Duration = Duration::from_secs(1);
-    const PERIOD: Duration = Duration::from_secs(30);
-
-    #[test]
-    fn runs_come_at_once_then_no_closer_than_min() {
-        let start = Instant::now();
-        let at = |millis: u64| start + Duration::from_millis(millis);
-        let mut pacer = Pacer::new(SyncPeriods { min: MIN, period: PERIOD });
-        assert_eq!(pacer.next(start), (start, Reason::Full), "the first run");
-        pacer.ran(start, Reason::Full, true);
-        assert_eq!(pacer.next(at(10)), (start + PERIOD, Reason::Check), "nothing to do");
-        pacer.request();
-        assert_eq!(pacer.next(at(10)), (at(1000), Reason::Change), "too soon after the last");
-        assert_eq!(pacer.next(at(5000)), (at(1000), Reason::Change), "long due");
-        pacer.ran(at(5000), Reason::Change, true);
-        assert_eq!(pacer.next(at(5000)), (at(35_000), Reason::Check));
-        let hour = start + FULL_SYNC;
-        assert_eq!(pacer.next(hour), (hour, Reason::Full), "a full run does the check's work");
-    }
-
-    #[test]
-    fn failures_are_repeated_after_doubling_pauses() {
-        let start = Instant::now();
-        let mut pacer = Pacer::new(SyncPeriods { min: MIN, period: PERIOD });
-        let mut pauses = Vec::new();
-        for _ in 0..7 {
-            pacer.ran(start, Reason::Change, false);
-            pauses.push((pacer.next(start).0 - start).as_secs());
-        }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-        pacer.request();
-        assert_eq!(pacer.next(start), (start + MIN, Reason::Change), "a change does not wait");
-        pacer.ran(start, Reason::Change, true);
-        assert_eq!(pacer.next(start), (start + PERIOD, Reason::Check));
-    }
-
-    #[test]
-    fn a_full_run_that_fails_is_retried_after_a_pause() {
-        let start = Instant::now();
-        let mut pacer = Pacer::new(SyncPeriods { min: MIN, period: PERIOD });
-        pacer.ran(start, Reason::Full, true);
-        let hour = start + FULL_SYNC;
-        assert_eq!(pacer.next(hour), (hour, Reason::Full));
-        pacer.ran(hour, Reason::Full, false);
-        assert_eq!(pacer.next(hour), (hour + MIN, Reason::Change), "not at once");
-        pacer.ran(hour, Reason::Change, true);
-        assert_eq!(pacer.next(hour), (hour + PERIOD, Reason::Check));
-    }
-
-    #[test]
-    fn a_suspicion_is_looked_into_as_soon_as_a_change_would_be() {
-        let start = Instant::now();
-        let mut pacer = Pacer::new(SyncPeriods { min: MIN, period: PERIOD });
-        pacer.ran(start, Reason::Full, true);
-        pacer.suspect();
-        assert_eq!(pacer.next(start), (start + MIN, Reason::Check));
-        pacer.ran(start, Reason::Check, true);
-        assert_eq!(pacer.next(start), (start + PERIOD, Reason::Check), "once");
-        let later = start + PERIOD;
-        pacer.ran(later, Reason::Check, true);
-        pacer.request();
-        let (at, reason) = pacer.next(later);
-        assert!(at <= later && reason == Reason::Change, "a check does not make a change wait");
-        let mut pacer = Pacer::new(SyncPeriods { min: Duration::ZERO, period: PERIOD });
-        pacer.ran(start, Reason::Full, true);
-        pacer.suspect();
-        assert_eq!(pacer.next(start), (start + SHORTEST_CHECK, Reason::Check));
-    }
-
-    #[test]
-    fn without_a_minimum_retries_still_pause() {
-        let start = Instant::now();
-        let mut pacer = Pacer::new(SyncPeriods { min: Duration::ZERO, period: PERIOD });
-        pacer.ran(start, Reason::Change, false);
-        assert_eq!(pacer.next(start), (start + SHORTEST_RETRY, Reason::Change));
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::no_local_endpoints::PortCount;
+use crate::log::ROUTINE;
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 use sluice_core::plan::ForwardingTable;
@@ -57,6 +58,7 @@ impl Summary<'_> {
             );
         } else if report.operations > 0 {
             tracing::info!(
+                target: ROUTINE,
                 %family,
                 services = self.scope.services.len(),
                 operations = report.operations,

@@ -1,13 +1,15 @@
 //! The loop among its sources.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use sluice_config::{Mode, parse};
-use sluice_core::model::{Change, Node};
+use sluice_core::model::{Change, Node, ServiceName};
 use sluice_core::plan::ForwardingTable;
 use sluice_core::plan::fixtures::service;
 use sluice_dataplane::{Report, Scope, SyncError};
@@ -40,23 +42,38 @@ impl Backend for Flooded {
 fn config(more: &str) -> Config {
     let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
     let loaded = parse(&format!("{head}{more}"), std::path::Path::new("config.conf"));
-    let mut config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
-    config.sync.min = Duration::ZERO;
-    config
+    loaded.unwrap_or_else(|error| panic!("{error}")).config
+}
+
+/// What must be known before the first sync.
+fn known() -> [Message; 4] {
+    let addresses = vec!["192.0.2.1".parse().expect("an address")];
+    let known = [
+        Change::Services(Vec::new()),
+        Change::Slices(Vec::new()),
+        Change::Node(Some(Node { addresses, ..Node::default() })),
+        Change::ServiceCidrs(BTreeSet::new()),
+    ];
+    known.map(|change| Update::Change(change).into())
+}
+
+fn setup(config: Config, backend: impl Backend + 'static, share: Share) -> Setup {
+    Setup {
+        config,
+        node_name: "node-a".to_owned(),
+        backends: vec![(Family::V4, Box::new(backend))],
+        removed_tcp: RemovedTcp::Keep,
+        share,
+        health: Health::new(Duration::from_secs(60)),
+        metrics: Metrics::new(Mode::Nftables),
+        in_force: watch::Sender::default(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_changes_lets_other_sources_have_their_turn() {
     let (updates, inbox) = mpsc::channel(10);
-    let known = [
-        Change::Services(Vec::new()),
-        Change::Slices(Vec::new()),
-        Change::Node(Some(Node::default())),
-        Change::ServiceCidrs(BTreeSet::new()),
-    ];
-    known.into_iter().for_each(|change| {
-        updates.try_send(Update::Change(change).into()).expect("there is room");
-    });
+    known().into_iter().for_each(|message| updates.try_send(message).expect("there is room"));
     let first = config("");
     let (configure, configured) = watch::channel(first.clone());
     let mut changed = first.clone();
@@ -66,17 +83,56 @@ async fn a_flood_of_changes_lets_other_sources_have_their_turn() {
     let (_foreign, foreign) = watch::channel(());
     let (stop, syncs) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
     let backend = Flooded { updates, syncs: Arc::clone(&syncs), stop: stop.clone() };
-    let setup = Setup {
-        config: first,
-        node_name: "node-a".to_owned(),
-        backends: vec![(Family::V4, Box::new(backend))],
-        removed_tcp: RemovedTcp::Keep,
-        health: Health::new(Duration::from_secs(60)),
-        metrics: Metrics::new(Mode::Nftables),
-        in_force: watch::Sender::default(),
-    };
+    let setup = setup(first, backend, Share::of_a_core(100));
     let sources = Sources { updates: inbox, addresses, foreign, config: configured };
     tokio::spawn(run(setup, sources, stop)).await.expect("no panic");
     let syncs = syncs.load(Ordering::SeqCst);
     assert!(syncs < FLOOD, "{syncs} changes went before a change of the configuration");
+}
+
+/// A backend that says which Services it was told of, and when.
+struct Noting(std::sync::mpsc::Sender<(ServiceName, Instant)>);
+
+impl Backend for Noting {
+    fn sync(&mut self, _: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError> {
+        let now = Instant::now();
+        for service in &scope.services {
+            // Nobody listens any more when the test is over.
+            let _ = self.0.send((service.clone(), now));
+        }
+        Ok(Report::default())
+    }
+}
+
+/// With a second between two syncs, half of these changes would wait for half a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_hundred_changes_a_second_none_waits() {
+    let (updates, inbox) = mpsc::channel(1000);
+    for message in known() {
+        updates.send(message).await.expect("the loop is not there yet");
+    }
+    let (_configure, configured) = watch::channel(config(""));
+    let (_addresses, addresses) = watch::channel(BTreeSet::new());
+    let (_foreign, foreign) = watch::channel(());
+    let (told, tell) = std::sync::mpsc::channel();
+    let sources = Sources { updates: inbox, addresses, foreign, config: configured };
+    let setup = setup(config(""), Noting(told), Share::of_a_core(100));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(run(setup, sources, stop.clone()));
+    let mut sent = BTreeMap::new();
+    for number in 0..400 {
+        let service = service(&format!("web-{number}"), &format!("10.96.1.{}", number % 250 + 1));
+        sent.insert(service.name.clone(), Instant::now());
+        let message = Update::Change(Change::Service(service)).into();
+        updates.send(message).await.expect("the loop runs");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The loop ends when it has taken in what was sent.
+    drop(updates);
+    running.await.expect("no panic");
+    let mut latencies: Vec<Duration> = tell.iter().map(|(name, at)| at - sent[&name]).collect();
+    latencies.sort();
+    assert!(latencies.len() >= 300, "{} changes came to the backend", latencies.len());
+    let median = latencies[latencies.len() / 2];
+    assert!(median < Duration::from_millis(100), "the median is {median:?}");
 }

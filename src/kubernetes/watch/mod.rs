@@ -32,6 +32,7 @@ mod transport;
 mod wire;
 
 use std::fmt;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -105,11 +106,13 @@ pub struct Message {
     pub update: Update,
     /// Where the trace of it began, if it has one.
     pub origin: Option<Origin>,
+    /// When it arrived.
+    pub arrived: Instant,
 }
 
 impl From<Update> for Message {
     fn from(update: Update) -> Message {
-        Message { update, origin: None }
+        Message { update, origin: None, arrived: Instant::now() }
     }
 }
 

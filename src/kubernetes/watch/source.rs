@@ -294,7 +294,7 @@ impl<K: Kind> Source<K> {
     }
 
     async fn event(&mut self, line: &str) -> Result<(), Failure> {
-        let arrival = Arrival::now();
+        let (arrival, arrived) = (Arrival::now(), std::time::Instant::now());
         let event = decode::<wire::Event<'_>>(line)?;
         let object = event.object.get();
         let version = mark(object)?.0;
@@ -312,7 +312,7 @@ impl<K: Kind> Source<K> {
         self.warn(warnings).await?;
         if let Some(change) = change {
             let origin = arrival.watch_event(&K::RESOURCE);
-            self.deliver(Message { update: Update::Change(change), origin }).await?;
+            self.deliver(Message { update: Update::Change(change), origin, arrived }).await?;
         }
         // Last, so that a change that was not sent is asked for again.
         if version.is_some() {

@@ -94,7 +94,7 @@ impl Contestant {
         &self,
         node: &Host,
         url: &str,
-        min_sync: Duration,
+        min_sync: Option<Duration>,
     ) -> Result<Running, Error> {
         let path = Path::new(FILES).join(format!("{}.yaml", node.name()));
         let text = configuration(self.mode, node.name(), min_sync);
@@ -121,8 +121,9 @@ pub(super) fn kube_proxy_version(program: &Path) -> Result<String, Error> {
 
 /// The same for everybody: what differs from the defaults is the name of the node, where health is
 /// told, the pods' addresses, and that limits of connection tracking stay as they are.
-fn configuration(mode: Mode, node: &str, min_sync: Duration) -> String {
-    let periods = format!("{{minSyncPeriod: {}ms, syncPeriod: 30s}}", min_sync.as_millis());
+fn configuration(mode: Mode, node: &str, min_sync: Option<Duration>) -> String {
+    let least = min_sync.map(|least| format!("minSyncPeriod: {}ms, ", least.as_millis()));
+    let periods = format!("{{{}syncPeriod: 30s}}", least.unwrap_or_default());
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
          kind: KubeProxyConfiguration\n\
@@ -230,11 +231,11 @@ mod tests {
 
     #[test]
     fn the_configuration_is_read_without_a_warning() {
-        let text = configuration(Mode::Iptables, "node-b", Duration::from_secs(1));
+        let text = configuration(Mode::Iptables, "node-b", Some(Duration::from_secs(1)));
         let (wire, warnings) = config::read(&text, Path::new("x")).expect("it is read");
         assert_eq!(warnings, Vec::<String>::new());
         let config = config::Config::new(&wire.with_defaults()).expect("it is valid");
         assert_eq!(config.mode, Mode::Iptables);
-        assert_eq!(config.sync.min, Duration::from_secs(1));
+        assert_eq!(config.sync.min, Some(Duration::from_secs(1)));
     }
 }

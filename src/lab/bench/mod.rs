@@ -1,12 +1,13 @@
 //! What each proxy mode costs, measured side by side on one machine.
 //!
-//! [`run`] builds a [`world`] for each number of Services and measures in four steps: starts on fresh
-//! nodes ([`start`]), changes of one endpoint ([`changes`]), restarts over existing rules
+//! [`run`] builds a [`world`] for each number of Services and measures in five steps: starts on fresh
+//! nodes ([`start`]), changes of one endpoint among many others ([`busy`]) and alone ([`changes`]), restarts over existing rules
 //! ([`restart`]) and traffic ([`traffic`]). Contestants take turns within each step, so that
 //! whatever else the machine does meets all of them. [`results`] are the values that a run produces;
 //! everything that is shown is made from them, by [`report`].
 
 mod accounts;
+mod busy;
 mod changes;
 mod contestant;
 mod kernel_objects;
@@ -91,6 +92,7 @@ fn measure(session: &mut Session<'_>, world: &mut World, time: Duration) {
     let begun = Instant::now();
     let [starts, changes, restarts] = SHARES.map(|percent| begun + time * percent / 100);
     start::measure(session, world, starts);
+    busy::measure(session, world, changes);
     changes::measure(session, world, changes);
     restart::measure(session, world, restarts);
     traffic::measure(session, world, begun + time);

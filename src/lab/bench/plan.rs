@@ -12,6 +12,9 @@ use sluice_config::Mode;
 /// How long after it is at rest a program gets the next change, beyond its `minSyncPeriod`.
 const MARGIN: Duration = Duration::from_millis(100);
 
+/// `minSyncPeriod` by default in kube-proxy; Sluice has none.
+const LONGEST_DEFAULT: Duration = Duration::from_secs(1);
+
 /// An invalid plan.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages name the fields
@@ -50,8 +53,10 @@ pub struct Plan {
     pub changes: usize,
     /// What is measured.
     pub quantities: BTreeSet<Quantity>,
-    /// `minSyncPeriod` of all programs.
-    pub min_sync: Duration,
+    /// Changes a second beside which the latency of a change in a busy cluster is measured.
+    pub busy_rate: u32,
+    /// `minSyncPeriod` of all programs; none for what each has by itself.
+    pub min_sync: Option<Duration>,
     /// The time between two changes; none for as much as no program has to wait.
     pub spacing: Option<Duration>,
     /// The length of a window of bulk traffic or connections.
@@ -101,7 +106,8 @@ impl Plan {
 
     /// The time between two changes of one program.
     pub fn spacing(&self) -> Duration {
-        self.spacing.unwrap_or(self.min_sync + MARGIN)
+        let least = self.min_sync.unwrap_or(LONGEST_DEFAULT);
+        self.spacing.unwrap_or_else(|| least + MARGIN)
     }
 
     /// Who takes part: in each mode Sluice and then kube-proxy, which has no userspace mode.

@@ -116,6 +116,8 @@ impl fmt::Display for Subject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Quantity {
+    /// The latency of a change while many other Services change, too.
+    BusyChangeLatency,
     /// From the start of the process until every probed virtual IP answers.
     ColdStart,
     /// From the write to the API until the first connection that reaches the new endpoint.
@@ -172,7 +174,8 @@ pub enum Better {
 
 impl Quantity {
     /// All of them, in the order in which a report shows them.
-    pub const ALL: [Quantity; 14] = [
+    pub const ALL: [Quantity; 15] = [
+        Quantity::BusyChangeLatency,
         Quantity::ColdStart,
         Quantity::ChangeLatency,
         Quantity::ChangeProcessorTime,
@@ -192,6 +195,7 @@ impl Quantity {
     /// Its description for readers.
     pub const fn title(self) -> &'static str {
         match self {
+            Quantity::BusyChangeLatency => "change latency in a busy cluster",
             Quantity::ColdStart => "cold start",
             Quantity::ChangeLatency => "change latency",
             Quantity::ChangeProcessorTime => "processor time per change",
@@ -212,7 +216,8 @@ impl Quantity {
     /// What its samples count.
     pub const fn unit(self) -> Unit {
         match self {
-            Quantity::ColdStart
+            Quantity::BusyChangeLatency
+            | Quantity::ColdStart
             | Quantity::ChangeLatency
             | Quantity::ChangeProcessorTime
             | Quantity::ResyncTime

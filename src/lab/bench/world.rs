@@ -1,7 +1,7 @@
 //! Where it is measured: a lab whose endpoints all answer, an API server for each contestant, and a
 //! fresh node for each start.
 
-use std::net::{SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -103,7 +103,7 @@ pub(super) struct World {
     pub(super) direct: Stage,
     lab: Lab,
     pub(super) scale: Scale,
-    min_sync: Duration,
+    min_sync: Option<Duration>,
 }
 
 impl World {
@@ -111,7 +111,7 @@ impl World {
     pub(super) fn new(
         contestants: &[Contestant],
         scale: Scale,
-        min_sync: Duration,
+        min_sync: Option<Duration>,
     ) -> Result<World, Error> {
         let lab = Lab::new(LabSpec { nodes: 1 })?;
         let direct = Stage::on(&lab, lab.node("node-a")?)?;
@@ -157,17 +157,23 @@ impl World {
 impl Arena {
     /// Changes the changed Service, and gives the moment of the write and the endpoint that it leads
     /// to now.
-    pub(super) fn change(&mut self) -> Result<(Instant, std::net::Ipv4Addr), Error> {
+    pub(super) fn change(&mut self) -> Result<(Instant, Ipv4Addr), Error> {
         self.changes += 1;
-        let slice: Value = objects::changed(self.changes);
-        let written = self.api.update(&slice)?.written;
-        Ok((written, objects::turn(self.changes)))
+        change(&self.api, self.changes)
     }
 
     /// The client on its node, and where it runs.
     pub(super) fn on_stage(&self) -> Option<(&Stage, &Running)> {
         self.stage.as_ref().zip(self.running.as_ref())
     }
+}
+
+/// Writes how the changed Service is after so many changes, and gives the moment of the write and the
+/// endpoint that it leads to now.
+pub(super) fn change(api: &ApiServer, changes: usize) -> Result<(Instant, Ipv4Addr), Error> {
+    let slice: Value = objects::changed(changes);
+    let written = api.update(&slice)?.written;
+    Ok((written, objects::turn(changes)))
 }
 
 /// How many IP families a proxy on this machine serves.

@@ -3,8 +3,8 @@
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Counter, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use sluice_core::net::Family;
@@ -49,6 +49,16 @@ impl Families<'_> {
 
     pub(super) fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.register(IntCounter::new(name, self.help(help)))
+    }
+
+    /// A counter of seconds.
+    pub(super) fn seconds(&self, name: &str, help: &str) -> Counter {
+        self.register(Counter::new(name, self.help(help)))
+    }
+
+    pub(super) fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+        let options = HistogramOpts::new(name, self.help(help)).buckets(buckets);
+        self.register(Histogram::with_opts(options))
     }
 
     pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

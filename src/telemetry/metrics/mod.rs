@@ -256,6 +256,16 @@ impl Metrics {
         self.0.common.programming.with_label_values(&[family.to_string()]).observe(seconds);
     }
 
+    /// A change came into force so long after it had arrived here.
+    pub fn in_force(&self, latency: Duration) {
+        self.0.own.change_duration.observe(latency.as_secs_f64());
+    }
+
+    /// A sync of all families took so much processor time.
+    pub fn sync_cost(&self, cost: Duration) {
+        self.0.own.sync_cpu.inc_by(cost.as_secs_f64());
+    }
+
     /// Conntrack was checked, and this number of flows deleted.
     pub fn reconciled(&self, family: Family, elapsed: Duration, removed: usize) {
         if let Some((times, deleted)) = &self.0.of_mode.conntrack {

@@ -1,10 +1,17 @@
 //! Sluice's own families, named `sluice_`.
 
-use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec};
+use prometheus::{Counter, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGaugeVec};
 
 use super::families::{FAMILY, Families, Stability};
 
+/// Half a millisecond to 16 s.
+fn change_buckets() -> Vec<f64> {
+    (0..16).map(|step| 0.0005 * f64::from(1 << step)).collect()
+}
+
 pub(super) struct Own {
+    pub(super) change_duration: Histogram,
+    pub(super) sync_cpu: Counter,
     pub(super) operations: IntCounterVec,
     pub(super) objects: IntGaugeVec,
     pub(super) services: IntGaugeVec,
@@ -23,6 +30,15 @@ impl Own {
     pub(super) fn new(registry: &prometheus::Registry) -> Own {
         let make = Families { registry, stability: Stability::None };
         Own {
+            change_duration: make.histogram(
+                "sluice_change_duration_seconds",
+                "From the arrival of a change from the API server to its rules in force",
+                change_buckets(),
+            ),
+            sync_cpu: make.seconds(
+                "sluice_sync_cpu_seconds_total",
+                "Processor time that syncs took, with the programs that they ran",
+            ),
             operations: make.counters(
                 "sluice_operations_total",
                 "Operations that the kernel carried out, by kind: element (of a set or map) or object \

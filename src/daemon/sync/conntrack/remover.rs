@@ -4,6 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::frontends::Frontends;
+use crate::log::ROUTINE;
 use sluice_core::net::Family;
 use sluice_kernel::conntrack::{self, ConntrackError, Flow, Removal};
 use sluice_telemetry::metrics::Metrics;
@@ -158,7 +159,7 @@ fn run(
 
 fn say(family: Family, Removal { seen, removed }: Removal, elapsed: Duration) {
     if removed > 0 {
-        tracing::info!(%family, flows = seen, removed, ?elapsed, "removed stale flows");
+        tracing::info!(target: ROUTINE, %family, flows = seen, removed, ?elapsed, "removed stale flows");
     } else {
         tracing::debug!(%family, flows = seen, ?elapsed, "found no stale flows");
     }

@@ -77,7 +77,7 @@ pub(super) fn run(subjects: &[Subject], sizes: &[(u32, u32)]) -> Results {
 /// A dozen values around one, skewed as times are.
 fn scattered(middle: f64, quantity: Quantity) -> Vec<f64> {
     let spread = match quantity {
-        Quantity::ChangeLatency | Quantity::FirstPacket => 0.5,
+        Quantity::BusyChangeLatency | Quantity::ChangeLatency | Quantity::FirstPacket => 0.5,
         Quantity::KernelObjects => 0.0,
         _ => 0.08,
     };
@@ -111,6 +111,7 @@ fn typical(subject: &Subject, quantity: Quantity, services: u32) -> Option<f64> 
     }
     let relayed = subject.mode == "userspace";
     let value = match quantity {
+        Quantity::BusyChangeLatency => 0.0025 * mode * slow(1.0, 9.0 + n * 0.4),
         Quantity::ColdStart => (0.06 + 25e-6 * n * mode) * slow(1.0, 9.0 + n * 4e-3),
         Quantity::ChangeLatency => 0.0021 * mode * slow(1.0, 4.0 + n * 0.3),
         Quantity::ChangeProcessorTime => 0.0004 * mode * slow(1.0, 20.0 + n * 0.05),

@@ -17,6 +17,7 @@ const TOPICS: [(&str, &[Quantity]); 3] = [
     (
         "How long until it works",
         &[
+            Quantity::BusyChangeLatency,
             Quantity::ColdStart,
             Quantity::ChangeLatency,
             Quantity::ChangeProcessorTime,

@@ -8,7 +8,8 @@ use crate::bench::results::{Program, Quantity, Unit};
 const MOST: usize = 6;
 
 /// What is worth saying first, in the order of preference.
-const INTERESTING: [Quantity; 9] = [
+const INTERESTING: [Quantity; 10] = [
+    Quantity::BusyChangeLatency,
     Quantity::ColdStart,
     Quantity::ChangeLatency,
     Quantity::PeakMemory,

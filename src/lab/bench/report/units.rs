@@ -136,9 +136,10 @@ impl Ratio {
         };
         let words = match quantity {
             Quantity::ColdStart | Quantity::ResyncTime => ("faster", "slower"),
-            Quantity::ChangeLatency | Quantity::FirstPacket | Quantity::RoundTrip => {
-                ("lower", "higher")
-            }
+            Quantity::BusyChangeLatency
+            | Quantity::ChangeLatency
+            | Quantity::FirstPacket
+            | Quantity::RoundTrip => ("lower", "higher"),
             Quantity::KernelObjects => ("fewer", "more"),
             Quantity::ConnectionRate => ("higher", "lower"),
             Quantity::BulkOneStream | Quantity::BulkManyStreams => ("more", "less"),

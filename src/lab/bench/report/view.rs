@@ -209,7 +209,10 @@ impl Spread {
     /// How the spread of a quantity is shown: where single slow cases hurt, by its tail.
     pub(super) fn of(quantity: Quantity) -> Spread {
         match quantity {
-            Quantity::ChangeLatency | Quantity::FirstPacket | Quantity::RoundTrip => Spread::Tail,
+            Quantity::BusyChangeLatency
+            | Quantity::ChangeLatency
+            | Quantity::FirstPacket
+            | Quantity::RoundTrip => Spread::Tail,
             _ => Spread::Quartiles,
         }
     }
@@ -234,6 +237,10 @@ impl Spread {
 /// What a quantity is, in one sentence.
 pub(super) fn explanation(quantity: Quantity) -> &'static str {
     match quantity {
+        Quantity::BusyChangeLatency => {
+            "From the write to the API until the first connection that reaches the new endpoint, while other \
+             Services change all the time (50 times a second, unless the command says otherwise)."
+        }
         Quantity::ColdStart => {
             "From the start of the process until every probed virtual IP answers."
         }
