@@ -28,7 +28,7 @@ use sluice_dataplane::{Backend, Scope};
 use sluice_kernel::nft::{
     ApplyError, Element, Listening, NftError, Observed, Ops, Set, TableName, encoded,
 };
-use sluice_kubernetes::watch::{ApiServer, Update, WatchOptions, start};
+use sluice_kubernetes::watch::{ApiServer, Message, Update, WatchOptions, start};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, UnboundedSender, channel, unbounded_channel};
 use tokio_util::sync::CancellationToken;
@@ -270,7 +270,7 @@ impl Api {
 /// A watch as the daemon has it, with the whole list read.
 pub(crate) struct Watching {
     runtime: Runtime,
-    updates: Receiver<Update>,
+    updates: Receiver<Message>,
     stop: CancellationToken,
     /// The list.
     pub(crate) list: Option<Change>,
@@ -303,7 +303,7 @@ impl Watching {
         let updates = &mut self.updates;
         self.runtime.block_on(async {
             loop {
-                match updates.recv().await.expect("the watches are running") {
+                match updates.recv().await.expect("the watches are running").update {
                     Update::Change(change) if wanted(&change) => return change,
                     _ => {}
                 }

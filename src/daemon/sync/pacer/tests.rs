@@ -43,7 +43,8 @@ fn runs_that_are_to_be_apart_come_at_once_then_no_closer() {
 fn a_change_waits_only_while_syncs_take_more_than_their_share() {
     // Costs of syncs that end so many milliseconds after the start, one after the other: how long the
     // next change waits after the last of them.
-    let table: [(&str, &[(u64, u64)], u64); 8] = [
+    type Syncs = &'static [(u64, u64)];
+    let table: [(&str, Syncs, u64); 8] = [
         ("nothing ran but the first sync", &[], 0),
         ("a cheap sync", &[(0, 1)], 0),
         ("all that may come at once", &[(0, 500)], 0),
