@@ -18,7 +18,8 @@ use sluice_cluster::{Isolation, prepare};
 use sluice_core::model::Snapshot;
 use sluice_core::net::Family;
 use sluice_core::plan::{self, ClusterIpGuard, Host, NodePortAddresses, PodDetector};
-use sluice_dataplane::nftables::Connection;
+use sluice_dataplane::nftables;
+use sluice_dataplane::service_table::Connection;
 use sluice_dataplane::{Backend, Observation, Report, Scope};
 
 use support::daemon::{Daemon, config, number};
@@ -304,8 +305,8 @@ fn drift() -> Outcome {
 /// While there is a listener, the kernel sends a notification for every element.
 fn families() -> Outcome {
     let connection = Connection::open()?;
-    let mut v4 = connection.mode(Family::V4);
-    let mut v6 = connection.mode(Family::V6);
+    let mut v4 = nftables::table(connection.table(Family::V4));
+    let mut v6 = nftables::table(connection.table(Family::V6));
     let host = || Host {
         pods: PodDetector::None,
         masquerade_all: false,

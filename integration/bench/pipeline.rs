@@ -23,7 +23,8 @@ use kube::client::Body;
 use sluice_core::model::{Change, EndpointSlice, Service, ServiceName, Snapshot};
 use sluice_core::net::Family;
 use sluice_core::plan::{ForwardingTable, Planner};
-use sluice_dataplane::nftables::{Carrier, Nftables, Tables};
+use sluice_dataplane::nftables;
+use sluice_dataplane::service_table::{KernelTable, ServiceTable};
 use sluice_dataplane::{Backend, Scope};
 use sluice_kernel::nft::{
     ApplyError, Element, Listening, NftError, Observed, Ops, Set, TableName, encoded,
@@ -105,8 +106,8 @@ impl Sink {
     }
 
     /// The nftables mode on it.
-    pub(crate) fn mode(&self) -> Nftables<Sink> {
-        Nftables::new(self.clone(), Carrier::Kernel)
+    pub(crate) fn mode(&self) -> ServiceTable<Sink> {
+        nftables::table(self.clone())
     }
 }
 
@@ -114,7 +115,7 @@ pub(crate) fn table_name() -> TableName {
     TableName::new(FAMILY, "kube-proxy")
 }
 
-impl Tables for Sink {
+impl KernelTable for Sink {
     fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError> {
         let mut void = self.void();
         void.generation += 1;
@@ -149,13 +150,13 @@ impl Tables for Sink {
 }
 
 /// The first sync of a table.
-pub(crate) fn first_sync(mode: &mut Nftables<Sink>, table: &ForwardingTable) -> usize {
+pub(crate) fn first_sync(mode: &mut ServiceTable<Sink>, table: &ForwardingTable) -> usize {
     mode.sync(table, &Scope::default()).expect("nothing is refused").operations
 }
 
 /// A sync after a change of some Services.
 pub(crate) fn sync(
-    mode: &mut Nftables<Sink>,
+    mode: &mut ServiceTable<Sink>,
     table: &ForwardingTable,
     services: BTreeSet<ServiceName>,
 ) -> usize {

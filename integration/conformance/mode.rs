@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sluice_core::net::Protocol;
-use sluice_dataplane::nftables::is_relayed;
+use sluice_dataplane::userspace::is_relayed;
 
 use super::case::{Case, SourceSeen};
 use super::oracle::Outcome;

@@ -12,8 +12,6 @@ const KNOWN: &[&[&str]] = &[
     &["cluster/api/admission.rs", "cluster/api/identity.rs", "cluster/api/write.rs"],
     &["cluster/api/service.rs", "cluster/api/service_rules.rs"],
     &["cluster/topology.rs", "cluster/wiring.rs"],
-    &["dataplane/nftables/elements.rs", "dataplane/nftables/virtuals.rs"],
-    &["dataplane/userspace/pump.rs", "dataplane/userspace/relay.rs"],
     &[
         "kubernetes/watch/client.rs",
         "kubernetes/watch/connection.rs",

@@ -17,25 +17,30 @@ use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::{
     self, ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, PodDetector,
 };
-use sluice_dataplane::nftables::{Connection, Nftables, Sight};
-use sluice_dataplane::{Backend, Scope};
+use sluice_dataplane::service_table::{Connection, ServiceTable};
+use sluice_dataplane::userspace::VisibleSource;
+use sluice_dataplane::{Backend, Scope, ipvs, nftables, userspace};
 use sluice_kernel::nft::{Chain, Counting, Element, Key, Nft, Op, Rule, Set, TableName};
 
 use crate::sandbox::Sandbox;
 use crate::words::of;
 
 /// A mode for one family.
-type Mode = fn(&Connection, Family) -> Nftables;
+type Mode = fn(&Connection, Family) -> ServiceTable;
 
 /// What a Service is called, what is special about it, and how many endpoints it has.
 type Kind = (&'static str, fn(&mut Service), usize);
 
 const MODES: [(&str, Mode); 5] = [
-    ("nftables", |nft, family| nft.mode(family)),
-    ("nftables with counters", |nft, family| nft.mode(family).counting(Counting::On)),
-    ("ipvs", |nft, family| nft.beside_ipvs(family)),
-    ("userspace", |nft, family| nft.redirection(Sight::Node, family)),
-    ("userspace-transparent", |nft, family| nft.redirection(Sight::Client, family)),
+    ("nftables", |nft, family| nftables::table(nft.table(family))),
+    ("nftables with counters", |nft, family| {
+        nftables::table(nft.table(family)).counting(Counting::On)
+    }),
+    ("ipvs", |nft, family| ipvs::table(nft.table(family))),
+    ("userspace", |nft, family| userspace::table(nft.table(family), VisibleSource::Node)),
+    ("userspace-transparent", |nft, family| {
+        userspace::table(nft.table(family), VisibleSource::Client)
+    }),
 ];
 
 fn ip(text: &str) -> IpAddr {

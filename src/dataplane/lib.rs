@@ -1,11 +1,16 @@
 //! Backends: a forwarding table in the words of one kernel mechanism.
 //!
 //! No decision about traffic is made here; if a backend lacks a fact, the table is missing a field.
+//!
+//! `nftables`, `ipvs` and `userspace` are what these modes add to the table that they share, the
+//! [service table](service_table), whose header also explains the words *desired*, *observed*, *applied* and
+//! *diff*. `iptables` stands alone. `leftovers` finds what another mode left.
 
 pub mod iptables;
 pub mod ipvs;
 pub mod leftovers;
 pub mod nftables;
+pub mod service_table;
 pub mod userspace;
 
 use std::collections::BTreeSet;
@@ -35,9 +40,9 @@ pub trait Backend: Send {
         endpoints
     }
 
-    /// Ends what this process itself carries from a port of a Service to other endpoints than these. To
-    /// be called when the rules are in force.
-    fn end_others(
+    /// Ends connections that this process itself carries from a port of a Service to other endpoints than
+    /// these. To be called when the rules are in force.
+    fn retain_endpoints(
         &mut self,
         service: &ServiceName,
         port: &PortPlan,
@@ -55,7 +60,7 @@ pub trait Backend: Send {
 /// reason.
 #[derive(Debug)]
 pub struct Unopened {
-    /// Why.
+    /// What opening it failed for, and what an operator can do about it.
     pub reason: String,
 }
 

@@ -11,8 +11,9 @@ use sluice_core::net::Family;
 use sluice_dataplane::iptables::{self, Iptables};
 use sluice_dataplane::ipvs::{self, Ipvs};
 use sluice_dataplane::leftovers::InUse;
-use sluice_dataplane::nftables::{Connection, ServiceCounters, Sight};
-use sluice_dataplane::userspace::{self, Count, Counters, Relays};
+use sluice_dataplane::nftables;
+use sluice_dataplane::service_table::{Connection, ServiceCounters};
+use sluice_dataplane::userspace::{self, Count, Counters, Relays, VisibleSource};
 use sluice_dataplane::{Backend, Unopened};
 use sluice_kernel as kernel;
 use sluice_kernel::nft::Counting;
@@ -157,7 +158,11 @@ fn measure_packets(metrics: &Metrics, variant: xtables::Variant) {
 
 /// The userspace mode: sockets of this process, and nf_tables to redirect to them.
 fn userspace(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
-    let sight = if options.userspace_transparent { Sight::Client } else { Sight::Node };
+    let visible = if options.userspace_transparent {
+        VisibleSource::Client
+    } else {
+        VisibleSource::Node
+    };
     let connection = Connection::open().context(
         "the userspace mode carries traffic itself, but redirects it by nf_tables with NAT \
          (CONFIG_NF_TABLES, CONFIG_NFT_NAT)",
@@ -169,15 +174,14 @@ fn userspace(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
         udp_timeout: timeout(config.conntrack.udp, UDP_TIMEOUT),
         udp_answered_timeout: timeout(config.conntrack.udp_stream, UDP_ANSWERED_TIMEOUT),
         drain: options.userspace_drain,
-        sight,
+        visible,
     })
     .context("start the relays of the userspace mode")?;
     let (backends, served) = backends(|family| {
-        let redirection = Box::new(connection.redirection(sight, family));
-        let mode = match sight {
-            Sight::Node => relays.mode(family, redirection).map_err(anyhow::Error::new),
-            Sight::Client => connection
-                .try_sockets(family)
+        let redirection = Box::new(userspace::table(connection.table(family), visible));
+        let mode = match visible {
+            VisibleSource::Node => relays.mode(family, redirection).map_err(anyhow::Error::new),
+            VisibleSource::Client => userspace::try_sockets(&connection, family)
                 .context("match sockets in nf_tables (CONFIG_NFT_SOCKET)")
                 .and_then(|()| Ok(relays.mode(family, redirection)?))
                 .with_context(|| format!("{NOT_TRANSPARENT} ({family})")),
@@ -204,8 +208,9 @@ fn nftables(options: &DataplaneOptions) -> Result<Dataplane> {
     } else {
         (Counting::Off, Measured::Nothing)
     };
-    let (backends, served) =
-        backends(|family| Ok(Box::new(connection.mode(family).counting(counting))))?;
+    let (backends, served) = backends(|family| {
+        Ok(Box::new(nftables::table(connection.table(family)).counting(counting)))
+    })?;
     let foreign = connection.follow()?;
     Ok(Dataplane { backends, served, foreign, in_use: InUse::Nftables, measured })
 }
@@ -230,7 +235,7 @@ fn ipvs(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
     let (backends, served) = backends(|family| {
         let kernel = ipvs::Live::open(family, &settings)
             .with_context(|| "mode ipvs cannot work; modes nftables, iptables and userspace can")?;
-        let table = connection.beside_ipvs(family);
+        let table = ipvs::table(connection.table(family));
         Ok(Box::new(Ipvs::new(table, kernel, Arc::clone(&settings.scheduler), leaving)))
     })?;
     let foreign = any_of(connection.follow()?, every(LOOK_PERIOD));

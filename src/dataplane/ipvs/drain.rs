@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
-use super::change::{Found, Seen};
+use super::applied::{Applied, AppliedService};
+use super::desired::Desired;
 use super::kernel::{Kernel, KernelError};
-use super::wanted::Plans;
 use sluice_core::net::Protocol;
 use sluice_kernel::ipvs::{Key, Op};
 
@@ -52,26 +52,27 @@ impl Drains {
     }
 
     /// An operation was carried out.
-    pub(super) fn note(&mut self, op: &Op) {
+    pub(super) fn record(&mut self, op: &Op) {
         if matches!(op, Op::SetDestination(_, to) if to.weight == 0) {
             self.watched.insert(op.key());
         }
     }
 
     /// Everything was read anew.
-    pub(super) fn watch_all(&mut self, seen: &Seen) {
-        let idle = |found: &Found| found.destinations.values().any(|to| to.weight == 0);
-        let idle = seen.services.iter().filter(|(_, found)| idle(found));
+    pub(super) fn watch_all(&mut self, applied: &Applied) {
+        let idle =
+            |service: &AppliedService| service.destinations.values().any(|to| to.weight == 0);
+        let idle = applied.services.iter().filter(|(_, service)| idle(service));
         self.watched = idle.map(|(key, _)| *key).collect();
     }
 
     /// Operations that remove destinations without connections, and virtual services without
-    /// destinations, that are not wanted. Those that were not known yet are counted at once.
+    /// destinations, that are not desired. Those that were not known yet are counted at once.
     pub(super) fn finished(
         &mut self,
         kernel: &mut impl Kernel,
-        seen: &Seen,
-        plans: &Plans,
+        applied: &Applied,
+        desired: &Desired,
         now: Instant,
     ) -> Result<Vec<Op>, KernelError> {
         let recently = |at: Instant| now.duration_since(at) < PERIOD;
@@ -80,7 +81,7 @@ impl Drains {
         let mut still = FxHashMap::default();
         let watched = std::mem::take(&mut self.watched);
         for key in watched {
-            let leaving = unwanted(&key, seen, plans);
+            let leaving = idle_destinations(&key, applied, desired);
             if leaving.is_empty() {
                 continue;
             }
@@ -107,7 +108,7 @@ impl Drains {
                 }
             }
             let gone = ops.len() - before;
-            if gone == busy.len() && plans.wanted(&key).is_none() {
+            if gone == busy.len() && desired.service(&key).is_none() {
                 ops.truncate(before);
                 ops.push(Op::DeleteService(key));
             }
@@ -120,12 +121,11 @@ impl Drains {
     }
 }
 
-/// Destinations of a virtual service that have weight 0 and are not wanted.
-fn unwanted(key: &Key, seen: &Seen, plans: &Plans) -> Vec<(IpAddr, u16)> {
-    let wanted = plans.wanted(key).map(|(_, wanted)| &wanted.destinations);
-    let found = seen.services.get(key).into_iter().flat_map(|found| &found.destinations);
-    let idle = found.filter(|(place, to)| {
-        to.weight == 0 && !wanted.is_some_and(|wanted| wanted.contains(place))
-    });
-    idle.map(|(place, _)| *place).collect()
+/// Destinations of a virtual service that have weight 0 and are not desired.
+fn idle_destinations(key: &Key, applied: &Applied, desired: &Desired) -> Vec<(IpAddr, u16)> {
+    let desired = desired.service(key).map(|(_, service)| &service.destinations);
+    let all = applied.services.get(key).into_iter().flat_map(|service| &service.destinations);
+    let idle = all
+        .filter(|(at, to)| to.weight == 0 && !desired.is_some_and(|desired| desired.contains(at)));
+    idle.map(|(at, _)| *at).collect()
 }

@@ -1,7 +1,9 @@
 //! The IPVS mode: IPVS chooses endpoints, and the table of the nftables mode does all else.
 //!
-//! Reading order: [`wanted`] says a Service's plan in virtual services, [`change`] compares one of
-//! them with the kernel's, [`drain`] lets destinations go, [`kernel`] is the kernel.
+//! Reading order: [`virtual_services`] says which ones a Service needs, [`data_path`] has the table that
+//! leads to them; [`desired`], [`applied`] and [`diff`] are what
+//! [these words](crate::service_table#what-is-what-should-be-and-the-difference) say, [`drain`] lets
+//! destinations go, [`kernel`] is the kernel.
 //! `docs/modes/ipvs.md` explains the shape.
 //!
 //! A sync changes things in the order in which each finds what it refers to:
@@ -12,26 +14,31 @@
 //! 4. addresses come,
 //! 5. destinations and virtual services go.
 
-mod change;
+mod applied;
+mod data_path;
+mod desired;
+mod diff;
 mod drain;
 mod kernel;
 #[cfg(test)]
 mod strict_kernel;
 #[cfg(test)]
 mod tests;
-mod wanted;
+mod virtual_services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::change::{Change, Seen};
+use self::applied::Applied;
+pub use self::data_path::table;
+use self::desired::Desired;
+use self::diff::Diff;
 use self::drain::Drains;
 pub use self::drain::Leaving;
 pub use self::kernel::{Kernel, KernelError, Live, Options, settings};
-use self::wanted::Plans;
-use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
+use crate::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 use sluice_core::plan::ForwardingTable;
@@ -58,9 +65,9 @@ pub struct Ipvs<N, K = Live> {
     table: N,
     kernel: K,
     scheduler: Arc<str>,
-    plans: Plans,
+    desired: Desired,
     /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
-    seen: Option<Seen>,
+    applied: Option<Applied>,
     /// What may be otherwise than it should, and for whom.
     due: Due,
     drains: Drains,
@@ -91,15 +98,14 @@ struct Work {
 }
 
 impl<N: Backend, K: Kernel> Ipvs<N, K> {
-    /// Makes IPVS match, and `table` (of [`beside_ipvs`](super::nftables::Connection::beside_ipvs)) what is
-    /// beside it.
+    /// Makes IPVS match, and [`table`](fn@table) what is beside it.
     pub fn new(table: N, kernel: K, scheduler: Arc<str>, leaving: Leaving) -> Ipvs<N, K> {
         Ipvs {
             table,
             kernel,
             scheduler,
-            plans: Plans::default(),
-            seen: None,
+            desired: Desired::default(),
+            applied: None,
             due: Due::default(),
             drains: Drains::new(leaving),
             looked: None,
@@ -109,7 +115,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
     }
 
     fn try_sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, Failed> {
-        let mut observation = match self.seen {
+        let mut observation = match self.applied {
             Some(_) if !scope.full => self.look()?,
             _ => Observation::Asked,
         };
@@ -134,7 +140,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
             let refused = work.refused.into_iter();
             let refused = refused.map(|(service, reason)| RefusedService { service, reason });
             work.report.refused.extend(refused);
-            let counts = self.seen.iter().flat_map(Seen::counts);
+            let counts = self.applied.iter().flat_map(Applied::counts);
             let written = |kind| work.written.get(kind).copied().unwrap_or_default();
             let count = |(kind, count)| Count { kind, count, written: written(kind) };
             work.report.owned.extend(counts.map(count));
@@ -146,7 +152,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
     fn note(&mut self, table: &ForwardingTable, services: &BTreeSet<ServiceName>) {
         for name in services {
             let plan = table.plan(name);
-            let touched = self.plans.replace(name, plan, &self.scheduler);
+            let touched = self.desired.replace(name, plan, &self.scheduler);
             self.due.addresses.extend(touched.addresses);
             for key in touched.keys {
                 self.due.keys.entry(key).or_default().insert(name.clone());
@@ -154,19 +160,19 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         }
     }
 
-    /// Reads the kernel; everything in it and everything wanted is due.
+    /// Reads the kernel; everything in it and everything desired is due.
     fn observe(&mut self, table: &ForwardingTable) -> Result<(), Failed> {
-        let seen = Seen::read(&mut self.kernel)?;
-        self.plans = Plans::of(table, &self.scheduler);
+        let applied = Applied::read(&mut self.kernel)?;
+        self.desired = Desired::of(table, &self.scheduler);
         self.due = Due::default();
-        for key in seen.services.keys().chain(self.plans.keys()) {
+        for key in applied.services.keys().chain(self.desired.keys()) {
             self.due.keys.entry(*key).or_default();
         }
-        self.due.addresses.extend(seen.addresses.iter().chain(self.plans.addresses()));
-        self.drains.watch_all(&seen);
+        self.due.addresses.extend(applied.addresses.iter().chain(self.desired.addresses()));
+        self.drains.watch_all(&applied);
         self.looked = Some(self.kernel.now());
         self.listed = self.looked;
-        self.seen = Some(seen);
+        self.applied = Some(applied);
         Ok(())
     }
 
@@ -174,16 +180,16 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
     fn look(&mut self) -> Result<Observation, Failed> {
         let now = self.kernel.now();
         let within = |period, at: Option<Instant>| at.is_some_and(|at| now - at < period);
-        let Some(seen) = &self.seen else { return Ok(Observation::Asked) };
+        let Some(applied) = &self.applied else { return Ok(Observation::Asked) };
         if within(LOOK_PERIOD, self.looked) {
             return Ok(Observation::None);
         }
         self.looked = Some(now);
-        let mut same = seen.has_addresses(&mut self.kernel)?
-            && seen.has_destinations(&mut self.kernel, &mut self.cursor, WINDOW)?;
+        let mut same = applied.has_addresses(&mut self.kernel)?
+            && applied.has_destinations(&mut self.kernel, &mut self.cursor, WINDOW)?;
         if same && !within(LIST_PERIOD, self.listed) {
             self.listed = Some(now);
-            same = seen.has_services(&mut self.kernel)?;
+            same = applied.has_services(&mut self.kernel)?;
         }
         Ok(if same { Observation::None } else { Observation::Drift })
     }
@@ -195,18 +201,18 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         scope: &Scope,
         work: &mut Work,
     ) -> Result<(), Failed> {
-        let change = self.change();
+        let diff = self.diff();
         let family = table.family;
-        self.services(&change.arrivals, work)?;
-        self.addresses(&change.addresses_gone, work)?;
+        self.services(&diff.arrivals, work)?;
+        self.addresses(&diff.addresses_gone, work)?;
         let beside = self.table.sync(table, scope).map_err(Failed::Table)?;
         let withheld: BTreeSet<ServiceName> =
             beside.refused.iter().map(|refused| refused.service.clone()).collect();
-        self.addresses(&change.addresses_new, work)?;
+        self.addresses(&diff.addresses_new, work)?;
         let kept =
-            |key: &Key| self.due.keys.get(key).is_some_and(|askers| !askers.is_disjoint(&withheld));
+            |key: &Key| self.due.keys.get(key).is_some_and(|owners| !owners.is_disjoint(&withheld));
         let departures: Vec<Op> =
-            change.departures.into_iter().filter(|op| !kept(&op.key())).collect();
+            diff.departures.into_iter().filter(|op| !kept(&op.key())).collect();
         let unsettled: BTreeSet<Key> =
             self.due.keys.keys().filter(|key| kept(key)).copied().collect();
         self.services(&departures, work)?;
@@ -216,33 +222,33 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         work.report.observed = beside.observed;
         work.report.owned = beside.owned;
         work.report.refused.extend(beside.refused);
-        self.due.keys.retain(|key, askers| {
-            unsettled.contains(key) || askers.iter().any(|name| work.refused.contains_key(name))
+        self.due.keys.retain(|key, owners| {
+            unsettled.contains(key) || owners.iter().any(|name| work.refused.contains_key(name))
         });
         self.due.addresses.clear();
         Ok(())
     }
 
     /// What there is to change.
-    fn change(&self) -> Change {
-        let mut change = Change::default();
-        let Some(seen) = &self.seen else { return change };
+    fn diff(&self) -> Diff {
+        let mut diff = Diff::default();
+        let Some(applied) = &self.applied else { return diff };
         for key in self.due.keys.keys() {
-            let wanted = self.plans.wanted(key).map(|(_, wanted)| wanted);
-            let drains = self.drains.allows(key) && self.plans.has_address(key);
-            change.compare(key, seen.services.get(key), wanted, drains);
+            let desired = self.desired.service(key).map(|(_, desired)| desired);
+            let drains = self.drains.allows(key) && self.desired.has_address(key);
+            diff.compare(key, applied.services.get(key), desired, drains);
         }
-        if !seen.device {
-            change.addresses_new.push(DummyOp::Create);
+        if !applied.device {
+            diff.addresses_new.push(DummyOp::Create);
         }
         for ip in &self.due.addresses {
-            match (seen.addresses.contains(ip), self.plans.needs(ip)) {
-                (false, true) => change.addresses_new.push(DummyOp::Add(*ip)),
-                (true, false) => change.addresses_gone.push(DummyOp::Remove(*ip)),
+            match (applied.addresses.contains(ip), self.desired.needs(ip)) {
+                (false, true) => diff.addresses_new.push(DummyOp::Add(*ip)),
+                (true, false) => diff.addresses_gone.push(DummyOp::Remove(*ip)),
                 _ => {}
             }
         }
-        change
+        diff
     }
 
     /// Changes virtual services and their destinations.
@@ -253,8 +259,8 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
                 Ok(()) => {
                     work.report.operations += 1;
                     *work.written.entry(kind(op)).or_default() += 1;
-                    self.seen.get_or_insert_default().note(op);
-                    self.drains.note(op);
+                    self.applied.get_or_insert_default().record(op);
+                    self.drains.record(op);
                 }
                 Err(refusal) if refusal.contradicts_state() && !work.last => {
                     work.contradicted = true
@@ -262,7 +268,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
                 Err(refusal) => {
                     let reason = format!("{op}: {refusal}");
                     tracing::debug!("{reason}");
-                    if let Some((name, _)) = self.plans.wanted(&op.key()) {
+                    if let Some((name, _)) = self.desired.service(&op.key()) {
                         work.refused.entry(name.clone()).or_insert(reason);
                     }
                 }
@@ -282,7 +288,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
                 Ok(()) => {
                     work.report.operations += 1;
                     *work.written.entry("address").or_default() += 1;
-                    self.seen.get_or_insert_default().note_address(op);
+                    self.applied.get_or_insert_default().record_address(op);
                 }
                 Err(refusal) if refusal.contradicts_state() && !work.last => {
                     work.contradicted = true
@@ -292,7 +298,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
                     DummyOp::Create => return Err(Failed::Device { refusal }),
                     DummyOp::Add(ip) | DummyOp::Remove(ip) => {
                         let reason = format!("address {ip}: {refusal}");
-                        for name in self.plans.users(ip) {
+                        for name in self.desired.users(ip) {
                             work.refused.entry(name.clone()).or_insert_with(|| reason.clone());
                         }
                     }
@@ -304,9 +310,9 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
 
     /// Lets destinations go that nobody uses any more.
     fn drain(&mut self, family: Family, work: &mut Work) -> Result<(), Failed> {
-        let Some(seen) = &self.seen else { return Ok(()) };
+        let Some(applied) = &self.applied else { return Ok(()) };
         let now = self.kernel.now();
-        let ops = self.drains.finished(&mut self.kernel, seen, &self.plans, now)?;
+        let ops = self.drains.finished(&mut self.kernel, applied, &self.desired, now)?;
         if !ops.is_empty() {
             tracing::debug!(%family, operations = ops.len(), "destinations without connections go");
         }
@@ -325,7 +331,7 @@ enum Failed {
     Device { refusal: Refusal },
 }
 
-/// What an operation is about, in the words of [`Seen::counts`].
+/// What an operation is about, in the words of [`Applied::counts`].
 fn kind(op: &Op) -> &'static str {
     match op {
         Op::AddService(_) | Op::SetService(_) | Op::DeleteService(_) => "virtual-service",
@@ -347,7 +353,7 @@ impl<N: Backend, K: Kernel> Backend for Ipvs<N, K> {
     fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError> {
         self.try_sync(table, scope).map_err(|failed| {
             // What was due stays so: whatever was not done is found by looking.
-            self.seen = None;
+            self.applied = None;
             SyncError { backend: "ipvs", family: table.family, reason: failed.to_string() }
         })
     }

@@ -1,22 +1,24 @@
-//! The kernel of the tests: IPVS, a device with addresses, and the table of [`Carrier::Ipvs`], as
-//! strict as the kernel about what exists. It may stop after any number of operations.
-//!
-//! [`Carrier::Ipvs`]: crate::nftables::Carrier::Ipvs
+//! The kernel of the tests: IPVS, a device with addresses, and the table beside them, as strict as the
+//! kernel about what exists. It may stop after any number of operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::data_path::{reached, translation};
 use super::kernel::{Kernel, KernelError};
-use crate::nftables::Tables;
-use crate::nftables::strict_kernel::{Kernel as Table, Sent};
+use super::virtual_services::Reach;
+use crate::service_table::strict_kernel::{Kernel as Table, Model};
+use crate::service_table::{FrontendClass, KernelTable, SetId, endpoint_of, frontend_key};
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::{Address, SourceClass};
 use sluice_kernel::Refusal;
 use sluice_kernel::dummy::DummyOp;
 use sluice_kernel::ipvs::{Destination, IpvsError, Key, ObservedDestination, Op, Service};
-use sluice_kernel::nft::{ApplyError, Element, Listening, NftError, Observed, Ops as NftOps, Set};
+use sluice_kernel::nft::{
+    self, ApplyError, Element, Listening, NftError, Observed, Ops as NftOps, Set,
+};
 
 type Destinations = BTreeMap<(IpAddr, u16), Destination>;
 
@@ -72,7 +74,7 @@ impl Machine {
         let protocol = match *at {
             Address::Vip { protocol, .. } | Address::NodePort { protocol, .. } => protocol,
         };
-        let (ip, port) = match self.table.model.sent(family, at, from) {
+        let (ip, port) = match sent(&self.table.model, family, at, from) {
             Sent::Virtual(ip, port) => (ip, port),
             Sent::Reject => return Answer::Reject,
             Sent::Drop => return Answer::Drop,
@@ -86,7 +88,7 @@ impl Machine {
             return Answer::Lost(format!("there is no virtual service {key}"));
         };
         let open = destinations.iter().filter(|(_, to)| to.weight > 0);
-        Answer::Endpoints(open.map(|(place, _)| *place).collect())
+        Answer::Endpoints(open.map(|(at, _)| *at).collect())
     }
 
     /// Whether one more operation is carried out.
@@ -244,7 +246,7 @@ impl Kernel for Handle {
     }
 }
 
-impl Tables for Handle {
+impl KernelTable for Handle {
     fn apply(&mut self, ops: &NftOps) -> Result<(), ApplyError> {
         let mut machine = self.machine();
         if !machine.spend() {
@@ -271,5 +273,54 @@ impl Tables for Handle {
 
     fn drifted(&mut self) -> bool {
         self.machine().table.drifted()
+    }
+}
+
+/// Where the table sends traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// To a virtual service.
+    Virtual(IpAddr, u16),
+    Reject,
+    Drop,
+    /// Nothing is done about it.
+    Pass,
+}
+
+/// Where traffic to a frontend is sent in the table: from outside, or from a pod.
+fn sent(table: &Model, family: Family, at: &Address, from: SourceClass) -> Sent {
+    let key = frontend_key(at);
+    let class = FrontendClass::of(at);
+    let element = |id: SetId, key: &nft::Key| table.sets.get(&id.name())?.1.get(key);
+    let split = element(SetId::Split(class), &key).is_some();
+    let looked_up = if split && from == SourceClass::Anyone { class.local() } else { class };
+    let translated = element(translation(looked_up), &key)
+        .and_then(|element| endpoint_of(family, &element.value))
+        // What is translated to itself stays what it is.
+        .filter(|(ip, port)| !matches!(at, Address::Vip { ip: own, port: at, .. } if (own, at) == (ip, port)));
+    let (protocol, to) = match (*at, translated) {
+        (Address::Vip { protocol, .. } | Address::NodePort { protocol, .. }, Some(to)) => {
+            (protocol, Some(to))
+        }
+        (Address::Vip { ip, protocol, port }, None) => (protocol, Some((ip, port))),
+        (Address::NodePort { protocol, .. }, None) => (protocol, None),
+    };
+    if translated.is_none() && element(SetId::Reject(class), &key).is_some() {
+        return Sent::Reject;
+    }
+    if translated.is_none() && element(SetId::Drop(class), &key).is_some() {
+        return Sent::Drop;
+    }
+    let Some((ip, port)) = to else { return Sent::Pass };
+    let address = nft::Key::new().address(ip);
+    if element(SetId::ClusterIps, &address).is_none() {
+        return Sent::Pass;
+    }
+    let virtual_service = address.protocol(protocol).port(port);
+    let direct = element(reached(Reach::Direct), &virtual_service).is_some();
+    let indirect = element(reached(Reach::Translated), &virtual_service).is_some();
+    match direct || translated.is_some() && indirect {
+        true => Sent::Virtual(ip, port),
+        false => Sent::Reject,
     }
 }

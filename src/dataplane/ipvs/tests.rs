@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::strict_kernel::{Answer, Handle, Machine};
 use super::{Ipvs, Leaving};
-use crate::nftables::{Carrier, Nftables};
+use crate::service_table::ServiceTable;
 use crate::{Backend, Observation, Report, Scope};
 use sluice_core::model::{Change, Condition, Service, ServiceName, Snapshot, TrafficPolicy};
 use sluice_core::net::{Family, Protocol};
@@ -19,7 +19,7 @@ use sluice_core::plan::{
 use sluice_kernel::ipvs::Key;
 use sluice_kernel::nft;
 
-type Mode = Ipvs<Nftables<Handle>, Handle>;
+type Mode = Ipvs<ServiceTable<Handle>, Handle>;
 
 /// A daemon and its kernel.
 struct World {
@@ -34,7 +34,7 @@ impl World {
 
     fn leaving(machine: Machine, leaving: Leaving) -> World {
         let kernel = Handle::new(machine);
-        let table = Nftables::new(kernel.clone(), Carrier::Ipvs);
+        let table = super::table(kernel.clone());
         let mode = Ipvs::new(table, kernel.clone(), "rr".into(), leaving);
         World { kernel, mode }
     }

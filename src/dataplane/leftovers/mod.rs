@@ -2,15 +2,15 @@
 //!
 //! To be called when the rules of the mode that starts are in force. [`chains`] says which chains and
 //! rules of iptables are kube-proxy's, [`legacy`] reads and writes those of `iptables-legacy`, [`sets`]
-//! knows ipset's, [`virtuals`] IPVS's. Tables of `iptables-nft` are nf_tables objects and are reached
+//! knows ipset's, [`ipvs`] IPVS's. Tables of `iptables-nft` are nf_tables objects and are reached
 //! over netlink, without its programs. `docs/takeover.md` explains the order.
 
 mod chains;
+mod ipvs;
 mod legacy;
 mod sets;
 #[cfg(test)]
 mod tests;
-mod virtuals;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use self::chains::{Jump, Listing, Removal, Whose};
-pub use self::virtuals::{Connections, VirtualsError};
-use super::nftables::TABLE;
+pub use self::ipvs::{Connections, IpvsLeftoverError};
+use crate::service_table::TABLE;
 use sluice_core::net::Family;
 use sluice_kernel::addresses::IPVS_DEVICE;
 use sluice_kernel::has_family;
@@ -97,7 +97,7 @@ pub enum LeftoverError {
     Sets(#[source] IpsetError),
     /// IPVS, as a whole.
     #[error("remove kube-proxy's virtual services and {IPVS_DEVICE}: {0}")]
-    Virtuals(#[source] VirtualsError),
+    Ipvs(#[source] IpvsLeftoverError),
     /// The kernel refuses to give one thing up.
     #[error("remove {0}")]
     Refused(String),
@@ -157,7 +157,7 @@ pub fn remove(
     // Rules hold sets, so these come after the rules.
     outcome.sets();
     if in_use != InUse::Ipvs {
-        outcome.virtuals(excluded, connections);
+        outcome.ipvs(excluded, connections);
     }
     outcome
 }
@@ -258,8 +258,8 @@ impl Outcome {
         }
     }
 
-    fn virtuals(&mut self, excluded: &[IpNet], connections: Connections) {
-        match virtuals::remove(excluded, connections) {
+    fn ipvs(&mut self, excluded: &[IpNet], connections: Connections) {
+        match ipvs::remove(excluded, connections) {
             Ok(done) => {
                 if done.services > 0 {
                     self.removed.push(format!("{} virtual services of IPVS", done.services));
@@ -270,7 +270,7 @@ impl Outcome {
                 self.connections = done.connections;
                 self.failed.extend(done.refused.into_iter().map(LeftoverError::Refused));
             }
-            Err(error) => self.failed.push(LeftoverError::Virtuals(error)),
+            Err(error) => self.failed.push(LeftoverError::Ipvs(error)),
         }
     }
 }

@@ -9,12 +9,12 @@ use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::carried::RelayFor;
-use super::clients::Clients;
+use super::client_lru::Clients;
 use super::descriptors::Taken;
+use super::redirected::RelayKey;
 use super::relay::{Shared, SharedChoice, Target};
+use super::visible_source::VisibleSource;
 use super::{tcp, udp};
-use crate::nftables::Sight;
 use sluice_core::net::Protocol;
 use sluice_kernel::sockets;
 
@@ -58,21 +58,21 @@ impl Drop for Listener {
     }
 }
 
-/// Where listeners are opened.
+/// The address at which listeners are opened, with what each of them needs.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct ListenAddress {
     pub(super) ip: IpAddr,
     pub(super) mark: u32,
     pub(super) shared: Arc<Shared>,
     pub(super) runtime: Handle,
 }
 
-impl Place {
+impl ListenAddress {
     /// Opens a listener on a free port that is not taken.
     pub(super) fn open(
         &self,
         protocol: Protocol,
-        (sight, choice): (Sight, SharedChoice),
+        (source, choice): (VisibleSource, SharedChoice),
         taken_ports: &TakenPorts,
     ) -> Result<Listener, ListenError> {
         let taken = self.shared.descriptors.try_take_for_listener(LISTENER).ok_or_else(|| {
@@ -84,7 +84,7 @@ impl Place {
         // Until there is a good one, the others are kept, so that each try gets another port.
         let mut rejected: Vec<Box<dyn Send>> = Vec::new();
         for _ in 0..ATTEMPTS {
-            let target = Arc::new(Target::new(self.mark, sight, Arc::clone(&choice)));
+            let target = Arc::new(Target::new(self.mark, source, Arc::clone(&choice)));
             let any = SocketAddr::new(self.ip, 0);
             if protocol == Protocol::Udp {
                 let listener = sockets::listen_udp(any).map_err(failed)?;
@@ -145,12 +145,12 @@ impl TakenPorts {
 }
 
 /// All listeners of a Service.
-pub(super) type Listeners = BTreeMap<RelayFor, Listener>;
+pub(super) type Listeners = BTreeMap<RelayKey, Listener>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::userspace::Options;
+    use crate::userspace::relay::Options;
     use sluice_kernel::listen::{break_for_good, rests};
 
     fn shared() -> Arc<Shared> {
@@ -159,7 +159,7 @@ mod tests {
             udp_timeout: minute,
             udp_answered_timeout: minute,
             drain: minute,
-            sight: Sight::Node,
+            visible: VisibleSource::Node,
         };
         Arc::new(Shared::new(options, 1000, None))
     }
@@ -168,7 +168,7 @@ mod tests {
     async fn a_socket_at_which_every_call_fails_takes_no_processor() {
         for ip in ["127.0.0.1", "::1"] {
             let at = SocketAddr::new(ip.parse().expect("an address"), 0);
-            let target = Arc::new(Target::new(0, Sight::Node, SharedChoice::default()));
+            let target = Arc::new(Target::new(0, VisibleSource::Node, SharedChoice::default()));
             let (listener, to) = (sockets::listen_tcp(at).expect("a socket"), Arc::clone(&target));
             break_for_good(&listener);
             assert!(rests(tcp::listen(listener, at, to, shared())).await, "TCP at {ip}");

@@ -1,25 +1,30 @@
 //! The userspace mode: this process carries the bytes.
 //!
-//! The kernel's part is that of the nftables mode, over a table in which every pool is one socket of
-//! this process ([`mod@carried`]): it decides by source, refuses, drops and redirects. The sockets are in
-//! [`listeners`]; [`tcp`] joins connections ([`pump`] moves the bytes), [`udp`] keeps a socket for
-//! each client ([`clients`]), [`choice`] picks endpoints. They run on threads of their own, so that
-//! no traffic waits while rules are written. `docs/modes/userspace.md` explains the shape.
+//! The kernel's part is the [service table](crate::service_table), over a forwarding table in which every
+//! pool is one socket of this process ([`mod@redirected`]): it decides by source, refuses, drops and redirects;
+//! [`data_path`] has the rules that this mode adds. The sockets are in [`listeners`]; [`tcp`] joins connections
+//! ([`pump`] moves the bytes), [`udp`] keeps a socket for each client ([`client_lru`]), [`choice`] picks endpoints.
+//! They run on threads of their own, so that no traffic waits while rules are written. Where endpoints are to see
+//! clients, [`path_probe`] asks whether they can, and [`return_path`] leads answers back.
+//! `docs/modes/userspace.md` explains the shape.
 
-mod answers;
-mod around;
-mod carried;
 mod choice;
-mod clients;
+mod client_lru;
 mod counters;
+mod data_path;
 mod descriptors;
 mod listeners;
+mod path_probe;
+mod pipes;
 mod pump;
+mod redirected;
 mod relay;
+mod return_path;
 mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod visible_source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,15 +36,17 @@ use rustc_hash::FxHashMap;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
-use self::answers::Answers;
-use self::around::Around;
-use self::carried::{RelayFor, carried, needed, sights};
 pub use self::counters::{Count, Counters};
-use self::listeners::{Listener, Listeners, Place, TakenPorts};
+pub use self::data_path::{table, try_sockets};
+use self::listeners::{ListenAddress, Listener, Listeners, TakenPorts};
+use self::path_probe::PathProbe;
+pub use self::redirected::is_relayed;
+use self::redirected::{RelayKey, needed, redirected, sources};
 pub use self::relay::Options;
 use self::relay::Shared;
-use super::nftables::{Sight, is_relayed};
-use super::{Backend, RefusedService, Report, Scope, SyncError};
+use self::return_path::ReturnPath;
+pub use self::visible_source::VisibleSource;
+use crate::{Backend, RefusedService, Report, Scope, SyncError};
 use sluice_core::model::ServiceName;
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::{
@@ -94,14 +101,14 @@ impl Relays {
             .thread_name("relay")
             .enable_all()
             .build()?;
-        let (around, gone) = match options.sight {
-            Sight::Node => (None, None),
-            Sight::Client => {
+        let (probe, gone) = match options.visible {
+            VisibleSource::Node => (None, None),
+            VisibleSource::Client => {
                 let gone = policy_routing::follow().map_err(io::Error::other)?;
-                (Some(Around::open()?), Some(gone))
+                (Some(PathProbe::open()?), Some(gone))
             }
         };
-        let shared = Arc::new(Shared::new(options, limit, around));
+        let shared = Arc::new(Shared::new(options, limit, probe));
         let handle = runtime.handle().clone();
         Ok(Relays(Arc::new(Threads { runtime: Some(runtime), handle, shared, gone })))
     }
@@ -122,19 +129,19 @@ impl Relays {
     /// If endpoints shall see clients, and this process may not pretend to be one, or the kernel cannot
     /// deliver what they are answered.
     pub fn mode(&self, family: Family, redirect: Box<dyn Backend>) -> Result<Userspace, OpenError> {
-        let answers = match self.gone() {
+        let return_path = match self.gone() {
             None => None,
             Some(gone) => {
                 sockets::try_transparent(family).map_err(OpenError::Transparent)?;
-                Some(Answers::open(family, gone)?)
+                Some(ReturnPath::open(family, gone)?)
             }
         };
         Ok(Userspace {
             redirect,
-            answers,
+            return_path,
             relays: self.clone(),
-            place: None,
-            carried: None,
+            listen_at: None,
+            redirected: None,
             listeners: Listeners::new(),
             leaving: Vec::new(),
             owners: FxHashMap::default(),
@@ -160,12 +167,12 @@ pub enum OpenError {
 pub struct Userspace {
     redirect: Box<dyn Backend>,
     /// How answers to clients' addresses arrive here, if endpoints shall see these.
-    answers: Option<Answers>,
+    return_path: Option<ReturnPath>,
     relays: Relays,
     /// Where listeners are opened; `None` without an address of this family.
-    place: Option<Place>,
+    listen_at: Option<ListenAddress>,
     /// What the kernel is to have.
-    carried: Option<ForwardingTable>,
+    redirected: Option<ForwardingTable>,
     listeners: Listeners,
     /// Listeners that nothing should lead to once the kernel is up to date, by whose they are.
     leaving: Vec<(ServiceName, Listener)>,
@@ -183,12 +190,12 @@ impl Userspace {
     fn settle(&mut self, table: &ForwardingTable) -> bool {
         let ip = address(table.family, &table.host);
         let mark = table.host.masquerade_mark;
-        let same = |place: &Place| Some(place.ip) == ip && place.mark == mark;
-        if self.place.as_ref().is_some_and(same) || (self.place.is_none() && ip.is_none()) {
-            return self.carried.is_none();
+        let same = |at: &ListenAddress| Some(at.ip) == ip && at.mark == mark;
+        if self.listen_at.as_ref().is_some_and(same) || (self.listen_at.is_none() && ip.is_none()) {
+            return self.redirected.is_none();
         }
         let threads = &self.relays.0;
-        self.place = ip.map(|ip| Place {
+        self.listen_at = ip.map(|ip| ListenAddress {
             ip,
             mark,
             shared: Arc::clone(&threads.shared),
@@ -212,10 +219,10 @@ impl Userspace {
         concerned.extend(displaced);
         for name in &concerned {
             let plan = self.serve(name, table.plan(name));
-            let Some(carried) = &mut self.carried else { continue };
+            let Some(redirected) = &mut self.redirected else { continue };
             match plan {
-                Some(plan) => carried.services.insert(name.clone(), Arc::new(plan)),
-                None => carried.services.remove(name),
+                Some(plan) => redirected.services.insert(name.clone(), Arc::new(plan)),
+                None => redirected.services.remove(name),
             };
         }
         concerned
@@ -244,16 +251,16 @@ impl Userspace {
         displaced
     }
 
-    /// Opens the listeners that a Service needs and takes leave of the others; gives its plan for the
-    /// kernel.
+    /// Opens the listeners that a Service needs, closes the others once no rule leads to them, and gives
+    /// its plan for the kernel.
     fn serve(&mut self, name: &ServiceName, plan: Option<&ServicePlan>) -> Option<ServicePlan> {
         self.failed.remove(name);
         let mut before = self.take_listeners(name);
-        let sight = self.relays.0.shared.options.sight;
+        let visible = self.relays.0.shared.options.visible;
         let needed = plan.into_iter().flat_map(needed);
-        let each = |(port, pool)| sights(sight).iter().map(move |sight| (port, pool, *sight));
-        for (port, pool, sight) in needed.flat_map(each) {
-            let key = RelayFor::new(name, port, pool, sight);
+        let each = |(port, pool)| sources(visible).iter().map(move |source| (port, pool, *source));
+        for (port, pool, source) in needed.flat_map(each) {
+            let key = RelayKey::new(name, port, pool, source);
             let standing = before.remove(&key).filter(|listener| self.stands(listener, &key));
             let listener = match standing.map_or_else(|| self.open(&key, &before), Ok) {
                 Ok(listener) => listener,
@@ -269,15 +276,15 @@ impl Userspace {
         }
         self.leaving.extend(before.into_values().map(|listener| (name.clone(), listener)));
         let listeners = &self.listeners;
-        let at = |port: &PortPlan, pool, sight| {
-            listeners.get(&RelayFor::new(name, port, pool, sight)).map(|listener| listener.at)
+        let at = |port: &PortPlan, pool, source| {
+            listeners.get(&RelayKey::new(name, port, pool, source)).map(|listener| listener.at)
         };
-        plan.map(|plan| carried(plan, sight, at))
+        plan.map(|plan| redirected(plan, visible, at))
     }
 
     fn take_listeners(&mut self, name: &ServiceName) -> Listeners {
-        let first = RelayFor::first_of(name);
-        let keys: Vec<RelayFor> = self
+        let first = RelayKey::first_of(name);
+        let keys: Vec<RelayKey> = self
             .listeners
             .range(first..)
             .map(|(key, _)| key)
@@ -293,23 +300,24 @@ impl Userspace {
     }
 
     /// Whether a listener can stay where it is.
-    fn stands(&self, listener: &Listener, key: &RelayFor) -> bool {
-        let here = self.place.as_ref().is_some_and(|place| {
-            place.ip == listener.at.ip() && place.mark == listener.target.mark
-        });
+    fn stands(&self, listener: &Listener, key: &RelayKey) -> bool {
+        let here = self
+            .listen_at
+            .as_ref()
+            .is_some_and(|at| at.ip == listener.at.ip() && at.mark == listener.target.mark);
         here && !self.taken.contains(key.protocol, listener.at.port())
     }
 
-    fn open(&self, key: &RelayFor, before: &Listeners) -> Result<Listener, String> {
-        let place = self.place.as_ref().ok_or("this node has no address to redirect to")?;
-        let twin = match key.sight {
-            Sight::Node => RelayFor { sight: Sight::Client, ..key.clone() },
-            Sight::Client => RelayFor { sight: Sight::Node, ..key.clone() },
+    fn open(&self, key: &RelayKey, before: &Listeners) -> Result<Listener, String> {
+        let listen_at = self.listen_at.as_ref().ok_or("this node has no address to redirect to")?;
+        let twin = match key.source {
+            VisibleSource::Node => RelayKey { source: VisibleSource::Client, ..key.clone() },
+            VisibleSource::Client => RelayKey { source: VisibleSource::Node, ..key.clone() },
         };
         let twin = self.listeners.get(&twin).or_else(|| before.get(&twin));
         let choice = twin.map(|twin| twin.target.choice()).unwrap_or_default();
-        place
-            .open(key.protocol, (key.sight, choice), &self.taken)
+        listen_at
+            .open(key.protocol, (key.source, choice), &self.taken)
             .map_err(|error| error.to_string())
     }
 }
@@ -318,11 +326,11 @@ impl Userspace {
     /// The listeners of a port.
     fn relays_of(&self, service: &ServiceName, port: &PortPlan) -> impl Iterator<Item = &Listener> {
         let pools = [PoolKind::Cluster, PoolKind::Local];
-        let each = |pool| [Sight::Node, Sight::Client].map(|sight| (pool, sight));
-        let keys: Vec<RelayFor> = pools
+        let each = |pool| [VisibleSource::Node, VisibleSource::Client].map(|source| (pool, source));
+        let keys: Vec<RelayKey> = pools
             .into_iter()
             .flat_map(each)
-            .map(|(pool, sight)| RelayFor::new(service, port, pool, sight))
+            .map(|(pool, source)| RelayKey::new(service, port, pool, source))
             .collect();
         keys.into_iter().filter_map(|key| self.listeners.get(&key))
     }
@@ -335,11 +343,11 @@ fn address(family: Family, host: &Host) -> Option<IpAddr> {
 
 impl Backend for Userspace {
     fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError> {
-        let answers = match &mut self.answers {
-            Some(answers) => answers.ensure(table.host.masquerade_mark, scope.full),
+        let ensured = match &mut self.return_path {
+            Some(path) => path.ensure(table.host.masquerade_mark, scope.full),
             None => Ok(0),
         };
-        let changes = answers.map_err(|error| SyncError {
+        let changes = ensured.map_err(|error| SyncError {
             backend: "userspace",
             family: table.family,
             reason: error.to_string(),
@@ -349,19 +357,19 @@ impl Backend for Userspace {
             names.extend(table.services.keys().cloned());
             names.extend(self.listeners.keys().map(|key| key.service.clone()));
         }
-        let carried = self.carried.get_or_insert_with(|| ForwardingTable {
+        let redirected = self.redirected.get_or_insert_with(|| ForwardingTable {
             family: table.family,
             host: table.host.clone(),
             service_cidrs: BTreeSet::new(),
             services: BTreeMap::new(),
             health_checks: BTreeMap::new(),
         });
-        carried.host.clone_from(&table.host);
-        carried.service_cidrs.clone_from(&table.service_cidrs);
+        redirected.host.clone_from(&table.host);
+        redirected.service_cidrs.clone_from(&table.service_cidrs);
         let services = self.prepare(table, names);
         let scope = Scope { services, full: scope.full };
-        let Some(carried) = &self.carried else { return Ok(Report::default()) };
-        let mut report = self.redirect.sync(carried, &scope)?;
+        let Some(redirected) = &self.redirected else { return Ok(Report::default()) };
+        let mut report = self.redirect.sync(redirected, &scope)?;
         report.operations += changes;
         // A Service that the kernel refuses keeps what it had.
         let refused: BTreeSet<&ServiceName> = report.refused.iter().map(|r| &r.service).collect();
@@ -386,13 +394,14 @@ impl Backend for Userspace {
         self.relays_of(service, port).map(|listener| listener.at).collect()
     }
 
-    fn end_others(
+    fn retain_endpoints(
         &mut self,
         service: &ServiceName,
         port: &PortPlan,
         endpoints: &BTreeSet<SocketAddr>,
     ) {
-        self.relays_of(service, port).for_each(|listener| listener.target.only(endpoints));
+        self.relays_of(service, port)
+            .for_each(|listener| listener.target.retain_endpoints(endpoints));
     }
 
     fn stop(&mut self) {

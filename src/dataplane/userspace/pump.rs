@@ -9,7 +9,6 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -31,60 +30,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// After so many rounds without a wait, others get their turn.
 const ROUNDS: usize = 32;
 
-/// Pipes that are kept for the next one who needs one.
-const SPARE_PIPES: usize = 16;
-
-/// Descriptors of a pipe.
-const PIPE: u32 = 2;
-
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
-}
-
-/// Empty pipes.
-#[derive(Debug, Default)]
-pub(super) struct Pipes {
-    spare: Mutex<Vec<Lease>>,
-}
-
-/// A pipe, with the descriptors that it takes.
-#[derive(Debug)]
-struct Lease {
-    pipe: Pipe,
-    _taken: super::descriptors::Taken,
-}
-
-impl Pipes {
-    /// An empty one; none if descriptors are short: copying needs none.
-    fn take(&self, shared: &Shared) -> Option<Lease> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.or_else(|| {
-            let taken = shared.descriptors.try_take(PIPE)?;
-            Some(Lease { pipe: Pipe::open().ok()?, _taken: taken })
-        })
-    }
-
-    /// Keeps one for later. One that is not empty is closed, with what it holds.
-    fn give(&self, lease: Lease) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if lease.pipe.held() == 0 && spare.len() < SPARE_PIPES {
-            spare.push(lease);
-        }
-    }
-}
-
-/// A pipe that goes back to the others whatever ends its use.
-struct Borrowed<'a> {
-    lease: Option<Lease>,
-    pipes: &'a Pipes,
-}
-
-impl Drop for Borrowed<'_> {
-    fn drop(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            self.pipes.give(lease);
-        }
-    }
 }
 
 /// Joins two connections: returns when both have ended in order.
@@ -167,10 +114,9 @@ async fn pump(shared: &Shared, from: &TcpStream, to: &TcpStream, moved: &Count) 
             Turn::End => return finish(to),
         }
         if full_buffers >= FULL_BUFFERS
-            && let Some(lease) = shared.pipes.take(shared)
+            && let Some(mut borrowed) = shared.pipes.borrow(&shared.descriptors)
         {
-            let mut borrowed = Borrowed { lease: Some(lease), pipes: &shared.pipes };
-            let Some(Lease { pipe, .. }) = &mut borrowed.lease else { continue };
+            let Some(pipe) = borrowed.pipe() else { continue };
             if splice(pipe, from, to, moved).await? == Flow::Ended {
                 return finish(to);
             }

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::around::Around;
 use super::choice::Choice;
-use super::clients::Crowd;
+use super::client_lru::ClientLru;
 use super::counters::Counters;
 use super::descriptors::Descriptors;
-use super::pump::Pipes;
-use crate::nftables::Sight;
+use super::path_probe::PathProbe;
+use super::pipes::Pipes;
+use super::visible_source::VisibleSource;
 use sluice_core::net::Family;
 use sluice_core::plan::PoolEndpoint;
 use sluice_kernel::sockets::Unreachable;
@@ -28,8 +28,8 @@ pub struct Options {
     pub udp_answered_timeout: Duration,
     /// How long connections may take to end after the daemon was told to.
     pub drain: Duration,
-    /// Whom endpoints see where the source is kept.
-    pub sight: Sight,
+    /// Which source endpoints see where it is kept.
+    pub visible: VisibleSource,
 }
 
 /// What all relays share.
@@ -39,31 +39,31 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     pub(super) descriptors: Descriptors,
     pub(super) pipes: Pipes,
-    pub(super) crowd: Crowd,
+    pub(super) lru: ClientLru,
     /// From its cancellation on, nothing new is taken on.
     pub(super) closing: CancellationToken,
     /// When connections that have not ended are cut.
     pub(super) drain_until: OnceLock<Instant>,
-    /// How it is found out what endpoints may see of clients; `None` if they see nothing.
-    pub(super) around: Option<Around>,
+    /// Finds out whether an endpoint may see a client; `None` if none may.
+    pub(super) probe: Option<PathProbe>,
     unreachable: [OnceLock<Option<Unreachable>>; 2],
 }
 
 impl Shared {
-    /// For a process that may open `limit` files; with `around`, endpoints may see clients.
-    pub(super) fn new(options: Options, limit: u64, around: Option<Around>) -> Shared {
+    /// For a process that may open `limit` files; with `probe`, endpoints may see clients.
+    pub(super) fn new(options: Options, limit: u64, probe: Option<PathProbe>) -> Shared {
         let counters = Arc::new(Counters::default());
         let descriptors = Descriptors::of(limit, Arc::clone(&counters));
-        let crowd = Crowd::new(descriptors.total());
+        let lru = ClientLru::new(descriptors.total());
         Shared {
             options,
             counters,
             descriptors,
             pipes: Pipes::default(),
-            crowd,
+            lru,
             closing: CancellationToken::new(),
             drain_until: OnceLock::new(),
-            around,
+            probe,
             unreachable: [OnceLock::new(), OnceLock::new()],
         }
     }
@@ -86,7 +86,7 @@ impl Shared {
     }
 }
 
-/// The relays of a pool choose together: affinity does not depend on whom endpoints see.
+/// The relays of a pool choose together: affinity does not depend on the source that endpoints see.
 pub(super) type SharedChoice = Arc<Mutex<Choice>>;
 
 /// What a relay knows of its traffic; it changes while the relay runs.
@@ -99,12 +99,12 @@ pub(super) struct Target {
     staying: watch::Sender<Option<BTreeSet<SocketAddr>>>,
     /// Bits of the packet mark by which the kernel knows the relay's own connections.
     pub(super) mark: u32,
-    sight: Sight,
+    source: VisibleSource,
 }
 
 impl Target {
-    pub(super) fn new(mark: u32, sight: Sight, choice: SharedChoice) -> Target {
-        Target { choice, here: Mutex::default(), staying: watch::Sender::new(None), mark, sight }
+    pub(super) fn new(mark: u32, source: VisibleSource, choice: SharedChoice) -> Target {
+        Target { choice, here: Mutex::default(), staying: watch::Sender::new(None), mark, source }
     }
 
     /// For another relay of the same pool.
@@ -114,7 +114,7 @@ impl Target {
 
     /// Another pool, and for how many seconds clients stay at an endpoint.
     pub(super) fn update(&self, pool: &[PoolEndpoint], affinity: Option<u32>) {
-        if self.sight == Sight::Client {
+        if self.source == VisibleSource::Client {
             let here = pool.iter().filter(|endpoint| endpoint.local).map(at).collect();
             *self.here.lock().unwrap_or_else(PoisonError::into_inner) = here;
         }
@@ -133,13 +133,14 @@ impl Target {
         choice.pick(client, Instant::now(), tried, |below| fastrand::usize(..below))
     }
 
-    /// Whom to ask where to stand before an endpoint so that it sees the client's address, if it shall.
-    pub(super) fn asks<'a>(
+    /// What finds out by which address and port a relay can use the client's address towards an endpoint, if
+    /// that is to see it.
+    pub(super) fn probe<'a>(
         &self,
         client: IpAddr,
         endpoint: SocketAddr,
         shared: &'a Shared,
-    ) -> Option<&'a Around> {
+    ) -> Option<&'a PathProbe> {
         let single_link = match client {
             IpAddr::V4(ip) => ip.is_link_local(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
@@ -148,15 +149,15 @@ impl Target {
             let here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
             here.contains(&endpoint)
         };
-        // Who asks for itself must not hear from itself.
+        // A pod that reaches itself through the Service must not see its own address as the source.
         let hairpin = client == endpoint.ip();
         let usable = !hairpin && !single_link && !client.is_loopback();
-        let shows = self.sight == Sight::Client && usable && here();
-        shared.around.as_ref().filter(|_| shows)
+        let shows = self.source == VisibleSource::Client && usable && here();
+        shared.probe.as_ref().filter(|_| shows)
     }
 
-    /// Ends what is under way to endpoints that are not among these.
-    pub(super) fn only(&self, staying: &BTreeSet<SocketAddr>) {
+    /// Ends connections to endpoints that are not among these.
+    pub(super) fn retain_endpoints(&self, staying: &BTreeSet<SocketAddr>) {
         self.staying.send_if_modified(|known| {
             let changed = known.as_ref() != Some(staying);
             if changed {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::around::{MOST_TRIES, Question};
 use super::counters::Count;
+use super::path_probe::{MOST_TRIES, Question};
 use super::pump;
 use super::relay::{Shared, Target};
 use sluice_core::net::Protocol;
@@ -127,13 +127,13 @@ async fn connect(
     patience: Duration,
 ) -> io::Result<TcpStream> {
     let plain = || sockets::tcp_to(endpoint, target.mark);
-    let Some(around) = target.asks(client.ip(), endpoint, shared) else {
+    let Some(probe) = target.probe(client.ip(), endpoint, shared) else {
         return in_time(plain(), endpoint, patience).await;
     };
     let question = Question { protocol: Protocol::Tcp, client, endpoint };
     let mut tried = Vec::new();
     while tried.len() < MOST_TRIES {
-        let Some(source) = around.source(question, &tried).await else {
+        let Some(source) = probe.source(question, &tried).await else {
             return in_time(plain(), endpoint, patience).await;
         };
         let socket = sockets::tcp_from(source, endpoint, target.mark);

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::carried::{RelayFor, carried, needed, sights};
-use crate::nftables::{KEPT, MASQUERADED, Sight};
+use super::data_path::{KEPT, MASQUERADED};
+use super::redirected::{RelayKey, needed, sources};
+use super::visible_source::VisibleSource;
 use sluice_core::model::{Condition, Service, Snapshot, TrafficPolicy};
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
@@ -20,26 +21,30 @@ fn table(snapshot: &Snapshot) -> ForwardingTable {
     build(Family::V4, "node", host(), snapshot).0
 }
 
-const SIGHTS: [Sight; 2] = [Sight::Node, Sight::Client];
+const SOURCES: [VisibleSource; 2] = [VisibleSource::Node, VisibleSource::Client];
 
-fn relays(table: &ForwardingTable, sight: Sight) -> Vec<RelayFor> {
+fn relays(table: &ForwardingTable, visible: VisibleSource) -> Vec<RelayKey> {
     let of_pool = |name, port, pool| {
-        sights(sight).iter().map(move |sight| RelayFor::new(name, port, pool, *sight))
+        sources(visible).iter().map(move |source| RelayKey::new(name, port, pool, *source))
     };
     let of = |(name, plan)| needed(plan).flat_map(move |(port, pool)| of_pool(name, port, pool));
     table.services.iter().map(|(name, plan)| (name, &**plan)).flat_map(of).collect()
 }
 
 /// The table with each relay at a port of its own.
-fn redirected(table: &ForwardingTable, relays: &[RelayFor], sight: Sight) -> ForwardingTable {
+fn redirected(
+    table: &ForwardingTable,
+    relays: &[RelayKey],
+    visible: VisibleSource,
+) -> ForwardingTable {
     let mut redirected = table.clone();
     for (name, plan) in &mut redirected.services {
-        let at = |port: &_, pool, sight| {
-            let wanted = RelayFor::new(name, port, pool, sight);
+        let at = |port: &_, pool, source| {
+            let wanted = RelayKey::new(name, port, pool, source);
             let number = relays.iter().position(|relay| *relay == wanted)?;
             Some(relay_at(number))
         };
-        *plan = Arc::new(carried(plan, sight, at));
+        *plan = Arc::new(super::redirected::redirected(plan, visible, at));
     }
     redirected
 }
@@ -77,9 +82,9 @@ fn packets(table: &ForwardingTable) -> Vec<Packet> {
     addresses.into_iter().flat_map(packet).collect()
 }
 
-fn check(table: &ForwardingTable, sight: Sight) {
-    let relays = relays(table, sight);
-    let redirected = redirected(table, &relays, sight);
+fn check(table: &ForwardingTable, visible: VisibleSource) {
+    let relays = relays(table, visible);
+    let redirected = redirected(table, &relays, visible);
     for packet in packets(table) {
         let (before, after) = (decide(table, &packet), decide(&redirected, &packet));
         let Decision::Forward { service, pool: endpoints, masquerade: asked } = before else {
@@ -90,13 +95,13 @@ fn check(table: &ForwardingTable, sight: Sight) {
             panic!("{packet:?}: {after:?}");
         };
         // The kernel picks the slot by whether it marked the packet for masquerading.
-        let slot = match (sight, asked) {
-            (Sight::Node, _) => 0,
-            (Sight::Client, Masquerade::No) => KEPT as usize,
-            (Sight::Client, Masquerade::Yes) => MASQUERADED as usize,
+        let slot = match (visible, asked) {
+            (VisibleSource::Node, _) => 0,
+            (VisibleSource::Client, Masquerade::No) => KEPT as usize,
+            (VisibleSource::Client, Masquerade::Yes) => MASQUERADED as usize,
         };
-        let expected = if sight == Sight::Node { Masquerade::No } else { asked };
-        assert_eq!((pool.len(), masquerade), (sights(sight).len(), expected), "{packet:?}");
+        let expected = if visible == VisibleSource::Node { Masquerade::No } else { asked };
+        assert_eq!((pool.len(), masquerade), (sources(visible).len(), expected), "{packet:?}");
         let at = SocketAddr::new(pool[slot].ip, pool[slot].port);
         let relay = relays.iter().enumerate().find(|(number, _)| relay_at(*number) == at);
         let (_, relay) = relay.unwrap_or_else(|| panic!("{packet:?}: nobody is at {at}"));
@@ -105,8 +110,8 @@ fn check(table: &ForwardingTable, sight: Sight) {
             .ports
             .iter()
             .find(|port| port.name == relay.port && port.protocol == relay.protocol);
-        let seen = sight == Sight::Client && asked == Masquerade::No;
-        assert_eq!(relay.sight == Sight::Client, seen, "{packet:?}");
+        let seen = visible == VisibleSource::Client && asked == Masquerade::No;
+        assert_eq!(relay.source == VisibleSource::Client, seen, "{packet:?}");
         assert_eq!(relay.service, service);
         assert_eq!(port.expect("the relay's port").pool(relay.pool), endpoints, "{packet:?}");
     }
@@ -119,7 +124,7 @@ proptest! {
     ) {
         let (mut snapshot, mut dirty) = (Snapshot::default(), BTreeSet::new());
         changes.into_iter().for_each(|change| snapshot.apply(change, &mut dirty));
-        SIGHTS.into_iter().for_each(|sight| check(&table(&snapshot), sight));
+        SOURCES.into_iter().for_each(|visible| check(&table(&snapshot), visible));
     }
 }
 
@@ -137,11 +142,11 @@ fn two_pools() -> ForwardingTable {
 #[test]
 fn a_port_has_a_relay_for_each_pool_that_is_used() {
     let table = two_pools();
-    let relays = relays(&table, Sight::Node);
+    let relays = relays(&table, VisibleSource::Node);
     let pools: Vec<PoolKind> = relays.iter().map(|relay| relay.pool).collect();
     assert_eq!(pools, [PoolKind::Cluster, PoolKind::Local]);
-    SIGHTS.into_iter().for_each(|sight| check(&table, sight));
-    let redirected = redirected(&table, &relays, Sight::Node);
+    SOURCES.into_iter().for_each(|visible| check(&table, visible));
+    let redirected = redirected(&table, &relays, VisibleSource::Node);
     let mut ports = redirected.services.values().flat_map(|plan| &plan.ports);
     assert!(ports.all(|port| port.affinity.is_none()), "relays remember clients, not the kernel");
 }
@@ -157,9 +162,13 @@ fn without_a_relay_traffic_is_refused() {
         port: 80,
     };
     // One of two relays is none: nobody shall be masqueraded, or not be, by accident.
-    let single = &relays(&table, Sight::Client)[..1];
-    for (relays, sight) in [(&[][..], Sight::Node), (&[], Sight::Client), (single, Sight::Client)] {
-        let redirected = redirected(&table, relays, sight);
+    let single = &relays(&table, VisibleSource::Client)[..1];
+    for (relays, visible) in [
+        (&[][..], VisibleSource::Node),
+        (&[], VisibleSource::Client),
+        (single, VisibleSource::Client),
+    ] {
+        let redirected = redirected(&table, relays, visible);
         assert_eq!(decide(&redirected, &packet), Decision::Reject);
     }
 }
@@ -169,8 +178,8 @@ fn sctp_stays_as_it_is() {
     let mut table = two_pools();
     let ports = table.services.values_mut().flat_map(|plan| &mut Arc::make_mut(plan).ports);
     ports.for_each(|port| port.protocol = Protocol::Sctp);
-    for sight in SIGHTS {
-        assert_eq!(relays(&table, sight), []);
-        assert_eq!(redirected(&table, &[], sight), table);
+    for visible in SOURCES {
+        assert_eq!(relays(&table, visible), []);
+        assert_eq!(redirected(&table, &[], visible), table);
     }
 }

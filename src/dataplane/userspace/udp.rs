@@ -10,10 +10,10 @@ use rustc_hash::FxHashMap;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::around::{MOST_TRIES, Question};
-use super::clients::{Client, Clients};
+use super::client_lru::{Client, Clients};
 use super::counters::Count;
 use super::descriptors::Taken;
+use super::path_probe::{MOST_TRIES, Question};
 use super::relay::{Shared, Target};
 use sluice_core::net::Protocol;
 use sluice_kernel::listen::Troubles;
@@ -178,10 +178,10 @@ impl Relay {
         let Some(taken) = shared.descriptors.try_take(1) else {
             // The next datagram finds room.
             shared.descriptors.used_up();
-            shared.crowd.shrink(&shared.counters);
+            shared.lru.shrink(&shared.counters);
             return Admitted::No;
         };
-        if self.target.asks(from.ip(), endpoint, shared).is_some() {
+        if self.target.probe(from.ip(), endpoint, shared).is_some() {
             if !waiting.push(from, datagram) {
                 return Admitted::No;
             }
@@ -233,7 +233,7 @@ impl Relay {
     /// From now on, a client is known.
     fn enter(self: &Arc<Relay>, client: &Arc<Client>) {
         self.clients.add(client);
-        self.shared.crowd.admit(client, &self.shared.counters);
+        self.shared.lru.admit(client, &self.shared.counters);
         tokio::spawn(answers(Arc::clone(self), Arc::clone(client)));
     }
 
@@ -250,8 +250,8 @@ impl Relay {
         let question = Question { protocol: Protocol::Udp, client, endpoint };
         let mut tried = Vec::new();
         while tried.len() < MOST_TRIES {
-            let source = match &self.shared.around {
-                Some(around) => around.source(question, &tried).await,
+            let source = match &self.shared.probe {
+                Some(probe) => probe.source(question, &tried).await,
                 None => None,
             };
             let Some(source) = source else { return sockets::udp_to(endpoint, mark) };

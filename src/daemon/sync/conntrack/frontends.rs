@@ -194,7 +194,7 @@ impl Frontends {
             return None;
         }
         let endpoints = serving(world.snapshot, name, self.family, port);
-        world.backend.end_others(name, port, &endpoints);
+        world.backend.retain_endpoints(name, port, &endpoints);
         Some(Arc::new(world.backend.translated_to(name, port, endpoints)))
     }
 

@@ -1,15 +1,14 @@
-//! The way of what endpoints answer to clients' addresses: routing delivers it to this node, by the mark
-//! that the kernel's table gives it.
+//! The return path of relays that endpoints do not see: what an endpoint answers to a client's address is
+//! marked by the service table, and delivered to this node by rules of policy routing.
 
 use tokio::sync::watch;
 
-use crate::nftables::delivery_mark;
 use sluice_core::net::Family;
 use sluice_kernel::policy_routing::{PolicyRouting, PolicyRoutingError};
 
-/// Keeps the routing rules of one family there.
+/// Keeps the routing rules of one family.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct ReturnPath {
     rules: PolicyRouting,
     /// Changes when some may have gone.
     gone: watch::Receiver<()>,
@@ -17,13 +16,13 @@ pub(super) struct Answers {
     mark: Option<u32>,
 }
 
-impl Answers {
+impl ReturnPath {
     /// For a family. Nothing is written yet.
     pub(super) fn open(
         family: Family,
         gone: watch::Receiver<()>,
-    ) -> Result<Answers, PolicyRoutingError> {
-        Ok(Answers { rules: PolicyRouting::open(family)?, gone, mark: None })
+    ) -> Result<ReturnPath, PolicyRoutingError> {
+        Ok(ReturnPath { rules: PolicyRouting::open(family)?, gone, mark: None })
     }
 
     /// Brings the rules in line, if they may differ; how many changes it took.
@@ -44,4 +43,10 @@ impl Answers {
         self.mark = Some(mark);
         Ok(changes)
     }
+}
+
+/// The bit of the packet mark by which packets are delivered to this node: the one below that for
+/// masquerading, or above it if there is none below.
+pub(super) fn delivery_mark(masquerade_mark: u32) -> u32 {
+    if masquerade_mark > 1 { masquerade_mark >> 1 } else { 2 }
 }

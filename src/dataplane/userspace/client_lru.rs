@@ -124,17 +124,17 @@ impl Clients {
 /// The clients of all relays, in the order in which they came: the one that has been silent longest
 /// makes room for a new one, or nearly so (the second-chance order of page replacement).
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(super) struct ClientLru {
     most: usize,
     queue: Mutex<VecDeque<(Weak<Client>, Instant)>>,
     said: Once,
 }
 
-impl Crowd {
+impl ClientLru {
     /// For a process with so many descriptors.
-    pub(super) fn new(descriptors: usize) -> Crowd {
+    pub(super) fn new(descriptors: usize) -> ClientLru {
         let most = MOST_CLIENTS.min(descriptors / SHARE).max(1);
-        Crowd { most, queue: Mutex::default(), said: Once::new() }
+        ClientLru { most, queue: Mutex::default(), said: Once::new() }
     }
 
     /// A client came; another one may have to go.

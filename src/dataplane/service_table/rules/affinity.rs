@@ -9,35 +9,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::layout::{Place, SetId, client_key};
-use super::rules::{AFTER_DSTNAT, Writer, draw};
-use sluice_core::plan::ForwardingTable;
+use super::hooks::AFTER_DSTNAT;
+use super::writer::Rules;
+use crate::service_table::frontends::FrontendClass;
+use crate::service_table::sets::{SetId, client_key};
 use sluice_kernel::nft::statement::{self, Statement};
 use sluice_kernel::nft::{Chain, ChainKind, DynsetOp, Field, Hook, ct_state, ct_status};
 
-impl Writer {
+impl Rules<'_> {
     /// Session affinity: before the destination is translated, the number that clients are remembered
     /// under goes into the packet's priority; afterwards the client is remembered under it and under the
     /// identity of the endpoint, and the priority is as if nothing had been.
-    pub(super) fn affinity(&mut self, table: &ForwardingTable) {
-        for place in [Place::Service, Place::NodePort] {
-            let sticky = SetId::Sticky(place);
-            if !self.varying.contains(&sticky) {
+    pub(in crate::service_table) fn affinity(&mut self) {
+        for class in [FrontendClass::Vip, FrontendClass::NodePort] {
+            let sticky = SetId::Sticky(class);
+            if !self.on_demand.contains(&sticky) {
                 continue;
             }
-            let condition = match place {
-                Place::NodePort => self.to_node_port_address(&table.host.node_ports),
+            let condition = match class {
+                FrontendClass::NodePort => self.to_node_port_address(),
                 _ => Statement::new(),
             };
             let number =
-                statement::set_priority_to_data_of(&place.key(self.family), &sticky.name());
+                statement::set_priority_to_data_of(&class.key(self.family()), &sticky.name());
             self.rule("sticky", [condition, number]);
         }
         let timeout = |set: &SetId| match *set {
             SetId::Remembered(timeout) => Some(timeout),
             _ => None,
         };
-        let timeouts: Vec<u32> = self.varying.iter().filter_map(timeout).collect();
+        let timeouts: Vec<u32> = self.on_demand.iter().filter_map(timeout).collect();
         if timeouts.is_empty() {
             return;
         }
@@ -53,8 +54,8 @@ impl Writer {
             let new = statement::ct_state(ct_state::NEW);
             self.rule(&name, [new, translated, statement::jump(&"affinity".into())]);
         }
-        let endpoint = [Field::Priority, Field::Daddr(self.family), Field::Dport];
-        let client = client_key(self.family);
+        let endpoint = [Field::Priority, Field::Daddr(self.family()), Field::Dport];
+        let client = client_key(self.family());
         let memory = SetId::Affinity.name();
         for timeout in timeouts {
             let numbers = SetId::Remembered(timeout).name();
@@ -72,23 +73,23 @@ impl Writer {
     /// Session affinity: a client that is known gets the endpoint that it is remembered for, if that is
     /// still in a slot; all others draw. The identity of the endpoint in each slot is tried in turn; only
     /// clients that are remembered under the frontend's number come so far.
-    pub(super) fn recall(&mut self, place: Place, size: u32) -> Arc<str> {
-        let chain: Arc<str> = format!("{place}-recall-{size}").into();
-        let client = client_key(self.family);
+    pub(super) fn recall(&mut self, class: FrontendClass, size: u32) -> Arc<str> {
+        let chain: Arc<str> = format!("{class}-recall-{size}").into();
+        let client = client_key(self.family());
         let memory = SetId::Affinity.name();
-        let draw = statement::goto(&draw(place, size));
+        let draw = statement::goto(&Rules::draw_chain(class, size));
         let number = || {
-            let sticky = SetId::Sticky(place.whole()).name();
-            statement::set_priority_to_data_of(&place.key(self.family), &sticky)
+            let sticky = SetId::Sticky(class.whole()).name();
+            statement::set_priority_to_data_of(&class.key(self.family()), &sticky)
         };
         let unknown = statement::is_not_in(&client, &memory);
         let mut rules = vec![vec![unknown, draw.clone()]];
         for slot in 0..size {
-            let slot = place.certain_slot_key(self.family, slot);
-            let id = statement::set_priority_to_data_of(&slot, &SetId::SlotIds(place).name());
+            let slot = class.slot_key(self.family(), slot);
+            let id = statement::set_priority_to_data_of(&slot, &SetId::SlotIds(class).name());
             let known = statement::is_in(&client, &memory);
-            let endpoints = SetId::Endpoints(place).name();
-            let there = statement::dnat_to_data_of(self.family, &slot, &endpoints);
+            let endpoints = SetId::Endpoints(class).name();
+            let there = statement::dnat_to_data_of(self.family(), &slot, &endpoints);
             rules.push(vec![id, known, number(), there]);
         }
         rules.extend([vec![number()], vec![draw]]);

@@ -2,29 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Tables;
-use super::layout::{Place, SetId, frontend_key};
-use super::observed::endpoint;
-use sluice_core::net::Family;
-use sluice_core::plan::{Address, SourceClass};
+use super::connection::KernelTable;
 use sluice_kernel::nft::{
     ApplyError, Chain, Element, Expr, Key, Listening, NftError, Observed, ObservedChain,
     ObservedRule, ObservedSet, Op, Operations, Ops, Refused, Rule, Set, SortedElements, Verdict,
 };
-
-/// Where traffic is sent in a table beside IPVS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sent {
-    /// To a virtual service.
-    Virtual(IpAddr, u16),
-    Reject,
-    Drop,
-    /// Nothing is done about it.
-    Pass,
-}
 
 /// One table, as strict as the kernel about what exists and what is referred to.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -72,44 +56,6 @@ impl Model {
             }
         }
         Ok(())
-    }
-
-    /// Where traffic to a frontend is sent in a table beside IPVS: from outside, or from a pod.
-    pub(crate) fn sent(&self, family: Family, at: &Address, from: SourceClass) -> Sent {
-        let key = frontend_key(at);
-        let place = Place::of(at);
-        let element = |id: SetId, key: &Key| self.sets.get(&id.name())?.1.get(key);
-        let split = element(SetId::Split(place), &key).is_some();
-        let looked_up = if split && from == SourceClass::Anyone { place.local() } else { place };
-        let translated = element(SetId::Virtual(looked_up), &key)
-            .and_then(|element| endpoint(family, &element.value))
-            // What is translated to itself stays what it is.
-            .filter(|(ip, port)| !matches!(at, Address::Vip { ip: own, port: at, .. } if (own, at) == (ip, port)));
-        let (protocol, to) = match (*at, translated) {
-            (Address::Vip { protocol, .. } | Address::NodePort { protocol, .. }, Some(to)) => {
-                (protocol, Some(to))
-            }
-            (Address::Vip { ip, protocol, port }, None) => (protocol, Some((ip, port))),
-            (Address::NodePort { protocol, .. }, None) => (protocol, None),
-        };
-        if translated.is_none() && element(SetId::Reject(place), &key).is_some() {
-            return Sent::Reject;
-        }
-        if translated.is_none() && element(SetId::Drop(place), &key).is_some() {
-            return Sent::Drop;
-        }
-        let Some((ip, port)) = to else { return Sent::Pass };
-        let address = Key::new().address(ip);
-        if element(SetId::ClusterIps, &address).is_none() {
-            return Sent::Pass;
-        }
-        let virtual_service = address.protocol(protocol).port(port);
-        let direct = element(SetId::VirtualServices, &virtual_service).is_some();
-        let indirect = element(SetId::VirtualTranslated, &virtual_service).is_some();
-        match direct || translated.is_some() && indirect {
-            true => Sent::Virtual(ip, port),
-            false => Sent::Reject,
-        }
     }
 
     fn check_references(&self) {
@@ -170,7 +116,7 @@ impl Kernel {
     }
 }
 
-impl Tables for Kernel {
+impl KernelTable for Kernel {
     fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError> {
         let ops: Vec<Op> = ops.each().map(Cow::into_owned).collect();
         let refusal = |(op, errno)| Refused {

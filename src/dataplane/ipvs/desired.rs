@@ -1,4 +1,4 @@
-//! The virtual services and addresses that Services need.
+//! Desired: the virtual services and addresses that Services need.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::nftables::virtuals::virtuals;
+use super::virtual_services::virtual_services;
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 use sluice_core::plan::{ForwardingTable, ServicePlan};
@@ -14,14 +14,14 @@ use sluice_kernel::ipvs::{Key, Persistence, Service};
 
 /// What a virtual service is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct DesiredService {
     pub(super) service: Service,
     pub(super) destinations: BTreeSet<(IpAddr, u16)>,
 }
 
 /// The virtual services of one plan.
-fn virtual_services(plan: &ServicePlan, scheduler: &Arc<str>) -> Vec<Wanted> {
-    let wanted = virtuals(plan).into_iter().map(|it| {
+fn services_of(plan: &ServicePlan, scheduler: &Arc<str>) -> Vec<DesiredService> {
+    let services = virtual_services(plan).into_iter().map(|it| {
         let key = Key::Address { ip: it.ip, protocol: it.protocol, port: it.at };
         let whole = u8::try_from(Family::of(it.ip).address_len() * 8).unwrap_or(u8::MAX);
         let persistence = it
@@ -30,17 +30,17 @@ fn virtual_services(plan: &ServicePlan, scheduler: &Arc<str>) -> Vec<Wanted> {
             .map(|affinity| Persistence { timeout: affinity.timeout, prefix: whole });
         let service = Service { persistence, ..Service::new(key, scheduler) };
         let pool = it.port.pool(it.pool).iter();
-        Wanted { service, destinations: pool.map(|to| (to.ip, to.port)).collect() }
+        DesiredService { service, destinations: pool.map(|to| (to.ip, to.port)).collect() }
     });
-    wanted.collect()
+    services.collect()
 }
 
 /// What all Services need, by Service and by object.
 #[derive(Debug, Default)]
-pub(super) struct Plans {
+pub(super) struct Desired {
     /// No two Services of a table have one cluster IP. But while a change of several is taken in,
     /// one may come to an address that the other has not left yet.
-    services: FxHashMap<Key, BTreeMap<ServiceName, Wanted>>,
+    services: FxHashMap<Key, BTreeMap<ServiceName, DesiredService>>,
     addresses: FxHashMap<IpAddr, BTreeSet<ServiceName>>,
     owned: FxHashMap<ServiceName, (Option<IpAddr>, Vec<Key>)>,
 }
@@ -52,14 +52,14 @@ pub(super) struct Touched {
     pub(super) addresses: BTreeSet<IpAddr>,
 }
 
-impl Plans {
+impl Desired {
     /// What a whole table needs.
-    pub(super) fn of(table: &ForwardingTable, scheduler: &Arc<str>) -> Plans {
-        let mut plans = Plans::default();
+    pub(super) fn of(table: &ForwardingTable, scheduler: &Arc<str>) -> Desired {
+        let mut desired = Desired::default();
         for (name, plan) in &table.services {
-            plans.replace(name, Some(plan), scheduler);
+            desired.replace(name, Some(plan), scheduler);
         }
-        plans
+        desired
     }
 
     /// Takes in what one Service needs now.
@@ -81,9 +81,9 @@ impl Plans {
         }
         let Some(plan) = plan else { return touched };
         let mut keys = Vec::new();
-        for wanted in virtual_services(plan, scheduler) {
-            let key = wanted.service.key;
-            self.services.entry(key).or_default().insert(name.clone(), wanted);
+        for desired in services_of(plan, scheduler) {
+            let key = desired.service.key;
+            self.services.entry(key).or_default().insert(name.clone(), desired);
             touched.keys.insert(key);
             keys.push(key);
         }
@@ -96,7 +96,7 @@ impl Plans {
     }
 
     /// What is to be at an address, and whose it is.
-    pub(super) fn wanted(&self, key: &Key) -> Option<(&ServiceName, &Wanted)> {
+    pub(super) fn service(&self, key: &Key) -> Option<(&ServiceName, &DesiredService)> {
         self.services.get(key)?.first_key_value()
     }
 

@@ -32,7 +32,7 @@ pub(super) struct Outcome {
 
 /// Talking to the kernel failed.
 #[derive(Debug, thiserror::Error)]
-pub enum VirtualsError {
+pub enum IpvsLeftoverError {
     /// To IPVS.
     #[error(transparent)]
     Ipvs(#[from] IpvsError),
@@ -47,7 +47,7 @@ pub enum VirtualsError {
 pub(super) fn remove(
     excluded: &[IpNet],
     connections: Connections,
-) -> Result<Outcome, VirtualsError> {
+) -> Result<Outcome, IpvsLeftoverError> {
     let mut device = Dummy::open(IPVS_DEVICE)?;
     let (v4, v6) = (device.addresses(Family::V4)?, device.addresses(Family::V6)?);
     let (Some(v4), Some(v6)) = (v4, v6) else { return Ok(Outcome::default()) };

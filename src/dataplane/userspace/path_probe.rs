@@ -1,8 +1,8 @@
-//! What is around this node, as far as it decides about the address that an endpoint sees: routes, and
-//! what else goes on between client and endpoint.
+//! Whether a relay may use the client's address towards an endpoint: the answer must come back through this
+//! node, and no other connection may have the same ends. Routes and connection tracking tell.
 //!
 //! The kernel answers such questions in the call that asks them, and while it is busy it lets one wait.
-//! So they are asked on threads on which nothing else runs, by a few askers with sockets of their own,
+//! So they are asked on threads on which nothing else runs, by a few probers with sockets of their own,
 //! and who has waited for [`PATIENCE`] goes on without an answer: the endpoint sees this node.
 
 use std::io;
@@ -23,7 +23,7 @@ use sluice_kernel::sockets;
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How many questions are asked at a time.
-const ASKERS: usize = 4;
+const PROBERS: usize = 4;
 
 /// How many ports are looked at in search of an unused one.
 const PORTS: usize = 9;
@@ -33,7 +33,7 @@ pub(super) const MOST_TRIES: usize = 2 * PORTS;
 
 /// What is asked.
 pub(super) trait Kernel: Send {
-    /// The way of a packet that this host sends to an address.
+    /// The route of a packet that this host sends to an address.
     fn route(&mut self, to: IpAddr) -> io::Result<Route>;
     /// Whether there is a flow in which packets go from one of these ends to the other as they are.
     fn knows(
@@ -73,12 +73,12 @@ pub(super) struct Question {
     pub(super) endpoint: SocketAddr,
 }
 
-type Askers = Arc<Mutex<Vec<Box<dyn Kernel>>>>;
+type Probers = Arc<Mutex<Vec<Box<dyn Kernel>>>>;
 
 /// Asks the kernel.
-pub(super) struct Around {
+pub(super) struct PathProbe {
     /// Those that are not asking now; one may be taken with each permit.
-    idle: Askers,
+    idle: Probers,
     permits: Arc<Semaphore>,
     /// Ports that no program of this node counts on.
     free: RangeInclusive<u16>,
@@ -86,28 +86,28 @@ pub(super) struct Around {
     mute: AtomicBool,
 }
 
-impl std::fmt::Debug for Around {
+impl std::fmt::Debug for PathProbe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Around").field("free", &self.free).finish_non_exhaustive()
+        f.debug_struct("PathProbe").field("free", &self.free).finish_non_exhaustive()
     }
 }
 
-impl Around {
+impl PathProbe {
     /// Opens the sockets to ask.
-    pub(super) fn open() -> io::Result<Around> {
-        let mut askers: Vec<Box<dyn Kernel>> = Vec::new();
-        for _ in 0..ASKERS {
+    pub(super) fn open() -> io::Result<PathProbe> {
+        let mut probers: Vec<Box<dyn Kernel>> = Vec::new();
+        for _ in 0..PROBERS {
             let routes = RouteLookup::open().map_err(io::Error::other)?;
             let flows = Lookup::open().map_err(io::Error::other)?;
-            askers.push(Box::new(Netlink { routes, flows }));
+            probers.push(Box::new(Netlink { routes, flows }));
         }
-        Ok(Around::with(askers, sockets::ephemeral_ports()))
+        Ok(PathProbe::with(probers, sockets::ephemeral_ports()))
     }
 
-    fn with(askers: Vec<Box<dyn Kernel>>, free: RangeInclusive<u16>) -> Around {
-        let permits = Arc::new(Semaphore::new(askers.len()));
-        let idle = Arc::new(Mutex::new(askers));
-        Around { idle, permits, free, mute: AtomicBool::new(false) }
+    fn with(probers: Vec<Box<dyn Kernel>>, free: RangeInclusive<u16>) -> PathProbe {
+        let permits = Arc::new(Semaphore::new(probers.len()));
+        let idle = Arc::new(Mutex::new(probers));
+        PathProbe { idle, permits, free, mute: AtomicBool::new(false) }
     }
 
     /// Where a relay may stand before the endpoint in the name of the client, none of the places that
@@ -138,7 +138,7 @@ impl Around {
         None
     }
 
-    /// Asks on a thread that may wait. An asker that waits for ever is not asked again.
+    /// Asks on a thread that may wait. An prober that waits for ever is not asked again.
     async fn ask(
         &self,
         question: Question,
@@ -237,52 +237,52 @@ mod tests {
         Question { protocol: Protocol::Tcp, client: at("172.18.0.9:40000"), endpoint: endpoint() }
     }
 
-    fn around(models: Vec<Model>) -> Around {
+    fn probe_of(models: Vec<Model>) -> PathProbe {
         let boxed = models.into_iter().map(|model| Box::new(model) as Box<dyn Kernel>);
-        Around::with(boxed.collect(), 40000..=40009)
+        PathProbe::with(boxed.collect(), 40000..=40009)
     }
 
     #[tokio::test]
     async fn the_clients_own_port_is_taken_unless_it_is_used_or_was_tried() {
         let own = question().client;
-        let free = around(vec![Model { go_on: None, used: Vec::new() }]);
+        let free = probe_of(vec![Model { go_on: None, used: Vec::new() }]);
         assert_eq!(free.source(question(), &[]).await, Some(own));
         let other = free.source(question(), &[own]).await.expect("another one");
         assert_eq!((other.ip(), other == own), (own.ip(), false));
-        let used = around(vec![Model { go_on: None, used: vec![own] }]);
+        let used = probe_of(vec![Model { go_on: None, used: vec![own] }]);
         let used = used.source(question(), &[]).await.expect("another one");
         assert_ne!(used, own);
     }
 
     #[tokio::test]
     async fn an_endpoint_without_a_way_back_through_this_node_sees_it() {
-        let around = around(vec![Model { go_on: None, used: Vec::new() }]);
+        let probe = probe_of(vec![Model { go_on: None, used: Vec::new() }]);
         let neighbour = Question { endpoint: at("10.244.9.9:8080"), ..question() };
-        assert_eq!(around.source(neighbour, &[]).await, None);
+        assert_eq!(probe.source(neighbour, &[]).await, None);
     }
 
     /// The runtime has one thread: if it waited for the kernel, the test would never end.
     #[tokio::test(flavor = "current_thread")]
     async fn a_kernel_that_does_not_answer_holds_nobody_up() {
         let (answer, go_on) = mpsc::channel();
-        let around = around(vec![Model { go_on: Some(go_on), used: Vec::new() }]);
+        let probe = probe_of(vec![Model { go_on: Some(go_on), used: Vec::new() }]);
         let others = async {
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
             "relayed"
         };
-        // The second one does not even find an asker.
+        // The second one does not even find an prober.
         let answers =
-            tokio::join!(around.source(question(), &[]), around.source(question(), &[]), others);
+            tokio::join!(probe.source(question(), &[]), probe.source(question(), &[]), others);
         assert_eq!(answers, (None, None, "relayed"), "endpoints see the node");
-        assert!(around.mute.load(Relaxed), "it was said");
+        assert!(probe.mute.load(Relaxed), "it was said");
         // Both ways, and then all is well again.
         drop(answer);
-        while around.permits.available_permits() == 0 {
+        while probe.permits.available_permits() == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(around.source(question(), &[]).await, Some(question().client));
-        assert!(!around.mute.load(Relaxed));
+        assert_eq!(probe.source(question(), &[]).await, Some(question().client));
+        assert!(!probe.mute.load(Relaxed));
     }
 }

@@ -1,4 +1,4 @@
-//! The pure part of the mode: what a change costs, and that any order of changes ends in the same
+//! The pure part of the table: what a change costs, and that any order of changes ends in the same
 //! kernel objects. A strict model of the kernel refuses what the kernel would refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::Nftables;
-use super::layout::{Carrier, Place, SetId, Sight, frontend_key};
-use super::rules::schema;
+use super::ServiceTable;
+use super::frontends::{FrontendClass, frontend_key};
+use super::sets::SetId;
 use super::strict_kernel::{Kernel, Model};
+use crate::userspace::VisibleSource;
 use crate::{Backend, Observation, Report, Scope};
+use crate::{ipvs, nftables, userspace};
 use sluice_core::model::{Change, Condition, Service, ServiceName, Snapshot};
 use sluice_core::net::Family;
 use sluice_core::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
@@ -21,7 +23,7 @@ use sluice_kernel::nft::{Counting, Element, Field, Key, Op, Set, SetKind, Value,
 
 /// A daemon and its kernel.
 struct World {
-    mode: Nftables<Kernel>,
+    mode: ServiceTable<Kernel>,
 }
 
 impl World {
@@ -30,31 +32,31 @@ impl World {
     }
 
     fn of(kernel: Kernel, counting: Counting) -> World {
-        World { mode: Nftables::new(kernel, Carrier::Kernel).counting(counting) }
+        World { mode: nftables::table(kernel).counting(counting) }
     }
 
     /// Syncs and gives the operations that the kernel carried out.
     fn sync(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> Vec<Op> {
         let report = self.report(table, scope);
         assert_eq!(report.refused, []);
-        std::mem::take(&mut self.mode.tables.last)
+        std::mem::take(&mut self.mode.kernel.last)
     }
 
     fn report(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> Report {
-        self.mode.tables.last.clear();
+        self.mode.kernel.last.clear();
         let scope = Scope { services: scope.clone(), full: false };
         let report = self.mode.sync(table, &scope).expect("the model's transport never fails");
-        assert_eq!(report.operations, self.mode.tables.last.len());
+        assert_eq!(report.operations, self.mode.kernel.last.len());
         report
     }
 
     fn kernel(&mut self) -> &mut Kernel {
-        &mut self.mode.tables
+        &mut self.mode.kernel
     }
 
     /// The same kernel, seen by a process that starts now.
     fn restarted(&self) -> World {
-        let kernel = Kernel { listening: false, ..self.mode.tables.clone() };
+        let kernel = Kernel { listening: false, ..self.mode.kernel.clone() };
         World::of(kernel, self.mode.counting)
     }
 }
@@ -205,7 +207,7 @@ fn a_foreign_change_is_repaired_by_the_next_sync() {
     world.sync(&table, &BTreeSet::new());
     let untouched = world.kernel().model.clone();
     let slot = vip_key(&table, "a").number(1);
-    let endpoints = SetId::Endpoints(Place::Service).name();
+    let endpoints = SetId::Endpoints(FrontendClass::Vip).name();
     world.kernel().foreign_delete(&endpoints, slot);
     let report = world.report(&table, &BTreeSet::new());
     assert_eq!((report.observed, report.operations), (Observation::Drift, 1));
@@ -320,7 +322,7 @@ fn a_foreign_change_is_not_forgotten_when_the_table_cannot_be_read() {
     world.sync(&table, &BTreeSet::new());
     let untouched = world.kernel().model.clone();
     let slot = vip_key(&table, "a").number(1);
-    world.kernel().foreign_delete(&SetId::Endpoints(Place::Service).name(), slot);
+    world.kernel().foreign_delete(&SetId::Endpoints(FrontendClass::Vip).name(), slot);
     world.kernel().unreadable = true;
     world.mode.sync(&table, &Scope::default()).expect_err("it cannot be read");
     world.kernel().unreadable = false;
@@ -362,7 +364,7 @@ fn counters_change_with_addresses_and_names_and_with_nothing_else() {
 #[test]
 fn a_set_that_only_reads_otherwise_is_left_alone() {
     let (table, _) = build(Family::V4, "node-a", host(), &two_services());
-    let endpoints = SetId::Endpoints(Place::Service).name();
+    let endpoints = SetId::Endpoints(FrontendClass::Vip).name();
     let after = |change: &dyn Fn(&mut Set)| {
         let mut world = World::new(Kernel::default());
         world.sync(&table, &BTreeSet::new());
@@ -378,6 +380,13 @@ fn a_set_that_only_reads_otherwise_is_left_alone() {
     assert!(after(&|set| set.key[1] = bare(13, 2)) > 0);
 }
 
+/// What a name means in the nftables mode.
+fn from_name(name: &str) -> Option<SetId> {
+    let mode = nftables::table(Kernel::default());
+    let permanent = SetId::permanent(mode.path.sets()).map(|id| (id, id.name()));
+    SetId::from_name(name, &permanent.collect::<Vec<_>>())
+}
+
 /// Numbers, of slots or seconds, may be written in several ways.
 #[test]
 fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
@@ -385,7 +394,7 @@ fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
     let sticky = ["service-sticky", "service-local-sticky-slots-2", "nodeport-endpoint-ids"];
     let others = ["endpoint-ids", "service-counters", "nodeport-counters"];
     for name in ours.into_iter().chain(sticky).chain(others) {
-        assert!(SetId::from_name(name).is_some_and(|id| *id.name() == *name), "{name}");
+        assert!(from_name(name).is_some_and(|id| *id.name() == *name), "{name}");
     }
     for name in [
         "service-slots-04",
@@ -395,7 +404,7 @@ fn a_set_is_ours_only_under_the_name_that_we_would_give_it() {
         "slots-4",
         "strays",
     ] {
-        assert_eq!(SetId::from_name(name), None, "{name}");
+        assert_eq!(from_name(name), None, "{name}");
     }
 }
 
@@ -410,12 +419,14 @@ fn cluster_ips_are_guarded_as_the_table_says() {
         let host = Host { cluster_ip_guard: guard, ..host() };
         let (mut table, _) = build(Family::V4, "node-a", host, &Snapshot::default());
         table.service_cidrs = ["10.96.0.0/16".parse().expect("a prefix")].into();
-        for carrier in [Carrier::Kernel, Carrier::Relays(Sight::Node)] {
-            let schema = schema(&table, BTreeSet::new(), carrier);
-            let check = schema.chains.get("cluster-ips-check").map(|(_, rules)| rules.len());
+        let relays = userspace::table(Kernel::default(), VisibleSource::Node);
+        for mut mode in [nftables::table(Kernel::default()), relays] {
+            mode.sync(&table, &Scope::default()).expect("the model's transport never fails");
+            let chains = mode.kernel.model.chains;
+            let check = chains.get("cluster-ips-check").map(|(_, rules)| rules.len());
             assert_eq!(check, Some(rules), "{guard:?}");
             // What passes keeps its source: it is not marked for masquerading when it leaves the chain.
-            let last = schema.chains.get("services").and_then(|(_, rules)| rules.last());
+            let last = chains.get("services").and_then(|(_, rules)| rules.last());
             let bit = table.host.masquerade_mark;
             let unmarks =
                 last.is_some_and(|rule| rule.exprs.ends_with(&statement::flip_mark_bits(bit)));
@@ -428,12 +439,13 @@ fn cluster_ips_are_guarded_as_the_table_says() {
 /// `pkg/proxy/nftables/proxier.go`, isAffinitySetName). One that our rules use makes it fail.
 #[test]
 fn no_set_has_a_name_that_keeps_the_go_kube_proxy_from_starting() {
-    let varying = [SetId::Affinity, SetId::Remembered(10800)];
-    for id in SetId::permanent(Carrier::Relays(Sight::Node))
-        .chain(SetId::permanent(Carrier::Ipvs))
-        .chain(varying)
-    {
-        assert!(!id.name().starts_with("affinity-"), "{}", id.name());
+    let kernel = Kernel::default;
+    let relays = userspace::table(kernel(), VisibleSource::Node);
+    for mode in [nftables::table(kernel()), ipvs::table(kernel()), relays] {
+        let on_demand = [SetId::Affinity, SetId::Remembered(10800)];
+        for id in SetId::permanent(mode.path.sets()).chain(on_demand) {
+            assert!(!id.name().starts_with("affinity-"), "{}", id.name());
+        }
     }
 }
 
@@ -465,7 +477,7 @@ proptest! {
             prop_assert_eq!(without_order(&world.kernel().model), without_order(&fresh.kernel().model));
             prop_assert_eq!(&world.kernel().model.chains, &fresh.kernel().model.chains);
             for id in world.kernel().model.sets.keys() {
-                prop_assert!(SetId::from_name(id).is_some(), "{id} is not recognized");
+                prop_assert!(from_name(id).is_some(), "{id} is not recognized");
             }
         }
     }

@@ -7,38 +7,47 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::nftables::{Sight, is_relayed};
+use super::visible_source::VisibleSource;
 use sluice_core::model::ServiceName;
 use sluice_core::net::Protocol;
 use sluice_core::plan::{
     Frontend, Masquerade, PoolEndpoint, PoolKind, PortPlan, Route, ServicePlan, Verdict,
 };
 
-/// What a relay is for: one pool of one port of a Service, and whom endpoints see.
+/// What a relay is for: one pool of one port of a Service, and which source endpoints see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct RelayFor {
+pub(super) struct RelayKey {
     pub(super) service: ServiceName,
     pub(super) port: Arc<str>,
     pub(super) protocol: Protocol,
     pub(super) pool: PoolKind,
-    pub(super) sight: Sight,
+    pub(super) source: VisibleSource,
 }
 
-impl RelayFor {
+impl RelayKey {
     pub(super) fn new(
         service: &ServiceName,
         port: &PortPlan,
         pool: PoolKind,
-        sight: Sight,
-    ) -> RelayFor {
+        source: VisibleSource,
+    ) -> RelayKey {
         let (service, name) = (service.clone(), Arc::clone(&port.name));
-        RelayFor { service, port: name, protocol: port.protocol, pool, sight }
+        RelayKey { service, port: name, protocol: port.protocol, pool, source }
     }
 
     /// Not greater than any of a Service.
-    pub(super) fn first_of(service: &ServiceName) -> RelayFor {
-        let (protocol, pool, sight) = (Protocol::Tcp, PoolKind::Cluster, Sight::Node);
-        RelayFor { service: service.clone(), port: "".into(), protocol, pool, sight }
+    pub(super) fn first_of(service: &ServiceName) -> RelayKey {
+        let (protocol, pool, source) = (Protocol::Tcp, PoolKind::Cluster, VisibleSource::Node);
+        RelayKey { service: service.clone(), port: "".into(), protocol, pool, source }
+    }
+}
+
+/// Whether sockets of this process carry a protocol in userspace mode. SCTP stays with the kernel: a
+/// relay would lose its streams and its unordered and partly reliable messages.
+pub fn is_relayed(protocol: Protocol) -> bool {
+    match protocol {
+        Protocol::Tcp | Protocol::Udp => true,
+        Protocol::Sctp => false,
     }
 }
 
@@ -57,10 +66,10 @@ pub(super) fn needed(plan: &ServicePlan) -> impl Iterator<Item = (&PortPlan, Poo
 }
 
 /// The relays of a pool, in the order of the slots that the kernel's table has for them.
-pub(super) fn sights(sight: Sight) -> &'static [Sight] {
-    match sight {
-        Sight::Node => &[Sight::Node],
-        Sight::Client => &[Sight::Client, Sight::Node],
+pub(super) fn sources(visible: VisibleSource) -> &'static [VisibleSource] {
+    match visible {
+        VisibleSource::Node => &[VisibleSource::Node],
+        VisibleSource::Client => &[VisibleSource::Client, VisibleSource::Node],
     }
 }
 
@@ -69,10 +78,10 @@ pub(super) fn sights(sight: Sight) -> &'static [Sight] {
 ///
 /// Where endpoints may see clients, the kernel decides by the routes who is masqueraded, and the relay
 /// does it; otherwise a route says nothing about that, because relays send from this node anyway.
-pub(super) fn carried(
+pub(super) fn redirected(
     plan: &ServicePlan,
-    sight: Sight,
-    at: impl Fn(&PortPlan, PoolKind, Sight) -> Option<SocketAddr>,
+    visible: VisibleSource,
+    at: impl Fn(&PortPlan, PoolKind, VisibleSource) -> Option<SocketAddr>,
 ) -> ServicePlan {
     let port = |port: &PortPlan| {
         if !is_relayed(port.protocol) {
@@ -82,7 +91,8 @@ pub(super) fn carried(
             // Not local: that asks for the rule against hairpins, and a relay sends from this node.
             let endpoint =
                 |at: SocketAddr| PoolEndpoint { ip: at.ip(), port: at.port(), local: false };
-            let relays = sights(sight).iter().map(|sight| at(port, kind, *sight).map(endpoint));
+            let relays =
+                sources(visible).iter().map(|source| at(port, kind, *source).map(endpoint));
             relays.collect::<Option<_>>().unwrap_or_default()
         };
         let (cluster, local) = (relays(PoolKind::Cluster), relays(PoolKind::Local));
@@ -93,9 +103,9 @@ pub(super) fn carried(
                 Verdict::Reject | Verdict::Drop => false,
             };
             let verdict = if missing { Verdict::Reject } else { route.verdict };
-            let masquerade = match sight {
-                Sight::Node => Masquerade::No,
-                Sight::Client => route.masquerade,
+            let masquerade = match visible {
+                VisibleSource::Node => Masquerade::No,
+                VisibleSource::Client => route.masquerade,
             };
             Route { verdict, masquerade, ..route }
         };

@@ -1,23 +1,22 @@
-//! What this mode needs of nf_tables, and the kernel's.
+//! What the service table needs of nf_tables, and the kernel's.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::Nftables;
-use super::layout::{Carrier, Sight, TABLE};
+use super::sets::TABLE;
 use sluice_core::net::Family;
 use sluice_kernel::nft::{
-    ApplyError, Chain, ChainKind, Element, Hook, Listening, Nft, NftError, NftEvent, NftEvents,
-    Observed, Op, Ops, Rule, Set, TableName, statement,
+    ApplyError, Chain, Element, Listening, Nft, NftError, NftEvent, NftEvents, Observed, Op, Ops,
+    Rule, Set, TableName,
 };
 
 /// A table that no transaction leaves behind.
 const TRIAL: &str = "kube-proxy-trial";
 
-/// What this mode needs of nf_tables: the kernel's, or in tests a model of it that fails on demand.
-pub trait Tables: Send {
+/// One table of nf_tables: the kernel's, or in tests a model of it that fails on demand.
+pub trait KernelTable: Send {
     /// Applies all operations in one transaction, or none.
     fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError>;
     /// Reads our table.
@@ -62,39 +61,24 @@ impl Connection {
         Ok(Connection(Arc::new(Mutex::new(shared))))
     }
 
-    /// The mode for one family.
-    pub fn mode(&self, family: Family) -> Nftables {
-        self.carried_by(Carrier::Kernel, family)
+    /// The service table of one family.
+    pub fn table(&self, family: Family) -> LiveTable {
+        LiveTable { connection: self.clone(), table: TableName::new(family, TABLE) }
     }
 
-    /// The redirection of the userspace mode for one family: pools of its forwarding tables are
-    /// sockets of this process.
-    pub fn redirection(&self, sight: Sight, family: Family) -> Nftables {
-        self.carried_by(Carrier::Relays(sight), family)
-    }
-
-    /// Tries whether the kernel takes the rule by which answers to clients' addresses are delivered
-    /// here; nothing stays of it.
+    /// Tries whether the kernel takes a chain with a rule; nothing stays of it.
     ///
     /// # Errors
     /// If it does not, or if nf_tables cannot be used.
-    pub fn try_sockets(&self, family: Family) -> Result<(), ApplyError> {
-        let table = TableName::new(family, TRIAL);
-        let rule = Rule::of("socket", [statement::socket_is_transparent()]);
-        let chain = Chain::base("socket", ChainKind::Filter, Hook::Prerouting, 0);
+    pub(crate) fn try_out(
+        &self,
+        family: Family,
+        chain: Chain,
+        rule: Rule,
+    ) -> Result<(), ApplyError> {
         let add = [Op::AddTable { comment: None }, Op::AddChain(chain), Op::AddRule(rule)];
         let ops: Vec<Op> = add.into_iter().chain([Op::DeleteTable]).collect();
-        self.shared().nft.apply(&table, &ops)
-    }
-
-    /// What stands beside IPVS, for one family.
-    pub fn beside_ipvs(&self, family: Family) -> Nftables {
-        self.carried_by(Carrier::Ipvs, family)
-    }
-
-    fn carried_by(&self, carrier: Carrier, family: Family) -> Nftables {
-        let table = TableName::new(family, TABLE);
-        Nftables::new(Live { connection: self.clone(), table }, carrier)
+        self.shared().nft.apply(&TableName::new(family, TRIAL), &ops)
     }
 
     /// Changes whenever somebody else may have changed our tables. Must be called within a Tokio
@@ -113,12 +97,12 @@ impl Connection {
 
 /// The kernel's table of one family.
 #[derive(Debug)]
-pub struct Live {
+pub struct LiveTable {
     connection: Connection,
     table: TableName,
 }
 
-impl Tables for Live {
+impl KernelTable for LiveTable {
     fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError> {
         let Shared { nft, events, .. } = &mut *self.connection.shared();
         events.apply_unheard(nft, &self.table, ops)

@@ -6,7 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
-use super::layout::{Place, SetId, TABLE};
+use super::frontends::FrontendClass;
+use super::sets::{SetId, TABLE};
 use sluice_core::model::ServiceName;
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::PortPlan;
@@ -54,9 +55,9 @@ impl ServiceCounters {
         let mut nft = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let table = TableName::new(family, TABLE);
         let mut all = Vec::new();
-        for place in [Place::Service, Place::NodePort] {
-            let counts = nft.element_counters(&table, &SetId::Counters(place).name())?;
-            all.extend(counts.iter().filter_map(|count| service_count(family, place, count)));
+        for class in [FrontendClass::Vip, FrontendClass::NodePort] {
+            let counts = nft.element_counters(&table, &SetId::Counters(class).name())?;
+            all.extend(counts.iter().filter_map(|count| service_count(family, class, count)));
         }
         Ok(all)
     }
@@ -68,16 +69,20 @@ pub(super) fn owner(name: &ServiceName, port: &PortPlan) -> Option<String> {
     (text.len() <= LONGEST).then_some(text)
 }
 
-fn service_count(family: Family, place: Place, count: &ElementCounter) -> Option<ServiceCount> {
+fn service_count(
+    family: Family,
+    class: FrontendClass,
+    count: &ElementCounter,
+) -> Option<ServiceCount> {
     let (name, port) = count.comment.as_deref()?.split_once(':')?;
     let (namespace, service) = name.split_once('/')?;
     let key = count.key.as_bytes();
-    let (ip, rest) = match place {
-        Place::Service | Place::ServiceLocal => {
+    let (ip, rest) = match class {
+        FrontendClass::Vip | FrontendClass::VipLocal => {
             let (ip, rest) = key.split_at_checked(family.address_len())?;
             (Some(address(ip)?), rest)
         }
-        Place::NodePort | Place::NodePortLocal => (None, key),
+        FrontendClass::NodePort | FrontendClass::NodePortLocal => (None, key),
     };
     // Each part is padded to four bytes.
     let [protocol, _, _, _, high, low, ..] = *rest else { return None };

@@ -9,30 +9,30 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::elements::pools_of;
+use crate::service_table::pools_of;
 use sluice_core::net::Protocol;
 use sluice_core::plan::{Address, FrontendKind, PoolKind, PortPlan, ServicePlan};
 
 /// A virtual service that a plan needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Virtual<'a> {
+pub(super) struct VirtualService<'a> {
     /// The cluster IP.
-    pub(crate) ip: IpAddr,
+    pub(super) ip: IpAddr,
     /// Its transport protocol.
-    pub(crate) protocol: Protocol,
+    pub(super) protocol: Protocol,
     /// The port at the cluster IP.
-    pub(crate) at: u16,
+    pub(super) at: u16,
     /// Who may address it.
-    pub(crate) reach: Reach,
+    pub(super) reach: Reach,
     /// The port that it serves.
-    pub(crate) port: &'a PortPlan,
+    pub(super) port: &'a PortPlan,
     /// The pool that it serves.
-    pub(crate) pool: PoolKind,
+    pub(super) pool: PoolKind,
 }
 
 /// Who may address a virtual service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(super) enum Reach {
     /// Clients: it is a frontend.
     Direct,
     /// Only traffic that the table sends there.
@@ -40,7 +40,7 @@ pub(crate) enum Reach {
 }
 
 /// The virtual services of a plan, at addresses that follow from the plan alone.
-pub(crate) fn virtuals(plan: &ServicePlan) -> Vec<Virtual<'_>> {
+pub(super) fn virtual_services(plan: &ServicePlan) -> Vec<VirtualService<'_>> {
     let Some(ip) = plan.cluster_ip else { return Vec::new() };
     let mut taken: BTreeSet<(Protocol, u16)> = plan.ports.iter().flat_map(own_ports).collect();
     let mut found = Vec::new();
@@ -55,7 +55,7 @@ pub(crate) fn virtuals(plan: &ServicePlan) -> Vec<Virtual<'_>> {
                 Some(_) => (number, Reach::Direct),
                 None => (free_port(number, port.protocol, &mut taken), Reach::Translated),
             };
-            found.push(Virtual { ip, protocol: port.protocol, at, reach, port, pool });
+            found.push(VirtualService { ip, protocol: port.protocol, at, reach, port, pool });
         }
     }
     found
