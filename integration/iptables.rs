@@ -27,7 +27,7 @@ use serde_json::json;
 use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Isolation, Probe, prepare};
 use sluice_core::model::{Change, ServiceName, ServiceType, Snapshot, SourceRanges, TrafficPolicy};
 use sluice_core::net::{Family, Protocol};
-use sluice_dataplane::iptables::{Iptables, Layout, Tables};
+use sluice_dataplane::iptables::{Iptables, Layout, Programs};
 use sluice_dataplane::{Backend, Observation, Scope};
 use sluice_kernel::xtables::{ChainGraph, CountedRule, Table, Variant, Xtables, XtablesError};
 
@@ -282,7 +282,7 @@ fn sabotaged(script: &str, variant: Variant) -> String {
     lines.collect()
 }
 
-impl Tables for Sabotaged {
+impl Programs for Sabotaged {
     fn save(&mut self, table: Table) -> Result<String, XtablesError> {
         self.0.save(table)
     }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use sluice_cluster::{Answer, Probe};
 use sluice_core::net::Family;
-use sluice_dataplane::iptables::{Iptables, Layout, Tables};
+use sluice_dataplane::iptables::{Iptables, Layout, Programs};
 use sluice_dataplane::{Backend, Observation, Scope};
 use sluice_kernel::xtables::{ChainGraph, Table, Variant, Xtables, XtablesError};
 
@@ -18,7 +18,7 @@ use super::{Outcome, cluster_of, every_kind, run, saved, sorted, sync, world};
 /// Programs that lack an extension: its name is replaced by one that does not exist.
 struct Without(Xtables, &'static str);
 
-impl Tables for Without {
+impl Programs for Without {
     fn save(&mut self, table: Table) -> Result<String, XtablesError> {
         self.0.save(table)
     }

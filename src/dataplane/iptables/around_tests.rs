@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::extensions::PROBE;
-use super::model::Model;
+use super::strict_programs::Model;
 use super::tests::{OPTIONS, many, mode, scope, sync};
 use super::*;
 use sluice_core::model::{Condition, Snapshot};
@@ -42,17 +42,17 @@ fn rules_do_without_an_extension_that_is_not_there() {
             let table = of_every_extension(family);
             let mut mode = mode();
             if at_commit {
-                mode.tables.refuses_at_commit = vec![word];
+                mode.programs.refuses_at_commit = vec![word];
             } else {
-                mode.tables.refuses = vec![word];
+                mode.programs.refuses = vec![word];
             }
             sync(&mut mode, &table, &Scope::default());
-            let text = mode.tables.save(Table::Nat).expect("the model's tables");
+            let text = mode.programs.save(Table::Nat).expect("the model's tables");
             assert!(!text.contains(word) && !text.contains(PROBE), "{word}: {text}");
             assert!(text.contains("MASQUERADE"), "{word}: {text}");
             let served = text.contains("--to-destination 10.9.0.2:80");
             assert_eq!(served, family == Family::V4, "{word}: {text}");
-            assert!(mode.tables.restores <= 2, "{word}: {} scripts", mode.tables.restores);
+            assert!(mode.programs.restores <= 2, "{word}: {} scripts", mode.programs.restores);
             let full = Scope { full: true, ..Scope::default() };
             assert_eq!(sync(&mut mode, &table, &full).operations, 0, "{word}: it is at rest");
         }
@@ -63,12 +63,12 @@ fn rules_do_without_an_extension_that_is_not_there() {
 fn without_bpf_the_layout_is_classic() {
     let table = of_every_extension(Family::V4);
     let mut without = mode();
-    without.tables.refuses = vec!["-m bpf"];
+    without.programs.refuses = vec!["-m bpf"];
     sync(&mut without, &table, &Scope::default());
     let classic = Options { layout: Layout::Classic, ..OPTIONS };
     let mut classic = Iptables::new(Model::default(), classic);
     sync(&mut classic, &table, &Scope::default());
-    assert_eq!(without.tables.chains, classic.tables.chains);
+    assert_eq!(without.programs.chains, classic.programs.chains);
 }
 
 #[test]
@@ -82,11 +82,11 @@ fn an_extension_that_nothing_works_without_is_named() {
         ("-j DNAT", "xt_nat"),
     ] {
         let mut mode = mode();
-        mode.tables.refuses = vec![word];
+        mode.programs.refuses = vec![word];
         let table = of_every_extension(Family::V4);
         let error = mode.sync(&table, &Scope::default()).expect_err("nothing works").to_string();
         assert!(error.contains(name) && error.contains("another proxy mode"), "{word}: {error}");
-        mode.tables.refuses.clear();
+        mode.programs.refuses.clear();
         sync(&mut mode, &table, &Scope::default());
     }
 }
@@ -104,31 +104,31 @@ fn a_table_that_cannot_be_read_is_written_all_the_same() {
         let (before, _) = build(Family::V4, "node-a", host(), &many(3, 2));
         let (after, _) = build(Family::V4, "node-a", host(), &many(2, 2));
         let mut mode = mode();
-        mode.tables.table(table).insert("OTHERS".to_owned(), vec!["-j DROP".to_owned()]);
+        mode.programs.table(table).insert("OTHERS".to_owned(), vec!["-j DROP".to_owned()]);
         let uses = vec!["-j KUBE-MARK-MASQ".to_owned()];
-        mode.tables.table(Table::Nat).insert("USER".to_owned(), uses);
-        mode.tables.table(Table::Nat).insert("KUBE-MARK-MASQ".to_owned(), vec![]);
+        mode.programs.table(Table::Nat).insert("USER".to_owned(), uses);
+        mode.programs.table(Table::Nat).insert("KUBE-MARK-MASQ".to_owned(), vec![]);
         sync(&mut mode, &before, &Scope::default());
-        let mut fresh = Iptables::new(mode.tables.clone(), OPTIONS);
+        let mut fresh = Iptables::new(mode.programs.clone(), OPTIONS);
         sync(&mut fresh, &after, &Scope::default());
         // Jumps that a version without this wrote at each start.
         for _ in 0..2 {
-            let rules = mode.tables.table(table).get_mut(native).expect("the chain");
+            let rules = mode.programs.table(table).get_mut(native).expect("the chain");
             let ours: Vec<String> =
                 rules.iter().filter(|rule| rule.contains("KUBE-")).cloned().collect();
             rules.splice(0..0, ours);
         }
-        mode.tables.incompatible = [(table, native)].into();
-        let mut tables = mode.tables.clone();
+        mode.programs.incompatible = [(table, native)].into();
+        let mut tables = mode.programs.clone();
         for start in 1..=3 {
             let mut again = Iptables::new(tables, OPTIONS);
             let report = sync(&mut again, &after, &Scope::default());
             assert_eq!(report.observed, Observation::Asked);
-            assert_eq!(again.tables.chains, fresh.tables.chains, "{case}, start {start}");
+            assert_eq!(again.programs.chains, fresh.programs.chains, "{case}, start {start}");
             let report = sync(&mut again, &after, &Scope::default());
             assert_eq!((report.observed, report.operations), (Observation::None, 0), "{case}");
             assert_eq!(again.unreadable, [table].into(), "{case}");
-            tables = again.tables;
+            tables = again.programs;
         }
     }
 }
@@ -141,12 +141,12 @@ fn noticed_after(
 ) -> Option<usize> {
     let mut mode = mode();
     sync(&mut mode, table, &Scope::default());
-    let whole = mode.tables.chains.clone();
-    harm(&mut mode.tables);
-    assert_ne!(mode.tables.chains, whole);
+    let whole = mode.programs.chains.clone();
+    harm(&mut mode.programs);
+    assert_ne!(mode.programs.chains, whole);
     let noticed =
         (1..=12).find(|n| sync(&mut mode, table, &next(*n)).observed == Observation::Drift);
-    assert_eq!(mode.tables.chains, whole, "it is repaired");
+    assert_eq!(mode.programs.chains, whole, "it is repaired");
     noticed
 }
 
@@ -181,7 +181,7 @@ fn jumps_that_are_gone_and_older_rules_are_noticed_by_turns() {
         let restored = |model: &mut Model| {
             let mut before = mode();
             sync(&mut before, &older, &Scope::default());
-            model.chains.insert(at, before.tables.chains[&at].clone());
+            model.chains.insert(at, before.programs.chains[&at].clone());
         };
         let noticed = noticed_after(restored, quiet, &table);
         assert!(noticed.is_some_and(|n| n <= TURNS), "{at}: {noticed:?}");

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::dispatch::{Dispatch, loopback, only};
+use super::form::{Form, Layout, LocalhostNodePorts, OutOfWindow};
 use super::line::{Chains, Line};
 use super::names::{self, ChainId};
 use super::rule::{Match, Rule, Sense, Target};
-use super::{Form, Layout, LocalhostNodePorts, OutOfWindow};
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::{ForwardingTable, Host, NodePortAddresses, PodDetector};
 use sluice_kernel::xtables::Table;

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::dispatch::{self, Dispatch, Entry, Shape};
+use super::form::{Form, Layout};
 use super::line::{Chains, Line};
 use super::names::ChainId;
 use super::service::{Common, Rendered, render};
-use super::{Form, Layout, base, names};
+use super::{base, names};
 use sluice_core::model::ServiceName;
 use sluice_core::net::fnv1a;
 use sluice_core::plan::{ForwardingTable, Host, ServicePlan};
@@ -39,7 +40,7 @@ struct Tally {
 }
 
 /// Chains that change: what is to be in them, or nothing if they are to go.
-pub(super) type Delta = BTreeMap<ChainId, Option<Vec<Line>>>;
+pub(super) type Diff = BTreeMap<ChainId, Option<Vec<Line>>>;
 
 impl Desired {
     pub(super) fn new(table: &ForwardingTable, form: Form) -> Desired {
@@ -81,13 +82,13 @@ impl Desired {
         &mut self,
         table: &ForwardingTable,
         scope: &BTreeSet<ServiceName>,
-    ) -> Delta {
+    ) -> Diff {
         if self.host != table.host {
             let before = self.chains();
             *self = Desired::new(table, self.form);
-            return delta(&before, &self.chains());
+            return diff(&before, &self.chains());
         }
-        let mut changed = Delta::new();
+        let mut changed = Diff::new();
         let mut moved = false;
         for name in scope {
             let old = self.remove(name);
@@ -95,19 +96,19 @@ impl Desired {
             let new = self.services.get(name);
             let (old, new) = (old.unwrap_or_default(), new.cloned().unwrap_or_default());
             moved |= old.entries != new.entries;
-            changed.extend(delta(&old.chains, &new.chains));
+            changed.extend(diff(&old.chains, &new.chains));
         }
         let base = base::chains(table, self.form);
         if moved || base != self.base {
             self.base = base;
             let shared = self.lay_out();
-            changed.extend(delta(&self.shared, &shared));
+            changed.extend(diff(&self.shared, &shared));
             take(&mut self.tallies, &self.shared);
             add(&mut self.tallies, &shared);
             self.shared = shared;
         }
         let canaries = self.canaries();
-        changed.extend(delta(&self.canaries, &canaries));
+        changed.extend(diff(&self.canaries, &canaries));
         self.canaries = canaries;
         changed
     }
@@ -193,7 +194,7 @@ fn digest(id: &ChainId, lines: &[Line]) -> u64 {
     lines.iter().fold(start, |hash, line| hash.and(line.text.as_bytes()).and(b"\n")).whole()
 }
 
-fn delta(old: &Chains, new: &Chains) -> Delta {
+fn diff(old: &Chains, new: &Chains) -> Diff {
     let gone = old.keys().filter(|id| !new.contains_key(*id)).map(|id| (id.clone(), None));
     let other = new.iter().filter(|(id, lines)| old.get(*id) != Some(*lines));
     gone.chain(other.map(|(id, lines)| (id.clone(), Some(lines.clone())))).collect()

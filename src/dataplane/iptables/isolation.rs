@@ -8,88 +8,64 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::script::{Blame, Written};
-use super::{Iptables, Tables, without};
 use sluice_core::model::ServiceName;
-use sluice_core::plan::ForwardingTable;
 use sluice_kernel::xtables::XtablesError;
 
 /// How many scripts are tried: two Services to blame are found among a thousand.
 const ATTEMPTS: usize = 48;
 
 /// How a script went.
-enum Attempt {
+pub(super) enum Attempt {
     /// It wrote this.
     Applied(Written),
     /// It was not applied as a whole.
     Failed(Blame),
 }
 
-impl<T: Tables> Iptables<T> {
-    /// Applies what can be applied, puts down as refused who is to blame, and says what it
-    /// wrote. `error` is what was said of all suspects together.
-    ///
-    /// # Errors
-    /// If not even what is without the suspects can be applied, or the programs cannot be used.
-    pub(super) fn isolate(
-        &mut self,
-        table: &ForwardingTable,
-        refused: &mut BTreeMap<ServiceName, String>,
-        suspects: BTreeSet<ServiceName>,
-        error: &XtablesError,
-    ) -> Result<Written, XtablesError> {
-        let suspects: Vec<ServiceName> = suspects.into_iter().collect();
-        let mut written = self.apply(table, refused.keys().chain(&suspects))?;
-        let mut waiting: Vec<Vec<ServiceName>> = Vec::new();
-        divide(suspects, error, &mut waiting, refused);
-        for _ in 0..ATTEMPTS {
-            let Some(group) = waiting.pop() else { break };
-            match self.attempt(table, refused.keys().chain(waiting.iter().flatten()))? {
-                Attempt::Applied(more) => written.add(more),
-                Attempt::Failed(Blame::Service(name, error)) => {
-                    waiting.push(group.into_iter().filter(|other| *other != name).collect());
-                    refused.insert(name, error.to_string());
-                }
-                Attempt::Failed(Blame::OneOf(_, error)) => {
-                    divide(group, &error, &mut waiting, refused);
-                }
-                Attempt::Failed(Blame::Nobody(error)) => return Err(error),
+/// Applies what can be applied, puts down as refused who is to blame, and says what it wrote. `attempt` makes
+/// the kernel match without some Services; `error` is what was said of all suspects together.
+///
+/// # Errors
+/// If not even what is without the suspects can be applied, or the programs cannot be used.
+pub(super) fn isolate(
+    mut attempt: impl FnMut(Vec<&ServiceName>) -> Result<Attempt, XtablesError>,
+    refused: &mut BTreeMap<ServiceName, String>,
+    suspects: BTreeSet<ServiceName>,
+    error: &XtablesError,
+) -> Result<Written, XtablesError> {
+    let suspects: Vec<ServiceName> = suspects.into_iter().collect();
+    let mut written = applied(attempt(refused.keys().chain(&suspects).collect())?)?;
+    let mut waiting: Vec<Vec<ServiceName>> = Vec::new();
+    divide(suspects, error, &mut waiting, refused);
+    for _ in 0..ATTEMPTS {
+        let Some(group) = waiting.pop() else { break };
+        match attempt(refused.keys().chain(waiting.iter().flatten()).collect())? {
+            Attempt::Applied(more) => written.add(more),
+            Attempt::Failed(Blame::Service(name, error)) => {
+                waiting.push(group.into_iter().filter(|other| *other != name).collect());
+                refused.insert(name, error.to_string());
             }
-        }
-        for name in waiting.into_iter().flatten() {
-            refused
-                .insert(name, format!("left out, as one of several that may be to blame: {error}"));
-        }
-        // Whatever the last attempt has left.
-        written.add(self.apply(table, refused.keys())?);
-        Ok(written)
-    }
-
-    fn apply<'a>(
-        &mut self,
-        table: &ForwardingTable,
-        out: impl Iterator<Item = &'a ServiceName>,
-    ) -> Result<Written, XtablesError> {
-        match self.attempt(table, out)? {
-            Attempt::Applied(written) => Ok(written),
-            Attempt::Failed(
-                Blame::Service(_, error) | Blame::OneOf(_, error) | Blame::Nobody(error),
-            ) => Err(error),
+            Attempt::Failed(Blame::OneOf(_, error)) => {
+                divide(group, &error, &mut waiting, refused);
+            }
+            Attempt::Failed(Blame::Nobody(error)) => return Err(error),
         }
     }
+    for name in waiting.into_iter().flatten() {
+        refused.insert(name, format!("left out, as one of several that may be to blame: {error}"));
+    }
+    // Whatever the last attempt has left.
+    written.add(applied(attempt(refused.keys().collect())?)?);
+    Ok(written)
+}
 
-    fn attempt<'a>(
-        &mut self,
-        table: &ForwardingTable,
-        out: impl Iterator<Item = &'a ServiceName>,
-    ) -> Result<Attempt, XtablesError> {
-        let (desired, script) = self.compare(&without(table, out))?;
-        if !script.is_empty()
-            && let Err(error) = self.tables.restore(&script.text)
-        {
-            return Ok(Attempt::Failed(script.blame(error, None)));
-        }
-        self.programmed = Some(desired);
-        Ok(Attempt::Applied(script.written))
+/// What an attempt wrote that has to succeed.
+fn applied(attempt: Attempt) -> Result<Written, XtablesError> {
+    match attempt {
+        Attempt::Applied(written) => Ok(written),
+        Attempt::Failed(
+            Blame::Service(_, error) | Blame::OneOf(_, error) | Blame::Nobody(error),
+        ) => Err(error),
     }
 }
 

@@ -1,9 +1,11 @@
 //! The iptables mode: kube-proxy's chains, with fewer rules and without a walk past all Services.
 //!
 //! Reading order: [`names`] has the chains, [`rule`] the words of rules, [`service`] writes one
-//! Service's plan down, [`dispatch`] leads packets to it, [`base`] is what holds it all, [`desired`]
-//! keeps it up to date, [`observed`] compares it with the kernel, [`script`] is what is applied,
-//! [`isolation`] finds out which Service the kernel refuses, [`extensions`] what rules have to do without.
+//! Service's plan down, [`dispatch`] leads packets to it, [`base`] is what holds it all, [`form`] what all
+//! rules are written by. [`desired`] and [`observed`] are what
+//! [these words](crate::service_table#what-is-what-should-be-and-the-difference) say; both give a diff, and
+//! [`script`] is the diff as the programs read it. [`isolation`] finds out which Service the kernel refuses,
+//! [`extensions`] what rules have to do without, [`programs`] are iptables'.
 //! `docs/modes/iptables.md` explains the shape.
 
 #[cfg(test)]
@@ -12,15 +14,17 @@ mod base;
 mod desired;
 mod dispatch;
 mod extensions;
+mod form;
 mod isolation;
 mod line;
-#[cfg(test)]
-mod model;
 mod names;
 mod observed;
+mod programs;
 mod rule;
 mod script;
 mod service;
+#[cfg(test)]
+mod strict_programs;
 #[cfg(test)]
 mod tests;
 
@@ -29,17 +33,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::base::Hook;
 use self::desired::Desired;
 use self::extensions::{Extension, Lacking};
-use self::line::Line;
+use self::form::Form;
+pub use self::form::{Layout, LocalhostNodePorts, Options, OutOfWindow};
+use self::isolation::{Attempt, isolate};
 use self::names::ChainId;
 pub(super) use self::names::is_of_proxy;
 use self::observed::Observed;
+pub use self::programs::Programs;
 use self::rule::Rule;
 use self::script::{Blame, Script, Written};
-use super::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
+use crate::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 use sluice_core::plan::ForwardingTable;
-use sluice_kernel::xtables::{self, ChainGraph, Table, Xtables, XtablesError};
+use sluice_kernel::xtables::{Table, Xtables, XtablesError};
 use sluice_telemetry::trace;
 
 /// How many scripts are tried, each without the Service whose line was refused in the one before.
@@ -51,132 +58,13 @@ const TURNS: usize = Table::ALL.len();
 /// Every so many changes one of them looks, too, although no check came between.
 const UNLOOKED: usize = 3;
 
-/// The shape of the rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Layout {
-    /// Endpoints in the chain of their pool, Services found through prefixes.
-    #[default]
-    Compact,
-    /// A chain per endpoint and one list of all Services, as in the Go kube-proxy.
-    Classic,
-}
-
-/// Whether node ports answer on 127.0.0.1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LocalhostNodePorts {
-    /// They do, in IPv4, where node ports are open on all addresses.
-    Open,
-    /// They do not.
-    Closed,
-}
-
-/// What becomes of packets that connection tracking holds for invalid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutOfWindow {
-    /// They are dropped.
-    Drop,
-    /// Connection tracking lets them pass (`nf_conntrack_tcp_be_liberal`), and so do the rules.
-    Keep,
-}
-
-/// What this mode alone can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// The shape of the rules.
-    pub layout: Layout,
-    /// Whether node ports answer on 127.0.0.1.
-    pub localhost_node_ports: LocalhostNodePorts,
-    /// What becomes of packets that connection tracking holds for invalid.
-    pub out_of_window: OutOfWindow,
-}
-
-/// What all rules are written by.
-#[derive(Debug, Clone, Copy)]
-struct Form {
-    layout: Layout,
-    localhost_node_ports: LocalhostNodePorts,
-    out_of_window: OutOfWindow,
-    lacking: Lacking,
-}
-
-impl Form {
-    fn new(options: Options, lacking: Lacking) -> Form {
-        let Options { mut layout, localhost_node_ports, out_of_window } = options;
-        if lacking.has(Extension::Bpf) {
-            layout = Layout::Classic;
-        }
-        Form { layout, localhost_node_ports, out_of_window, lacking }
-    }
-
-    /// The line of a rule; none if it says nothing without what is lacking.
-    fn line(self, rule: &Rule) -> Option<Line> {
-        self.lacking.adapt(rule).map(|rule| Line::of(&rule))
-    }
-
-    /// The line of a rule that is for a Service.
-    fn owned_line(self, rule: &Rule, owner: &ServiceName) -> Option<Line> {
-        self.lacking.adapt(rule).map(|rule| Line::owned(&rule, owner))
-    }
-}
-
-/// What this mode needs of iptables: its programs, or in tests a model of them that fails on demand.
-pub trait Tables: Send {
-    /// The rules of a table in the form of `iptables-save`.
-    ///
-    /// # Errors
-    /// If they cannot be read; [`XtablesError::Incompatible`] if only their chain graph can.
-    fn save(&mut self, table: Table) -> Result<String, XtablesError>;
-    /// What can be told of a table whose rules cannot be read.
-    ///
-    /// # Errors
-    /// If nothing can be told.
-    fn chain_graph(&mut self, table: Table) -> Result<ChainGraph, XtablesError>;
-    /// Applies a script of `iptables-restore --noflush`.
-    ///
-    /// # Errors
-    /// If a line is refused, or the programs cannot be run.
-    fn restore(&mut self, script: &str) -> Result<(), XtablesError>;
-    /// One chain in the form of `iptables -S`; none if there is no such chain.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError>;
-    /// Lets packets from and to 127.0.0.0/8 leave and enter by other interfaces.
-    ///
-    /// # Errors
-    /// If the setting cannot be written.
-    fn route_localnet(&mut self) -> std::io::Result<()>;
-}
-
-impl Tables for Xtables {
-    fn save(&mut self, table: Table) -> Result<String, XtablesError> {
-        Xtables::save(self, table)
-    }
-
-    fn chain_graph(&mut self, table: Table) -> Result<ChainGraph, XtablesError> {
-        Xtables::chain_graph(self, table)
-    }
-
-    fn restore(&mut self, script: &str) -> Result<(), XtablesError> {
-        Xtables::restore(self, script)
-    }
-
-    fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
-        Xtables::chain(self, table, chain)
-    }
-
-    fn route_localnet(&mut self) -> std::io::Result<()> {
-        xtables::route_localnet()
-    }
-}
-
 /// The iptables mode for one IP family.
 #[derive(Debug)]
 pub struct Iptables<T = Xtables> {
-    tables: T,
+    programs: T,
     options: Options,
     /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
-    programmed: Option<Desired>,
+    applied: Option<Desired>,
     /// `route_localnet` was asked for since the kernel was last read.
     localnet: bool,
     /// Extensions that cannot be used; known once something has been refused.
@@ -189,13 +77,13 @@ pub struct Iptables<T = Xtables> {
     unlooked: usize,
 }
 
-impl<T: Tables> Iptables<T> {
-    /// The mode, on these tables.
-    pub fn new(tables: T, options: Options) -> Iptables<T> {
+impl<T: Programs> Iptables<T> {
+    /// The mode, with these programs.
+    pub fn new(programs: T, options: Options) -> Iptables<T> {
         Iptables {
-            tables,
+            programs,
             options,
-            programmed: None,
+            applied: None,
             localnet: false,
             lacking: None,
             unreadable: BTreeSet::new(),
@@ -215,10 +103,10 @@ impl<T: Tables> Iptables<T> {
         let turn = self.looks % TURNS;
         self.looks = self.looks.wrapping_add(1);
         let canary = Table::ALL[turn];
-        let lines = self.programmed.as_ref().and_then(|desired| desired.canary(canary));
+        let lines = self.applied.as_ref().and_then(|desired| desired.canary(canary));
         let wanted: Vec<String> =
             lines.into_iter().flatten().map(|line| line.text.to_string()).collect();
-        let Some(found) = self.tables.chain(canary, names::CANARY)? else { return Ok(false) };
+        let Some(found) = self.programs.chain(canary, names::CANARY)? else { return Ok(false) };
         if observed::rules(&found) != wanted {
             return Ok(false);
         }
@@ -229,7 +117,7 @@ impl<T: Tables> Iptables<T> {
             let chains: Vec<&ChainId> = of_table.collect::<BTreeSet<_>>().into_iter().collect();
             let Some(at) = chains.get(turn % chains.len().max(1)) else { continue };
             // A chain that cannot be printed is looked at when everything is compared.
-            if let Some(found) = self.tables.chain(table, &at.name)? {
+            if let Some(found) = self.programs.chain(table, &at.name)? {
                 seen.read(table, &found);
                 let here: Vec<Hook> =
                     hooks.iter().filter(|hook| hook.at == **at).cloned().collect();
@@ -245,13 +133,13 @@ impl<T: Tables> Iptables<T> {
     fn compare(&mut self, table: &ForwardingTable) -> Result<(Desired, Script), XtablesError> {
         let mut observed = Observed::default();
         for table in Table::ALL {
-            match self.tables.save(table) {
+            match self.programs.save(table) {
                 Ok(saved) => {
                     observed.read(table, &saved);
                     self.unreadable.remove(&table);
                 }
                 Err(error @ XtablesError::Incompatible { .. }) => {
-                    observed.chain_graph(table, &self.tables.chain_graph(table)?);
+                    observed.chain_graph(table, &self.programs.chain_graph(table)?);
                     if self.unreadable.insert(table) {
                         tracing::warn!(
                             "{error}; our chains are written without being compared. Put that rule into a \
@@ -264,9 +152,9 @@ impl<T: Tables> Iptables<T> {
         }
         let form = self.form();
         let desired = Desired::new(table, form);
-        let delta = observed.difference(&desired.chains());
+        let diff = observed.difference(&desired.chains());
         let hooks = observed.hook_changes(&base::hooks(table.family, form));
-        Ok((desired, Script::new(&delta, &hooks)))
+        Ok((desired, Script::new(&diff, &hooks)))
     }
 
     /// Finds out which extensions cannot be used, the first time that something is refused; whether that
@@ -301,10 +189,10 @@ impl<T: Tables> Iptables<T> {
     fn probe(&mut self, family: Family) -> Result<Lacking, XtablesError> {
         let all = Extension::ALL.map(|extension| extension.probe(family));
         // What fails without any of them is not their fault.
-        self.tables.restore(&extensions::probe(&[]))?;
+        self.programs.restore(&extensions::probe(&[]))?;
         let mut lacking = Lacking::default();
         if self.takes(&all)? {
-            self.tables.restore(&extensions::end_of_probe())?;
+            self.programs.restore(&extensions::end_of_probe())?;
             return Ok(lacking);
         }
         for (extension, rule) in Extension::ALL.into_iter().zip(all) {
@@ -312,12 +200,12 @@ impl<T: Tables> Iptables<T> {
                 lacking.add(extension);
             }
         }
-        self.tables.restore(&extensions::end_of_probe())?;
+        self.programs.restore(&extensions::end_of_probe())?;
         Ok(lacking)
     }
 
     fn takes(&mut self, rules: &[(Table, Rule)]) -> Result<bool, XtablesError> {
-        match self.tables.restore(&extensions::probe(rules)) {
+        match self.programs.restore(&extensions::probe(rules)) {
             Ok(()) => Ok(true),
             Err(XtablesError::Refused { .. } | XtablesError::Failed { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -328,7 +216,7 @@ impl<T: Tables> Iptables<T> {
     fn restore(&mut self, script: &Script) -> Result<(), XtablesError> {
         let _span = trace::step("kernel transaction");
         trace::note("operations", || script.written.operations.to_string());
-        let result = self.tables.restore(&script.text);
+        let result = self.programs.restore(&script.text);
         trace::note("answer", || match &result {
             Ok(()) => "acknowledged".to_owned(),
             Err(error) => error.to_string(),
@@ -337,7 +225,7 @@ impl<T: Tables> Iptables<T> {
     }
 
     fn observation(&mut self, family: Family, scope: &Scope) -> Result<Observation, XtablesError> {
-        if self.programmed.is_none() || scope.full {
+        if self.applied.is_none() || scope.full {
             return Ok(Observation::Asked);
         }
         // A change is not kept waiting for three programs; the next check is near, unless changes never end.
@@ -356,7 +244,7 @@ impl<T: Tables> Iptables<T> {
         if !wanted || std::mem::replace(&mut self.localnet, true) {
             return;
         }
-        if let Err(error) = self.tables.route_localnet() {
+        if let Err(error) = self.programs.route_localnet() {
             tracing::warn!(
                 %error,
                 "node ports do not answer on 127.0.0.1: cannot write net.ipv4.conf.all.route_localnet"
@@ -368,26 +256,26 @@ impl<T: Tables> Iptables<T> {
     fn converge(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, XtablesError> {
         let observed = self.observation(table.family, scope)?;
         let mut refused: BTreeMap<ServiceName, String> = BTreeMap::new();
-        let mut believed = self.programmed.take().filter(|_| observed == Observation::None);
-        self.localnet &= believed.is_some();
+        let mut applied = self.applied.take().filter(|_| observed == Observation::None);
+        self.localnet &= applied.is_some();
         self.route_localnet(table);
         let mut rounds = 0;
         loop {
             rounds += 1;
-            let changed = believed.is_some().then_some(&scope.services);
+            let changed = applied.is_some().then_some(&scope.services);
             let (desired, script) = {
                 let _span = trace::step("diff");
-                match believed.take() {
+                match applied.take() {
                     Some(mut desired) => {
-                        let delta = desired.update(table, &scope.services);
-                        (desired, Script::new(&delta, &[]))
+                        let diff = desired.update(table, &scope.services);
+                        (desired, Script::new(&diff, &[]))
                     }
                     None => self.compare(&without(table, refused.keys()))?,
                 }
             };
             let result = if script.is_empty() { Ok(()) } else { self.restore(&script) };
             let Err(error) = result else {
-                self.programmed = Some(desired);
+                self.applied = Some(desired);
                 return Ok(self.report(script.written, observed, refused));
             };
             if self.finds_lacking(table.family, &error)? {
@@ -402,9 +290,26 @@ impl<T: Tables> Iptables<T> {
                 Blame::OneOf(suspects, error) => (suspects, error),
                 Blame::Nobody(error) => return Err(error),
             };
-            let written = self.isolate(table, &mut refused, suspects, &error)?;
+            let attempt = |out: Vec<&ServiceName>| self.attempt(table, out);
+            let written = isolate(attempt, &mut refused, suspects, &error)?;
             return Ok(self.report(written, observed, refused));
         }
+    }
+
+    /// Makes the tables match, but for these Services.
+    fn attempt(
+        &mut self,
+        table: &ForwardingTable,
+        out: Vec<&ServiceName>,
+    ) -> Result<Attempt, XtablesError> {
+        let (desired, script) = self.compare(&without(table, out.into_iter()))?;
+        if !script.is_empty()
+            && let Err(error) = self.programs.restore(&script.text)
+        {
+            return Ok(Attempt::Failed(script.blame(error, None)));
+        }
+        self.applied = Some(desired);
+        Ok(Attempt::Applied(script.written))
     }
 
     fn report(
@@ -416,7 +321,7 @@ impl<T: Tables> Iptables<T> {
         // How many rules there are in the tables that carry traffic, and how many were written.
         let count = |table: Table| Count {
             kind: table.name(),
-            count: self.programmed.as_ref().map_or(0, |desired| desired.rules(table)),
+            count: self.applied.as_ref().map_or(0, |desired| desired.rules(table)),
             written: written.rules.get(&table).copied().unwrap_or_default(),
         };
         let refused = refused.into_iter();
@@ -440,11 +345,11 @@ fn without<'a>(
     table
 }
 
-impl<T: Tables> Backend for Iptables<T> {
+impl<T: Programs> Backend for Iptables<T> {
     fn sync(&mut self, table: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError> {
         let family = table.family;
         self.converge(table, scope).map_err(|error| {
-            self.programmed = None;
+            self.applied = None;
             SyncError { backend: "iptables", family, reason: error.to_string() }
         })
     }

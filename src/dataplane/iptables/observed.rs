@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::base::Hook;
-use super::desired::Delta;
+use super::desired::Diff;
 use super::line::Chains;
 use super::names::{ChainId, is_of_proxy, is_perishable};
 use super::script::HookChange;
@@ -61,32 +61,32 @@ impl Observed {
     }
 
     /// What must change for our chains to be these.
-    pub(super) fn difference(&self, wanted: &Chains) -> Delta {
+    pub(super) fn difference(&self, desired: &Chains) -> Diff {
         let same = |id: &ChainId, lines: &[super::line::Line]| {
             let found = self.chains.get(id);
             found.is_some_and(|found| {
                 found.len() == lines.len() && found.iter().zip(lines).all(|(a, b)| **a == *b.text)
             })
         };
-        let mut delta: Delta = wanted
+        let mut diff: Diff = desired
             .iter()
             .filter(|(id, lines)| !same(id, lines))
             .map(|(id, lines)| (id.clone(), Some(lines.clone())))
             .collect();
-        let used = self.used_by_others(wanted);
+        let used = self.used_by_others(desired);
         let perishable = |id: &&ChainId| {
-            is_perishable(&id.name) && !wanted.contains_key(*id) && !used.contains(*id)
+            is_perishable(&id.name) && !desired.contains_key(*id) && !used.contains(*id)
         };
-        delta.extend(self.chains.keys().filter(perishable).map(|id| (id.clone(), None)));
-        delta
+        diff.extend(self.chains.keys().filter(perishable).map(|id| (id.clone(), None)));
+        diff
     }
 
     /// Chains that others jump to: they cannot be deleted.
-    fn used_by_others(&self, wanted: &Chains) -> BTreeSet<ChainId> {
+    fn used_by_others(&self, desired: &Chains) -> BTreeSet<ChainId> {
         let others = self
             .chains
             .iter()
-            .filter(|(id, _)| !is_perishable(&id.name) && !wanted.contains_key(*id));
+            .filter(|(id, _)| !is_perishable(&id.name) && !desired.contains_key(*id));
         let targets = others.flat_map(|(id, rules)| {
             rules.iter().filter_map(|rule| Some(ChainId::new(id.table, target(rule)?)))
         });
@@ -95,9 +95,9 @@ impl Observed {
 
     /// What must change for the built-in chains to have these jumps, each once, and no other to
     /// kube-proxy's chains.
-    pub(super) fn hook_changes(&self, wanted: &[Hook]) -> Vec<HookChange> {
+    pub(super) fn hook_changes(&self, desired: &[Hook]) -> Vec<HookChange> {
         let mut places: BTreeMap<&ChainId, Vec<&Hook>> = BTreeMap::new();
-        for hook in wanted {
+        for hook in desired {
             places.entry(&hook.at).or_default().push(hook);
         }
         let mut changes = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::desired::Delta;
+use super::desired::Diff;
 use super::line::Line;
 use super::names::ChainId;
 use sluice_core::model::ServiceName;
@@ -62,10 +62,10 @@ impl Blame {
 }
 
 impl Script {
-    pub(super) fn new(delta: &Delta, hooks: &[HookChange]) -> Script {
+    pub(super) fn new(diff: &Diff, hooks: &[HookChange]) -> Script {
         let mut script = Script::default();
         for table in Table::ALL {
-            let chains = || delta.iter().filter(move |(id, _)| id.table == table);
+            let chains = || diff.iter().filter(move |(id, _)| id.table == table);
             let hooks = || hooks.iter().filter(move |hook| hook.table == table);
             if chains().next().is_none() && hooks().next().is_none() {
                 continue;

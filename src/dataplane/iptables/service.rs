@@ -5,10 +5,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::dispatch::{Dispatch, Entry, Key, Rank, only};
+use super::form::{Form, Layout};
 use super::line::{Chains, Line};
 use super::names::{self, ChainId, PortName};
 use super::rule::{Match, Rule, Sense, Target, place};
-use super::{Form, Layout};
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 use sluice_core::plan::{

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 
 use super::dispatch::{self, Dispatch, Entry, Key, LONGEST, Rank, Shape};
 use super::line::{Chains, Line};
-use super::model::{BUILTIN, Model};
 use super::names::{self, ChainId};
 use super::rule::{Match, Rule};
 use super::service::LONGEST_POOL;
+use super::strict_programs::{BUILTIN, Model};
 use super::*;
 use sluice_core::model::{Change, Condition, Service, Snapshot};
 use sluice_core::net::{Family, Protocol};
@@ -35,7 +35,7 @@ pub(super) fn scope<'a>(services: impl IntoIterator<Item = &'a ServiceName>) -> 
 pub(super) fn sync(mode: &mut Iptables<Model>, table: &ForwardingTable, scope: &Scope) -> Report {
     let report = mode.sync(table, scope).expect("the model accepts it");
     assert_eq!(report.refused, []);
-    let chains = mode.programmed.as_ref().map(|desired| desired.chains()).unwrap_or_default();
+    let chains = mode.applied.as_ref().map(|desired| desired.chains()).unwrap_or_default();
     for owned in &report.owned {
         let here = chains.iter().filter(|(id, _)| id.table.name() == owned.kind);
         let rules: usize = here.map(|(_, lines)| lines.len()).sum();
@@ -78,11 +78,11 @@ fn a_change_writes_the_chains_that_it_is_about() {
         let mut dirty = BTreeSet::new();
         snapshot.apply(change, &mut dirty);
         let effect = planner.update(&snapshot, &dirty);
-        mode.tables.script.clear();
-        let saves = mode.tables.saves;
+        mode.programs.script.clear();
+        let saves = mode.programs.saves;
         sync(&mut mode, planner.table(), &scope(&effect.services));
-        assert_eq!(mode.tables.saves, saves, "nothing is read");
-        mode.tables.script.clone()
+        assert_eq!(mode.programs.saves, saves, "nothing is read");
+        mode.programs.script.clone()
     };
     let pods = |count: u8| {
         let pods = (0..count).map(|e| endpoint(&format!("10.9.0.{e}"), Condition::Ready, false));
@@ -107,7 +107,7 @@ fn a_thousand_services_need_less_than_half_of_the_rules_of_the_go_kube_proxy() {
         let (table, _) = build(Family::V4, "node-a", host(), &many(1000, 5));
         let mut mode = Iptables::new(Model::default(), Options { layout, ..OPTIONS });
         sync(&mut mode, &table, &Scope::default());
-        mode.tables.chains[&Table::Nat].values().map(Vec::len).sum::<usize>()
+        mode.programs.chains[&Table::Nat].values().map(Vec::len).sum::<usize>()
     };
     let formula = 5 + 1000 * (2 + 3 * 5);
     let classic = nat(Layout::Classic);
@@ -120,28 +120,28 @@ fn a_thousand_services_need_less_than_half_of_the_rules_of_the_go_kube_proxy() {
 fn a_flush_is_noticed_and_healed_and_rules_of_others_stay() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(3, 2));
     let mut mode = mode();
-    mode.tables.table(Table::Nat).insert("OTHERS".to_owned(), vec!["-j ACCEPT".to_owned()]);
-    mode.tables.table(Table::Nat).insert("KUBE-SEP-OLD".to_owned(), vec!["-j DROP".to_owned()]);
+    mode.programs.table(Table::Nat).insert("OTHERS".to_owned(), vec!["-j ACCEPT".to_owned()]);
+    mode.programs.table(Table::Nat).insert("KUBE-SEP-OLD".to_owned(), vec!["-j DROP".to_owned()]);
     sync(&mut mode, &table, &Scope::default());
-    let whole = mode.tables.chains.clone();
+    let whole = mode.programs.chains.clone();
     assert!(!whole[&Table::Nat].contains_key("KUBE-SEP-OLD"), "leftovers go");
     for (what, table_hit, also_chains) in
         [("-F nat", Table::Nat, false), ("-F -X filter", Table::Filter, true)]
     {
-        let hit = mode.tables.table(table_hit);
+        let hit = mode.programs.table(table_hit);
         hit.values_mut().for_each(Vec::clear);
         if also_chains {
             hit.retain(|name, _| BUILTIN.contains(&name.as_str()));
         }
         let report = sync(&mut mode, &table, &Scope::default());
         assert_eq!(report.observed, Observation::Drift, "{what}");
-        let mut now = mode.tables.chains.clone();
+        let mut now = mode.programs.chains.clone();
         if table_hit == Table::Nat {
             let others = now.get_mut(&Table::Nat).and_then(|nat| nat.get_mut("OTHERS"));
             others.expect("not ours").push("-j ACCEPT".to_owned());
         }
         assert_eq!(now, whole, "{what}");
-        mode.tables.chains.clone_from(&whole);
+        mode.programs.chains.clone_from(&whole);
     }
 }
 
@@ -149,18 +149,18 @@ fn a_flush_is_noticed_and_healed_and_rules_of_others_stay() {
 fn a_refused_service_is_left_out_and_named() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(20, 2));
     let mut mode = mode();
-    mode.tables.refuses = vec!["web-7 ->", "web-9 ->"];
+    mode.programs.refuses = vec!["web-7 ->", "web-9 ->"];
     let report = mode.sync(&table, &Scope::default()).expect("the others are applied");
     let names: Vec<String> = report.refused.iter().map(|r| r.service.to_string()).collect();
     assert_eq!(names, ["default/web-7", "default/web-9"]);
     assert!(report.refused[0].reason.contains("-A KUBE-SVC-"), "{:?}", report.refused);
-    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    let text = mode.programs.save(Table::Nat).expect("the model's tables");
     assert!(text.contains("web-8 ->") && !text.contains("web-7"), "{text}");
     // The loop asks for it again with every sync.
-    mode.tables.refuses.clear();
+    mode.programs.refuses.clear();
     let again = scope(report.refused.iter().map(|r| &r.service));
     sync(&mut mode, &table, &again);
-    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    let text = mode.programs.save(Table::Nat).expect("the model's tables");
     assert!(text.contains("web-7 ->") && text.contains("web-9 ->"), "{text}");
 }
 
@@ -168,24 +168,24 @@ fn a_refused_service_is_left_out_and_named() {
 fn services_refused_at_commit_are_found_by_halves() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
     let mut mode = mode();
-    mode.tables.refuses_at_commit = vec!["web-7 ->", "web-123 ->"];
+    mode.programs.refuses_at_commit = vec!["web-7 ->", "web-123 ->"];
     let report = mode.sync(&table, &Scope::default()).expect("the others are applied");
     let names: Vec<String> = report.refused.iter().map(|r| r.service.to_string()).collect();
     assert_eq!(names, ["default/web-123", "default/web-7"]);
     let reason = &report.refused[0].reason;
     assert!(reason.contains("invalid argument"), "{reason}");
-    assert!(mode.tables.restores < 40, "{} scripts", mode.tables.restores);
-    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    assert!(mode.programs.restores < 40, "{} scripts", mode.programs.restores);
+    let text = mode.programs.save(Table::Nat).expect("the model's tables");
     assert!(text.contains("web-8 ->") && !text.contains("web-123 "), "{text}");
     // In a later sync there is one suspect for each.
-    mode.tables.restores = 0;
+    mode.programs.restores = 0;
     let again = scope(report.refused.iter().map(|r| &r.service));
     let report = mode.sync(&table, &again).expect("the others stay");
     assert_eq!(report.refused.len(), 2);
-    assert!(mode.tables.restores <= 5, "{} scripts", mode.tables.restores);
-    mode.tables.refuses_at_commit.clear();
+    assert!(mode.programs.restores <= 5, "{} scripts", mode.programs.restores);
+    mode.programs.refuses_at_commit.clear();
     sync(&mut mode, &table, &again);
-    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    let text = mode.programs.save(Table::Nat).expect("the model's tables");
     assert!(text.contains("web-7 ->") && text.contains("web-123 ->"), "{text}");
 }
 
@@ -193,34 +193,34 @@ fn services_refused_at_commit_are_found_by_halves() {
 fn what_no_service_is_to_blame_for_is_an_error() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
     let mut mode = mode();
-    mode.tables.refuses_at_commit = vec!["RELATED,ESTABLISHED"];
+    mode.programs.refuses_at_commit = vec!["RELATED,ESTABLISHED"];
     let error = mode.sync(&table, &Scope::default()).expect_err("nothing can be written");
     assert!(error.to_string().contains("invalid argument"), "{error}");
-    assert_eq!(mode.tables.restores, 2);
+    assert_eq!(mode.programs.restores, 2);
 }
 
 #[test]
 fn too_many_services_to_blame_are_left_out_with_their_neighbours() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(100, 2));
     let mut mode = mode();
-    mode.tables.refuses_at_commit = vec!["->"];
+    mode.programs.refuses_at_commit = vec!["->"];
     let report = mode.sync(&table, &Scope::default()).expect("the base is applied");
     assert_eq!(report.refused.len(), 100);
-    assert!(mode.tables.restores < 60, "{} scripts", mode.tables.restores);
+    assert!(mode.programs.restores < 60, "{} scripts", mode.programs.restores);
 }
 
 #[test]
 fn dozens_of_services_with_refused_lines_do_not_stop_the_others() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(100, 2));
     let mut mode = mode();
-    mode.tables.refuses = vec!["web-1", "web-2"];
+    mode.programs.refuses = vec!["web-1", "web-2"];
     let report = mode.sync(&table, &Scope::default()).expect("some are applied");
     assert!(report.refused.len() >= 22, "{}", report.refused.len());
-    assert!(mode.tables.restores < 80, "{} scripts", mode.tables.restores);
+    assert!(mode.programs.restores < 80, "{} scripts", mode.programs.restores);
     let full = Scope { full: true, ..Scope::default() };
-    mode.tables.refuses.clear();
+    mode.programs.refuses.clear();
     sync(&mut mode, &table, &full);
-    let text = mode.tables.save(Table::Nat).expect("the model's tables");
+    let text = mode.programs.save(Table::Nat).expect("the model's tables");
     assert!(text.contains("web-1 ->") && text.contains("web-99 ->"), "{text}");
 }
 
@@ -228,12 +228,12 @@ fn dozens_of_services_with_refused_lines_do_not_stop_the_others() {
 fn a_lock_that_is_held_is_an_error_after_which_all_is_looked_at() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(2, 2));
     let mut mode = mode();
-    mode.tables.locked = true;
+    mode.programs.locked = true;
     let error = mode.sync(&table, &Scope::default()).expect_err("nothing can be written");
     assert!(error.to_string().contains("lock"), "{error}");
-    mode.tables.locked = false;
+    mode.programs.locked = false;
     sync(&mut mode, &table, &Scope::default());
-    assert!(mode.tables.rules() > 20);
+    assert!(mode.programs.rules() > 20);
 }
 
 fn port_of(table: &ForwardingTable) -> &sluice_core::plan::PortPlan {
@@ -274,7 +274,7 @@ fn an_endpoint_more_in_a_large_pool_writes_a_part_of_it() {
     sync(&mut mode, &build(Family::V4, "node-a", host(), &world(1000)).0, &Scope::default());
     let (table, _) = build(Family::V4, "node-a", host(), &world(1001));
     sync(&mut mode, &table, &scope(&[ServiceName::new("default", "web")]));
-    let script = &mode.tables.script;
+    let script = &mode.programs.script;
     assert_eq!(written(script).len(), 3, "with the canary: {script}");
     assert!(script.lines().count() < 120, "{script}");
 }
@@ -292,7 +292,7 @@ fn probabilities_are_uniform_to_the_last_bit_that_the_kernel_compares() {
         let mut shares = Vec::new();
         let pool = names::PortName::new(&ServiceName::new("default", "web"), port_of(&table));
         let pool = pool.pool(sluice_core::plan::PoolKind::Cluster);
-        draws(&mode.tables.chains[&Table::Nat], &pool, 1.0, &mut shares);
+        draws(&mode.programs.chains[&Table::Nat], &pool, 1.0, &mut shares);
         assert_eq!(shares.len(), size);
         let fair = 1.0 / f64::from(u32::try_from(size).expect("small"));
         let worst = shares.iter().map(|share| (share - fair).abs()).fold(0.0, f64::max);
@@ -318,7 +318,7 @@ fn several_pod_prefixes_are_told_apart_in_a_chain_of_their_own() {
     let (table, _) = build(Family::V4, "node-a", host, &many(1, 1));
     let mut mode = mode();
     sync(&mut mode, &table, &Scope::default());
-    let nat = &mode.tables.chains[&Table::Nat];
+    let nat = &mode.programs.chains[&Table::Nat];
     let wanted = ["-s 10.244.0.0/16 -j RETURN", "-s 10.245.0.0/16 -j RETURN", "-j KUBE-MARK-MASQ"];
     assert_eq!(nat[names::MARK_NOT_POD], wanted);
 }
@@ -423,10 +423,10 @@ proptest! {
         }
         let mut fresh = self::mode();
         sync(&mut fresh, planner.table(), &Scope::default());
-        prop_assert_eq!(&mode.tables.chains, &fresh.tables.chains);
+        prop_assert_eq!(&mode.programs.chains, &fresh.programs.chains);
         let full = Scope { full: true, ..Scope::default() };
         prop_assert_eq!(sync(&mut mode, planner.table(), &full).operations, 0);
-        let mut restarted = Iptables::new(mode.tables.clone(), OPTIONS);
+        let mut restarted = Iptables::new(mode.programs.clone(), OPTIONS);
         prop_assert_eq!(sync(&mut restarted, planner.table(), &Scope::default()).operations, 0);
     }
 }
@@ -465,8 +465,8 @@ fn localhost_is_opened_when_it_becomes_a_node_port_address() {
     let mut asked = |ips: &[&str]| {
         table.host.node_ports = NodePortAddresses::Only(ips.iter().map(|at| ip(at)).collect());
         sync(&mut mode, &table, &Scope::default());
-        let rules = mode.tables.table(Table::Nat)[names::SERVICES].join("\n");
-        (mode.tables.localnet, rules.contains("-d 127.0.0.1/32"))
+        let rules = mode.programs.table(Table::Nat)[names::SERVICES].join("\n");
+        (mode.programs.localnet, rules.contains("-d 127.0.0.1/32"))
     };
     assert_eq!(asked(&["192.0.2.1"]), (0, false));
     assert_eq!(asked(&["192.0.2.1", "127.0.0.1"]), (1, true), "once");
@@ -475,5 +475,5 @@ fn localhost_is_opened_when_it_becomes_a_node_port_address() {
     table.host.node_ports = NodePortAddresses::AnyLocal;
     let full = Scope { full: true, ..Scope::default() };
     sync(&mut mode, &table, &full);
-    assert_eq!(mode.tables.localnet, 2, "all addresses, and the kernel is looked at");
+    assert_eq!(mode.programs.localnet, 2, "all addresses, and the kernel is looked at");
 }

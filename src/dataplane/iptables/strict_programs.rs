@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Tables;
 use super::extensions::PROBE;
+use super::programs::Programs;
 use sluice_kernel::xtables::{ChainGraph, Table, XtablesError};
 
 /// Tables as the programs keep them.
@@ -98,7 +98,7 @@ impl Model {
     }
 }
 
-impl Tables for Model {
+impl Programs for Model {
     fn save(&mut self, table: Table) -> Result<String, XtablesError> {
         self.saves += 1;
         if self.incompatible.contains_key(&table) {
