@@ -158,11 +158,8 @@ fn measure_packets(metrics: &Metrics, variant: xtables::Variant) {
 
 /// The userspace mode: sockets of this process, and nf_tables to redirect to them.
 fn userspace(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
-    let visible = if options.userspace_transparent {
-        VisibleSource::Client
-    } else {
-        VisibleSource::Node
-    };
+    let visible =
+        if options.userspace_transparent { VisibleSource::Client } else { VisibleSource::Node };
     let connection = Connection::open().context(
         "the userspace mode carries traffic itself, but redirects it by nf_tables with NAT \
          (CONFIG_NF_TABLES, CONFIG_NFT_NAT)",
