@@ -1,10 +1,10 @@
 //! Connecting to the API server.
 //!
-//! kube does what is left over: login programs, headers, requests. The connector is ours, because a
-//! connection that died without a word must be noticed within a minute: kube's own sets no TCP
-//! keepalive. Its request log is left out as well: it writes an error for every failed try. Where kube
-//! and client-go differ, client-go counts: which proxy is asked is decided in [`super::proxy`], kubeconfigs are
-//! read in [`super::kubeconfig`], credentials in [`super::credentials`], and TLS is set up in [`super::tls`].
+//! kube gives login programs, headers and requests. The connector is ours, because kube's own sets no TCP
+//! keepalive and so would not notice within a minute that a connection died silently. We also drop kube's
+//! request log, which logs an error for every failed attempt. Where kube and client-go differ, we do what
+//! client-go does: proxy selection is in [`super::proxy`], kubeconfigs are read in [`super::kubeconfig`],
+//! credentials in [`super::credentials`], and TLS is set up in [`super::tls`].
 
 use std::path::PathBuf;
 use std::sync::Arc;

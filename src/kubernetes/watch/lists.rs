@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ConnectionState;
-use super::feed::Kind;
-use super::source::{Round, Source, decode, mark, percent, text_of};
+use super::object_feed::Kind;
+use super::source::{Round, Source, decode, percent, text_of, version_of};
 use super::transport::{self, Failure, Line, Lines};
 use super::wire;
 
@@ -105,7 +105,7 @@ impl<K: Kind> Source<K> {
                     last_object = Instant::now();
                 }
                 "DELETED" => self.feed.withdraw(object),
-                "BOOKMARK" => match mark(object)? {
+                "BOOKMARK" => match version_of(object)? {
                     (version, true) => return Ok(version),
                     // Of a server that streams lists, the first bookmark is the one that completes.
                     (_, false) => return unfinished("a bookmark does not complete the list"),
@@ -172,7 +172,7 @@ impl<K: Kind> Source<K> {
         self.refusals = 0;
         self.method = match std::mem::replace(&mut self.method, ListMethod::Streamed) {
             ListMethod::Instead(Some(reason)) => {
-                self.link.gives_pages(K::RESOURCE, &reason);
+                self.reachability.gives_pages(K::RESOURCE, &reason);
                 ListMethod::Paged
             }
             ListMethod::Instead(None) | ListMethod::Streamed => ListMethod::Streamed,
@@ -184,7 +184,7 @@ impl<K: Kind> Source<K> {
         if matches!(self.state, Some(ConnectionState::Lost(_))) {
             // Whether changes arrive, the watch will tell; where none is to be had, each list
             // would be reported as a return, and each watch as a loss.
-            self.link.wake();
+            self.reachability.wake();
             return Ok(());
         }
         self.connected().await

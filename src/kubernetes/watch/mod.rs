@@ -6,24 +6,24 @@
 //! kernel stay right for as long as nothing changes.
 //!
 //! The client speaks JSON and decodes only the fields that count, from the bytes of the connection
-//! (`wire`, `loose`), one object at a time, straight into the model (`convert`). No object of the API
+//! (`wire`, `lenient`), one object at a time, straight into the model (`convert`). No object of the API
 //! is ever kept. That is also why `kube::runtime::watcher` is not used: it decodes whole
 //! pages into owned objects, so that one undecodable object blocks the list, and never falls back
 //! from a server that refuses streaming lists.
 
 mod backoff;
 mod client;
+mod client_metrics;
 mod connection;
 mod convert;
 mod credentials;
 pub mod events;
-mod feed;
 mod kubeconfig;
-mod link;
+mod lenient;
 mod lists;
-mod loose;
-mod measured;
+mod object_feed;
 mod proxy;
+mod reachability;
 mod reread;
 mod source;
 mod tls;

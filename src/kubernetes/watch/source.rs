@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, jitter};
 use super::convert::Interner;
-use super::feed::{Feed, Kind, OwnNode, ServiceCidrs, Services, Slices};
-use super::link::Link;
+use super::lenient::{Lenient, Text};
 use super::lists::ListMethod;
-use super::loose::{Loose, Text};
+use super::object_feed::{Kind, ObjectFeed, OwnNode, ServiceCidrs, Services, Slices};
+use super::reachability::Reachability;
 use super::transport::{self, Failure, Line, Lines};
 use super::{ApiServer, ConnectionState, Message, Resource, Update, WatchOptions, wire};
 use sluice_core::model::{Change, Warning};
@@ -28,7 +28,8 @@ const WATCH_FOR: std::ops::Range<Duration> = Duration::from_secs(240)..Duration:
 const OVERTIME: Duration = Duration::from_secs(30);
 /// After so many refusals of a watch one after another the version to go on from is suspected.
 const REFUSALS_BEFORE_RELIST: u32 = 4;
-/// After so many refusals, some ten seconds, it is not for being new that the server forbids something.
+/// After this many refusals (about 10 s) a 403 is taken seriously: a starting API server also answers 403
+/// until RBAC is loaded.
 const REFUSALS_WHILE_STARTING: u32 = 6;
 /// How often to look whether the cluster has an API that it did not have.
 const LOOK_FOR_API: std::ops::Range<Duration> = Duration::from_secs(600)..Duration::from_secs(900);
@@ -40,9 +41,9 @@ pub(super) fn start(
     stop: &CancellationToken,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let link = Arc::new(Link::new(server.url.clone()));
+    let reachability = Arc::new(Reachability::new(server.url.clone()));
     let node_name = || options.node_name.clone();
-    let spawn = Spawn { server, options, updates, stop, link: &link };
+    let spawn = Spawn { server, options, updates, stop, reachability: &reachability };
     spawn.source(&mut tasks, Services::default());
     spawn.source(&mut tasks, Slices { node_name: node_name(), names: Interner::default() });
     spawn.source(&mut tasks, OwnNode { node_name: node_name(), last: None, seen: false });
@@ -56,16 +57,16 @@ struct Spawn<'a> {
     options: &'a WatchOptions,
     updates: &'a mpsc::Sender<Message>,
     stop: &'a CancellationToken,
-    link: &'a Arc<Link>,
+    reachability: &'a Arc<Reachability>,
 }
 
 impl Spawn<'_> {
     fn source<K: Kind>(&self, tasks: &mut JoinSet<()>, kind: K) {
         let mut source = Source {
-            feed: Feed::new(kind),
+            feed: ObjectFeed::new(kind),
             client: self.server.client.clone(),
             path: path(K::RESOURCE, &self.options.node_name),
-            link: Arc::clone(self.link),
+            reachability: Arc::clone(self.reachability),
             updates: self.updates.clone(),
             list_backoff: Backoff::default(),
             watch_backoff: Backoff::default(),
@@ -142,11 +143,11 @@ pub(super) enum Round {
 }
 
 pub(super) struct Source<K: Kind> {
-    pub(super) feed: Feed<K>,
+    pub(super) feed: ObjectFeed<K>,
     pub(super) client: kube::Client,
     /// Path and selectors; more parameters can be added with `&`.
     pub(super) path: String,
-    pub(super) link: Arc<Link>,
+    pub(super) reachability: Arc<Reachability>,
     updates: mpsc::Sender<Message>,
     /// Between tries of a list; starts anew with each list that comes.
     pub(super) list_backoff: Backoff,
@@ -173,7 +174,7 @@ pub(super) struct Source<K: Kind> {
 impl<K: Kind> Source<K> {
     async fn run(&mut self) {
         loop {
-            self.returns = self.link.returns();
+            self.returns = self.reachability.returns();
             let outcome = match self.round().await {
                 Ok(Round::Listed) => Ok(()),
                 Ok(Round::Ended { spoke, lived }) => self.ended(spoke, lived).await,
@@ -252,7 +253,7 @@ impl<K: Kind> Source<K> {
         let opened = Instant::now();
         let end = self.changes(lines, deadline).await;
         // Up to now the server was there.
-        self.returns = self.link.returns();
+        self.returns = self.reachability.returns();
         let lived = opened.elapsed();
         if lived >= SETTLED_AFTER {
             self.watch_backoff.reset();
@@ -297,7 +298,7 @@ impl<K: Kind> Source<K> {
         let (arrival, arrived) = (Arrival::now(), std::time::Instant::now());
         let event = decode::<wire::Event<'_>>(line)?;
         let object = event.object.get();
-        let version = mark(object)?.0;
+        let version = version_of(object)?.0;
         if is_older(version.as_deref(), self.version.as_deref()) {
             // The server's store was restored from a backup. What happened after that is not known.
             return Err(Failure::Expired);
@@ -343,11 +344,12 @@ impl<K: Kind> Source<K> {
                     // It is the request that is wrong, and the version is what can be in it.
                     self.version = None;
                 }
-                self.lost(failure.to_string(), Link::refused).await?;
+                self.lost(failure.to_string(), Reachability::refused).await?;
             }
             Failure::Unreachable(_) | Failure::Silent(_) | Failure::Unfinished(_) => {
-                let tell =
-                    |link: &Link, resource, reason: &str, _| link.unreachable(resource, reason);
+                let tell = |reachability: &Reachability, resource, reason: &str, _| {
+                    reachability.unreachable(resource, reason)
+                };
                 self.lost(failure.to_string(), tell).await?;
             }
         }
@@ -375,7 +377,7 @@ impl<K: Kind> Source<K> {
         }
         tokio::select! {
             () = sleep(rest) => {}
-            () = self.link.returned(self.returns) => self.roused = true,
+            () = self.reachability.returned(self.returns) => self.roused = true,
         }
     }
 
@@ -406,9 +408,9 @@ impl<K: Kind> Source<K> {
     }
 
     pub(super) async fn connected(&mut self) -> Result<(), Failure> {
-        self.link.answered(K::RESOURCE);
+        self.reachability.answered(K::RESOURCE);
         if !self.is_connected() {
-            self.link.wake();
+            self.reachability.wake();
         }
         self.report(ConnectionState::Connected).await
     }
@@ -416,10 +418,10 @@ impl<K: Kind> Source<K> {
     async fn lost(
         &mut self,
         reason: String,
-        tell: impl Fn(&Link, Resource, &str, bool),
+        tell: impl Fn(&Reachability, Resource, &str, bool),
     ) -> Result<(), Failure> {
         let first = !matches!(self.state, Some(ConnectionState::Lost(_)));
-        tell(&self.link, K::RESOURCE, &reason, first);
+        tell(&self.reachability, K::RESOURCE, &reason, first);
         // Another reason is no other state.
         if first { self.report(ConnectionState::Lost(reason)).await } else { Ok(()) }
     }
@@ -456,10 +458,10 @@ pub(super) fn decode<'a, T: serde::Deserialize<'a>>(json: &'a str) -> Result<T, 
     serde_json::from_str(json).map_err(|error| Failure::malformed(error, json))
 }
 
-pub(super) fn text_of(text: Loose<Text<'_>>) -> Option<String> {
+pub(super) fn text_of(text: Lenient<Text<'_>>) -> Option<String> {
     match text {
-        Loose::Is(text) if !text.0.is_empty() => Some(text.0.into_owned()),
-        Loose::Is(_) | Loose::Absent | Loose::Wrong(_) => None,
+        Lenient::Is(text) if !text.0.is_empty() => Some(text.0.into_owned()),
+        Lenient::Is(_) | Lenient::Absent | Lenient::Wrong(_) => None,
     }
 }
 
@@ -471,14 +473,14 @@ fn is_older(version: Option<&str>, than: Option<&str>) -> bool {
 }
 
 /// An object's resource version, and whether it is the bookmark that ends a streamed list.
-pub(super) fn mark(object: &str) -> Result<(Option<String>, bool), Failure> {
-    let mark = decode::<wire::Mark<'_>>(object)?;
-    let Loose::Is(meta) = mark.metadata else { return Ok((None, false)) };
+pub(super) fn version_of(object: &str) -> Result<(Option<String>, bool), Failure> {
+    let versioned = decode::<wire::Versioned<'_>>(object)?;
+    let Lenient::Is(meta) = versioned.metadata else { return Ok((None, false)) };
     let ends = match meta.annotations {
-        Loose::Is(annotations) => {
+        Lenient::Is(annotations) => {
             text_of(annotations.initial_events_end).is_some_and(|text| text == "true")
         }
-        Loose::Absent | Loose::Wrong(_) => false,
+        Lenient::Absent | Lenient::Wrong(_) => false,
     };
     Ok((text_of(meta.resource_version), ends))
 }

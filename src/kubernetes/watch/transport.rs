@@ -11,12 +11,12 @@ use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::loose::Loose;
+use super::lenient::Lenient;
 use super::wire;
 
 /// An object of the API is at most 1.5 MiB in etcd; no line of a watch is longer than this.
 const LONGEST_LINE: usize = 64 << 20;
-/// Servers may ignore `limit`, then a page is the whole list.
+/// A server may ignore `limit` and send the whole list as one page.
 const LARGEST_PAGE: usize = 1 << 30;
 /// A buffer that one large object has grown is given back above this size.
 const USUAL_BUFFER: usize = 64 << 10;
@@ -145,7 +145,7 @@ fn refusal(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Fa
         return Failure::Expired;
     }
     let message = match serde_json::from_slice::<wire::Status<'_>>(body) {
-        Ok(wire::Status { message: Loose::Is(message), .. }) => message.0.into_owned(),
+        Ok(wire::Status { message: Lenient::Is(message), .. }) => message.0.into_owned(),
         _ => String::from_utf8_lossy(body).trim().chars().take(200).collect(),
     };
     let message = if message.is_empty() {
@@ -159,22 +159,22 @@ fn refusal(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Fa
 /// What an ERROR event of a watch means.
 pub(super) fn failure_of(status: &wire::Status<'_>) -> Failure {
     let reason = match &status.reason {
-        Loose::Is(reason) => &*reason.0,
-        Loose::Absent | Loose::Wrong(_) => "",
+        Lenient::Is(reason) => &*reason.0,
+        Lenient::Absent | Lenient::Wrong(_) => "",
     };
     let code = match status.code {
-        Loose::Is(code) => u16::try_from(code).unwrap_or(500),
-        Loose::Absent | Loose::Wrong(_) => 500,
+        Lenient::Is(code) => u16::try_from(code).unwrap_or(500),
+        Lenient::Absent | Lenient::Wrong(_) => 500,
     };
     if code == 410 || matches!(reason, "Expired" | "Gone") {
         return Failure::Expired;
     }
     let message = match &status.message {
-        Loose::Is(message) => message.0.clone().into_owned(),
-        Loose::Absent | Loose::Wrong(_) => reason.to_owned(),
+        Lenient::Is(message) => message.0.clone().into_owned(),
+        Lenient::Absent | Lenient::Wrong(_) => reason.to_owned(),
     };
     let retry_after = match &status.details {
-        Loose::Is(wire::StatusDetails { retry_after_seconds: Loose::Is(seconds) }) => {
+        Lenient::Is(wire::StatusDetails { retry_after_seconds: Lenient::Is(seconds) }) => {
             u64::try_from(*seconds).ok().and_then(believed)
         }
         _ => None,

@@ -1,12 +1,12 @@
 //! The few fields of API objects that Sluice reads, as the API spells them.
 //!
 //! Everything else is skipped while parsing. Names and meanings: `k8s.io/api/{core,discovery,
-//! networking}/v1/types.go`. No field is required and none has to be of the right type ([`Loose`]).
+//! networking}/v1/types.go`. No field is required and none has to be of the right type ([`Lenient`]).
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::loose::{First, Loose, Text};
+use super::lenient::{First, Lenient, Text};
 
 /// A line of a watch.
 #[derive(Deserialize)]
@@ -30,90 +30,90 @@ pub(super) struct Page<'a> {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct PageMeta<'a> {
     #[serde(borrow)]
-    pub(super) resource_version: Loose<Text<'a>>,
+    pub(super) resource_version: Lenient<Text<'a>>,
     #[serde(borrow, rename = "continue")]
-    pub(super) next: Loose<Text<'a>>,
+    pub(super) next: Lenient<Text<'a>>,
 }
 
 /// The object of an ERROR event, and the body of a failed request.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Status<'a> {
-    pub(super) code: Loose<i64>,
+    pub(super) code: Lenient<i64>,
     #[serde(borrow)]
-    pub(super) reason: Loose<Text<'a>>,
+    pub(super) reason: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) message: Loose<Text<'a>>,
-    pub(super) details: Loose<StatusDetails>,
+    pub(super) message: Lenient<Text<'a>>,
+    pub(super) details: Lenient<StatusDetails>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct StatusDetails {
-    pub(super) retry_after_seconds: Loose<i64>,
+    pub(super) retry_after_seconds: Lenient<i64>,
 }
 
 /// What a watch needs of any object: where to go on, and whether a bookmark ends the first list.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-pub(super) struct Mark<'a> {
+pub(super) struct Versioned<'a> {
     #[serde(borrow)]
-    pub(super) metadata: Loose<MarkMeta<'a>>,
+    pub(super) metadata: Lenient<VersionedMeta<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct MarkMeta<'a> {
+pub(super) struct VersionedMeta<'a> {
     #[serde(borrow)]
-    pub(super) resource_version: Loose<Text<'a>>,
+    pub(super) resource_version: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) annotations: Loose<MarkAnnotations<'a>>,
+    pub(super) annotations: Lenient<VersionedAnnotations<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-pub(super) struct MarkAnnotations<'a> {
+pub(super) struct VersionedAnnotations<'a> {
     #[serde(borrow, rename = "k8s.io/initial-events-end")]
-    pub(super) initial_events_end: Loose<Text<'a>>,
+    pub(super) initial_events_end: Lenient<Text<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Meta<'a> {
     #[serde(borrow)]
-    pub(super) namespace: Loose<Text<'a>>,
+    pub(super) namespace: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) name: Loose<Text<'a>>,
+    pub(super) name: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) uid: Loose<Text<'a>>,
+    pub(super) uid: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) creation_timestamp: Loose<Text<'a>>,
+    pub(super) creation_timestamp: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) deletion_timestamp: Loose<Text<'a>>,
+    pub(super) deletion_timestamp: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) labels: Loose<Labels<'a>>,
+    pub(super) labels: Lenient<Labels<'a>>,
     #[serde(borrow)]
-    pub(super) annotations: Loose<Annotations<'a>>,
+    pub(super) annotations: Lenient<Annotations<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Labels<'a> {
     #[serde(borrow, rename = "kubernetes.io/service-name")]
-    pub(super) service_name: Loose<Text<'a>>,
+    pub(super) service_name: Lenient<Text<'a>>,
     #[serde(borrow, rename = "service.kubernetes.io/service-proxy-name")]
-    pub(super) service_proxy_name: Loose<Text<'a>>,
+    pub(super) service_proxy_name: Lenient<Text<'a>>,
     #[serde(borrow, rename = "service.kubernetes.io/headless")]
-    pub(super) headless: Loose<Text<'a>>,
+    pub(super) headless: Lenient<Text<'a>>,
     #[serde(borrow, rename = "topology.kubernetes.io/zone")]
-    pub(super) zone: Loose<Text<'a>>,
+    pub(super) zone: Lenient<Text<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Annotations<'a> {
     #[serde(borrow, rename = "endpoints.kubernetes.io/last-change-trigger-time")]
-    pub(super) trigger_time: Loose<Text<'a>>,
+    pub(super) trigger_time: Lenient<Text<'a>>,
 }
 
 /// core/v1 Service.
@@ -121,23 +121,23 @@ pub(super) struct Annotations<'a> {
 #[serde(default)]
 pub(super) struct Service<'a> {
     #[serde(borrow)]
-    pub(super) metadata: Loose<Meta<'a>>,
+    pub(super) metadata: Lenient<Meta<'a>>,
     #[serde(borrow)]
-    pub(super) spec: Loose<ServiceSpec<'a>>,
+    pub(super) spec: Lenient<ServiceSpec<'a>>,
     #[serde(borrow)]
-    pub(super) status: Loose<ServiceStatus<'a>>,
+    pub(super) status: Lenient<ServiceStatus<'a>>,
 }
 
 /// A list of strings.
-pub(super) type Texts<'a> = Loose<Vec<Loose<Text<'a>>>>;
+pub(super) type Texts<'a> = Lenient<Vec<Lenient<Text<'a>>>>;
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct ServiceSpec<'a> {
     #[serde(borrow, rename = "type")]
-    pub(super) kind: Loose<Text<'a>>,
+    pub(super) kind: Lenient<Text<'a>>,
     #[serde(borrow, rename = "clusterIP")]
-    pub(super) cluster_ip: Loose<Text<'a>>,
+    pub(super) cluster_ip: Lenient<Text<'a>>,
     #[serde(borrow, rename = "clusterIPs")]
     pub(super) cluster_ips: Texts<'a>,
     #[serde(borrow, rename = "externalIPs")]
@@ -145,62 +145,62 @@ pub(super) struct ServiceSpec<'a> {
     #[serde(borrow)]
     pub(super) load_balancer_source_ranges: Texts<'a>,
     #[serde(borrow)]
-    pub(super) internal_traffic_policy: Loose<Text<'a>>,
+    pub(super) internal_traffic_policy: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) external_traffic_policy: Loose<Text<'a>>,
+    pub(super) external_traffic_policy: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) session_affinity: Loose<Text<'a>>,
-    pub(super) session_affinity_config: Loose<AffinityConfig>,
-    pub(super) health_check_node_port: Loose<i64>,
+    pub(super) session_affinity: Lenient<Text<'a>>,
+    pub(super) session_affinity_config: Lenient<AffinityConfig>,
+    pub(super) health_check_node_port: Lenient<i64>,
     #[serde(borrow)]
-    pub(super) ports: Loose<Vec<Loose<ServicePort<'a>>>>,
+    pub(super) ports: Lenient<Vec<Lenient<ServicePort<'a>>>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct AffinityConfig {
     #[serde(rename = "clientIP")]
-    pub(super) client_ip: Loose<ClientIp>,
+    pub(super) client_ip: Lenient<ClientIp>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct ClientIp {
-    pub(super) timeout_seconds: Loose<i64>,
+    pub(super) timeout_seconds: Lenient<i64>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct ServicePort<'a> {
     #[serde(borrow)]
-    pub(super) name: Loose<Text<'a>>,
+    pub(super) name: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) protocol: Loose<Text<'a>>,
-    pub(super) port: Loose<i64>,
-    pub(super) node_port: Loose<i64>,
+    pub(super) protocol: Lenient<Text<'a>>,
+    pub(super) port: Lenient<i64>,
+    pub(super) node_port: Lenient<i64>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct ServiceStatus<'a> {
     #[serde(borrow)]
-    pub(super) load_balancer: Loose<LoadBalancer<'a>>,
+    pub(super) load_balancer: Lenient<LoadBalancer<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct LoadBalancer<'a> {
     #[serde(borrow)]
-    pub(super) ingress: Loose<Vec<Loose<Ingress<'a>>>>,
+    pub(super) ingress: Lenient<Vec<Lenient<Ingress<'a>>>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Ingress<'a> {
     #[serde(borrow)]
-    pub(super) ip: Loose<Text<'a>>,
+    pub(super) ip: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) ip_mode: Loose<Text<'a>>,
+    pub(super) ip_mode: Lenient<Text<'a>>,
 }
 
 /// discovery.k8s.io/v1 EndpointSlice.
@@ -208,59 +208,59 @@ pub(super) struct Ingress<'a> {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct EndpointSlice<'a> {
     #[serde(borrow)]
-    pub(super) metadata: Loose<Meta<'a>>,
+    pub(super) metadata: Lenient<Meta<'a>>,
     #[serde(borrow)]
-    pub(super) address_type: Loose<Text<'a>>,
+    pub(super) address_type: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) endpoints: Loose<Vec<Loose<Endpoint<'a>>>>,
+    pub(super) endpoints: Lenient<Vec<Lenient<Endpoint<'a>>>>,
     #[serde(borrow)]
-    pub(super) ports: Loose<Vec<Loose<EndpointPort<'a>>>>,
+    pub(super) ports: Lenient<Vec<Lenient<EndpointPort<'a>>>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Endpoint<'a> {
     #[serde(borrow)]
-    pub(super) addresses: Loose<First<Loose<Text<'a>>>>,
-    pub(super) conditions: Loose<Conditions>,
+    pub(super) addresses: Lenient<First<Lenient<Text<'a>>>>,
+    pub(super) conditions: Lenient<Conditions>,
     #[serde(borrow)]
-    pub(super) node_name: Loose<Text<'a>>,
+    pub(super) node_name: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) hints: Loose<Hints<'a>>,
+    pub(super) hints: Lenient<Hints<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Conditions {
-    pub(super) ready: Loose<bool>,
-    pub(super) serving: Loose<bool>,
-    pub(super) terminating: Loose<bool>,
+    pub(super) ready: Lenient<bool>,
+    pub(super) serving: Lenient<bool>,
+    pub(super) terminating: Lenient<bool>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Hints<'a> {
     #[serde(borrow)]
-    pub(super) for_zones: Loose<Vec<Loose<Named<'a>>>>,
+    pub(super) for_zones: Lenient<Vec<Lenient<Named<'a>>>>,
     #[serde(borrow)]
-    pub(super) for_nodes: Loose<Vec<Loose<Named<'a>>>>,
+    pub(super) for_nodes: Lenient<Vec<Lenient<Named<'a>>>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Named<'a> {
     #[serde(borrow)]
-    pub(super) name: Loose<Text<'a>>,
+    pub(super) name: Lenient<Text<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct EndpointPort<'a> {
     #[serde(borrow)]
-    pub(super) name: Loose<Text<'a>>,
+    pub(super) name: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) protocol: Loose<Text<'a>>,
-    pub(super) port: Loose<i64>,
+    pub(super) protocol: Lenient<Text<'a>>,
+    pub(super) port: Lenient<i64>,
 }
 
 /// core/v1 Node.
@@ -268,45 +268,45 @@ pub(super) struct EndpointPort<'a> {
 #[serde(default)]
 pub(super) struct Node<'a> {
     #[serde(borrow)]
-    pub(super) metadata: Loose<Meta<'a>>,
+    pub(super) metadata: Lenient<Meta<'a>>,
     #[serde(borrow)]
-    pub(super) spec: Loose<NodeSpec<'a>>,
+    pub(super) spec: Lenient<NodeSpec<'a>>,
     #[serde(borrow)]
-    pub(super) status: Loose<NodeStatus<'a>>,
+    pub(super) status: Lenient<NodeStatus<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct NodeSpec<'a> {
     #[serde(borrow, rename = "podCIDR")]
-    pub(super) pod_cidr: Loose<Text<'a>>,
+    pub(super) pod_cidr: Lenient<Text<'a>>,
     #[serde(borrow, rename = "podCIDRs")]
     pub(super) pod_cidrs: Texts<'a>,
     #[serde(borrow)]
-    pub(super) taints: Loose<Vec<Loose<Taint<'a>>>>,
+    pub(super) taints: Lenient<Vec<Lenient<Taint<'a>>>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Taint<'a> {
     #[serde(borrow)]
-    pub(super) key: Loose<Text<'a>>,
+    pub(super) key: Lenient<Text<'a>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct NodeStatus<'a> {
     #[serde(borrow)]
-    pub(super) addresses: Loose<Vec<Loose<NodeAddress<'a>>>>,
+    pub(super) addresses: Lenient<Vec<Lenient<NodeAddress<'a>>>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct NodeAddress<'a> {
     #[serde(borrow, rename = "type")]
-    pub(super) kind: Loose<Text<'a>>,
+    pub(super) kind: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) address: Loose<Text<'a>>,
+    pub(super) address: Lenient<Text<'a>>,
 }
 
 /// networking.k8s.io/v1 ServiceCIDR.
@@ -314,9 +314,9 @@ pub(super) struct NodeAddress<'a> {
 #[serde(default)]
 pub(super) struct ServiceCidr<'a> {
     #[serde(borrow)]
-    pub(super) metadata: Loose<Meta<'a>>,
+    pub(super) metadata: Lenient<Meta<'a>>,
     #[serde(borrow)]
-    pub(super) spec: Loose<ServiceCidrSpec<'a>>,
+    pub(super) spec: Lenient<ServiceCidrSpec<'a>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -23,7 +23,7 @@ pub(super) use node::{node, service_cidr};
 pub(super) use service::service;
 pub(super) use slice::slice;
 
-use super::loose::{Loose, Text};
+use super::lenient::{Lenient, Text};
 use super::wire;
 use sluice_core::model::Warning;
 use sluice_core::net::{parse_cidr, parse_ip};
@@ -56,7 +56,7 @@ impl<'a> Notes<'a> {
     /// Notes on the object with this metadata. Without a name nothing can be done with it.
     fn of<K, T>(
         kind: &'static str,
-        meta: &'a Loose<wire::Meta<'a>>,
+        meta: &'a Lenient<wire::Meta<'a>>,
     ) -> Result<Notes<'a>, Converted<K, T>> {
         let nameless = |field: &str| {
             let object = object_name(kind, "", "");
@@ -64,14 +64,16 @@ impl<'a> Notes<'a> {
             let warning = Warning { object, field: field.to_owned(), problem };
             Err(Converted { key: None, value: None, warnings: vec![warning] })
         };
-        let Loose::Is(meta) = meta else { return nameless("metadata") };
+        let Lenient::Is(meta) = meta else { return nameless("metadata") };
         let name = match &meta.name {
-            Loose::Is(name) if !name.0.is_empty() => &*name.0,
-            Loose::Is(_) | Loose::Absent | Loose::Wrong(_) => return nameless("metadata.name"),
+            Lenient::Is(name) if !name.0.is_empty() => &*name.0,
+            Lenient::Is(_) | Lenient::Absent | Lenient::Wrong(_) => {
+                return nameless("metadata.name");
+            }
         };
         let namespace = match &meta.namespace {
-            Loose::Is(namespace) => &*namespace.0,
-            Loose::Absent | Loose::Wrong(_) => "",
+            Lenient::Is(namespace) => &*namespace.0,
+            Lenient::Absent | Lenient::Wrong(_) => "",
         };
         Ok(Notes { kind, meta, namespace, name, warnings: Vec::new(), untold: 0 })
     }
@@ -86,11 +88,11 @@ impl<'a> Notes<'a> {
     }
 
     /// The field's value; a value of a wrong type is treated as absent.
-    fn take<T>(&mut self, field: fmt::Arguments<'_>, value: Loose<T>) -> Option<T> {
+    fn take<T>(&mut self, field: fmt::Arguments<'_>, value: Lenient<T>) -> Option<T> {
         match value {
-            Loose::Is(value) => Some(value),
-            Loose::Absent => None,
-            Loose::Wrong(found) => {
+            Lenient::Is(value) => Some(value),
+            Lenient::Absent => None,
+            Lenient::Wrong(found) => {
                 self.warn(
                     field,
                     format!("is {found}, which the API does not allow; it is ignored"),
@@ -101,15 +103,15 @@ impl<'a> Notes<'a> {
     }
 
     /// An entry of a list, which cannot be null.
-    fn take_entry<T>(&mut self, field: fmt::Arguments<'_>, value: Loose<T>) -> Option<T> {
-        if matches!(value, Loose::Absent) {
+    fn take_entry<T>(&mut self, field: fmt::Arguments<'_>, value: Lenient<T>) -> Option<T> {
+        if matches!(value, Lenient::Absent) {
             self.warn(field, "is null; it is ignored");
         }
         self.take(field, value)
     }
 
     /// A port number; absent and 0 both mean "none".
-    fn take_port(&mut self, field: fmt::Arguments<'_>, value: Loose<i64>) -> Option<u16> {
+    fn take_port(&mut self, field: fmt::Arguments<'_>, value: Lenient<i64>) -> Option<u16> {
         let number = self.take(field, value).filter(|number| *number != 0)?;
         let port = u16::try_from(number).ok();
         if port.is_none() {
@@ -166,7 +168,7 @@ impl<'a> Notes<'a> {
     fn take_time(
         &mut self,
         field: fmt::Arguments<'_>,
-        value: Loose<Text<'_>>,
+        value: Lenient<Text<'_>>,
     ) -> Option<jiff::Timestamp> {
         let text = self.take(field, value)?;
         let time = text.0.parse().ok();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Converted, Notes, undecodable};
-use crate::watch::loose::{Loose, Text};
+use crate::watch::lenient::{Lenient, Text};
 use crate::watch::wire;
 use sluice_core::model::Node;
 use sluice_core::net::parse_ip;
@@ -29,8 +29,8 @@ pub(in crate::watch) fn node(json: &str) -> Converted<String, Node> {
     let spec = notes.take(format_args!("spec"), object.spec).unwrap_or_default();
     let status = notes.take(format_args!("status"), object.status).unwrap_or_default();
     let labels = match &meta.labels {
-        Loose::Is(labels) => labels.zone.clone(),
-        Loose::Absent | Loose::Wrong(_) => Loose::Absent,
+        Lenient::Is(labels) => labels.zone.clone(),
+        Lenient::Absent | Lenient::Wrong(_) => Lenient::Absent,
     };
     let field = format_args!("metadata.labels[topology.kubernetes.io/zone]");
     let zone = notes.take(field, labels).map(|zone| zone.0.into_owned());
@@ -38,16 +38,16 @@ pub(in crate::watch) fn node(json: &str) -> Converted<String, Node> {
         uid: uid.map(|uid| uid.0.into_owned()).unwrap_or_default(),
         addresses: addresses(status, &mut notes),
         zone: zone.filter(|zone| !zone.is_empty()),
-        leaving: meta.deletion_timestamp != Loose::Absent || is_tainted(&spec),
+        leaving: meta.deletion_timestamp != Lenient::Absent || is_tainted(&spec),
         pod_cidrs: pod_cidrs(spec, &mut notes),
     };
     notes.done(Some(name), Some(node))
 }
 
 fn is_tainted(spec: &wire::NodeSpec<'_>) -> bool {
-    let Loose::Is(taints) = &spec.taints else { return false };
+    let Lenient::Is(taints) = &spec.taints else { return false };
     taints.iter().any(|taint| {
-        matches!(taint, Loose::Is(wire::Taint { key: Loose::Is(key) }) if key.0 == LEAVING_TAINT)
+        matches!(taint, Lenient::Is(wire::Taint { key: Lenient::Is(key) }) if key.0 == LEAVING_TAINT)
     })
 }
 
@@ -59,7 +59,7 @@ fn addresses(status: wire::NodeStatus<'_>, notes: &mut Notes<'_>) -> Vec<IpAddr>
     for (i, entry) in entries.into_iter().enumerate() {
         let field = format_args!("status.addresses[{i}]");
         let Some(entry) = notes.take_entry(field, entry) else { continue };
-        let Loose::Is(Text(kind)) = entry.kind else { continue };
+        let Lenient::Is(Text(kind)) = entry.kind else { continue };
         let list = match &*kind {
             "InternalIP" => &mut internal,
             "ExternalIP" => &mut external,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Converted, Interner, Notes, undecodable};
-use crate::watch::loose::{Loose, Text};
+use crate::watch::lenient::{Lenient, Text};
 use crate::watch::wire;
 use sluice_core::model::{
     Service, ServiceName, ServicePort, ServiceType, SourceRanges, TrafficPolicy,
@@ -42,7 +42,7 @@ pub(in crate::watch) fn service(
 
 /// Whether another proxy is named; the label's value does not matter.
 fn is_foreign(meta: &wire::Meta<'_>) -> bool {
-    matches!(&meta.labels, Loose::Is(labels) if labels.service_proxy_name != Loose::Absent)
+    matches!(&meta.labels, Lenient::Is(labels) if labels.service_proxy_name != Lenient::Absent)
 }
 
 /// Seconds since 1970.
@@ -84,7 +84,7 @@ fn convert(
 }
 
 /// `None` for ExternalName, which has no virtual IP.
-fn kind(value: Loose<Text<'_>>, notes: &mut Notes<'_>) -> Option<ServiceType> {
+fn kind(value: Lenient<Text<'_>>, notes: &mut Notes<'_>) -> Option<ServiceType> {
     let field = format_args!("spec.type");
     let text = notes.take(field, value);
     Some(match text.as_ref().map_or("", |text| &*text.0) {
@@ -101,12 +101,12 @@ fn kind(value: Loose<Text<'_>>, notes: &mut Notes<'_>) -> Option<ServiceType> {
 
 /// The virtual IPs, one of a family at most; `None` if there are none, as in headless Services.
 fn cluster_ips(
-    first: Loose<Text<'_>>,
+    first: Lenient<Text<'_>>,
     all: wire::Texts<'_>,
     notes: &mut Notes<'_>,
 ) -> Option<Vec<IpAddr>> {
-    let headless = |text: &Loose<Text<'_>>| matches!(text, Loose::Is(t) if t.0 == "None");
-    let any_headless = matches!(&all, Loose::Is(list) if list.iter().any(headless));
+    let headless = |text: &Lenient<Text<'_>>| matches!(text, Lenient::Is(t) if t.0 == "None");
+    let any_headless = matches!(&all, Lenient::Is(list) if list.iter().any(headless));
     if headless(&first) || any_headless {
         return None;
     }
@@ -114,7 +114,7 @@ fn cluster_ips(
     if ips.is_empty() {
         ips = notes.take_ips(
             "spec.clusterIP",
-            Loose::Is(vec![first].into_iter().filter(|f| *f != Loose::Absent).collect()),
+            Lenient::Is(vec![first].into_iter().filter(|f| *f != Lenient::Absent).collect()),
         );
     }
     let mut kept: Vec<IpAddr> = Vec::with_capacity(ips.len());
@@ -129,7 +129,7 @@ fn cluster_ips(
     Some(kept).filter(|kept| !kept.is_empty())
 }
 
-fn policy(field: &str, value: Loose<Text<'_>>, notes: &mut Notes<'_>) -> TrafficPolicy {
+fn policy(field: &str, value: Lenient<Text<'_>>, notes: &mut Notes<'_>) -> TrafficPolicy {
     let text = notes.take(format_args!("{field}"), value);
     match text.as_ref().map_or("", |text| &*text.0) {
         "" | "Cluster" => TrafficPolicy::Cluster,
@@ -143,8 +143,8 @@ fn policy(field: &str, value: Loose<Text<'_>>, notes: &mut Notes<'_>) -> Traffic
 }
 
 fn affinity(
-    value: Loose<Text<'_>>,
-    config: Loose<wire::AffinityConfig>,
+    value: Lenient<Text<'_>>,
+    config: Lenient<wire::AffinityConfig>,
     notes: &mut Notes<'_>,
 ) -> Option<u32> {
     let field = format_args!("spec.sessionAffinity");
@@ -230,7 +230,7 @@ fn source_ranges(value: wire::Texts<'_>, notes: &mut Notes<'_>) -> SourceRanges 
 }
 
 fn ports(
-    value: Loose<Vec<Loose<wire::ServicePort<'_>>>>,
+    value: Lenient<Vec<Lenient<wire::ServicePort<'_>>>>,
     notes: &mut Notes<'_>,
     names: &mut Interner,
 ) -> Vec<ServicePort> {

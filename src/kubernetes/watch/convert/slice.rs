@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Converted, Interner, Notes, undecodable};
-use crate::watch::loose::{Loose, Text};
+use crate::watch::lenient::{Lenient, Text};
 use crate::watch::wire;
 use sluice_core::model::{
     Condition, Endpoint, EndpointPort, EndpointSlice, Hints, ServiceName, SliceName,
@@ -44,8 +44,8 @@ pub(in crate::watch) fn slice(
 
 fn service_of(notes: &mut Notes<'_>) -> Option<ServiceName> {
     let field = format_args!("metadata.labels[kubernetes.io/service-name]");
-    if let Loose::Is(labels) = &notes.meta.labels {
-        if labels.headless != Loose::Absent {
+    if let Lenient::Is(labels) = &notes.meta.labels {
+        if labels.headless != Lenient::Absent {
             return None;
         }
         let service = notes.take(field, labels.service_name.clone());
@@ -57,7 +57,7 @@ fn service_of(notes: &mut Notes<'_>) -> Option<ServiceName> {
     None
 }
 
-fn family(value: Loose<Text<'_>>, notes: &mut Notes<'_>) -> Option<Family> {
+fn family(value: Lenient<Text<'_>>, notes: &mut Notes<'_>) -> Option<Family> {
     let field = format_args!("addressType");
     let text = notes.take(field, value).unwrap_or_default();
     match &*text.0 {
@@ -73,7 +73,7 @@ fn family(value: Loose<Text<'_>>, notes: &mut Notes<'_>) -> Option<Family> {
 }
 
 fn trigger_time(notes: &mut Notes<'_>) -> Option<i64> {
-    let Loose::Is(annotations) = &notes.meta.annotations else { return None };
+    let Lenient::Is(annotations) = &notes.meta.annotations else { return None };
     let field =
         format_args!("metadata.annotations[endpoints.kubernetes.io/last-change-trigger-time]");
     let time = notes.take_time(field, annotations.trigger_time.clone());
@@ -81,7 +81,7 @@ fn trigger_time(notes: &mut Notes<'_>) -> Option<i64> {
 }
 
 fn ports(
-    value: Loose<Vec<Loose<wire::EndpointPort<'_>>>>,
+    value: Lenient<Vec<Lenient<wire::EndpointPort<'_>>>>,
     notes: &mut Notes<'_>,
     names: &mut Interner,
 ) -> Vec<EndpointPort> {
@@ -111,7 +111,7 @@ fn ports(
 }
 
 fn endpoints(
-    value: Loose<Vec<Loose<wire::Endpoint<'_>>>>,
+    value: Lenient<Vec<Lenient<wire::Endpoint<'_>>>>,
     family: Family,
     node_name: &str,
     notes: &mut Notes<'_>,
@@ -150,7 +150,7 @@ fn endpoint(
     }
     let conditions =
         notes.take(format_args!("endpoints[{i}].conditions"), entry.conditions).unwrap_or_default();
-    let mut condition = |name: &str, value: Loose<bool>| {
+    let mut condition = |name: &str, value: Lenient<bool>| {
         notes.take(format_args!("endpoints[{i}].conditions.{name}"), value)
     };
     let condition = Condition::new(
@@ -166,12 +166,12 @@ fn endpoint(
 
 fn hints(
     i: usize,
-    value: Loose<wire::Hints<'_>>,
+    value: Lenient<wire::Hints<'_>>,
     notes: &mut Notes<'_>,
     names: &mut Interner,
 ) -> Option<Box<Hints>> {
     let hints = notes.take(format_args!("endpoints[{i}].hints"), value)?;
-    let mut list = |field: &str, value: Loose<Vec<Loose<wire::Named<'_>>>>| -> Vec<Arc<str>> {
+    let mut list = |field: &str, value: Lenient<Vec<Lenient<wire::Named<'_>>>>| -> Vec<Arc<str>> {
         let field = format_args!("endpoints[{i}].hints.{field}");
         let entries = notes.take(field, value).unwrap_or_default();
         let named = entries.into_iter().filter_map(|entry| {

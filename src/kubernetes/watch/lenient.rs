@@ -1,7 +1,7 @@
 //! Decoding that a wrong type in one field cannot stop.
 //!
 //! An API server checks types, so a wrong one is an oddity, but an oddity in one object must not
-//! cost the whole list. [`Loose`] keeps the mistake in the place where it was made; `convert` reports
+//! cost the whole list. [`Lenient`] keeps the mistake in the place where it was made; `convert` reports
 //! it under the field's name and everything around it stays in force.
 
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, Se
 /// A field that may be absent (or null, which means the same in the Kubernetes API) or of a type
 /// that nobody expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Loose<T> {
+pub(super) enum Lenient<T> {
     #[default]
     Absent,
     Is(T),
@@ -23,29 +23,29 @@ pub(super) enum Loose<T> {
     Wrong(&'static str),
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Loose<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LooseVisitor(PhantomData))
+        deserializer.deserialize_any(LenientVisitor(PhantomData))
     }
 }
 
-struct LooseVisitor<T>(PhantomData<T>);
+struct LenientVisitor<T>(PhantomData<T>);
 
-impl<T> LooseVisitor<T> {
-    fn keep<E>(decoded: Result<T, E>, found: &'static str) -> Loose<T> {
-        decoded.map_or(Loose::Wrong(found), Loose::Is)
+impl<T> LenientVisitor<T> {
+    fn keep<E>(decoded: Result<T, E>, found: &'static str) -> Lenient<T> {
+        decoded.map_or(Lenient::Wrong(found), Lenient::Is)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for LooseVisitor<T> {
-    type Value = Loose<T>;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for LenientVisitor<T> {
+    type Value = Lenient<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any JSON value")
     }
 
     fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(Loose::Absent)
+        Ok(Lenient::Absent)
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
@@ -61,7 +61,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for LooseVisitor<T> {
     }
 
     fn visit_f64<E: Error>(self, _value: f64) -> Result<Self::Value, E> {
-        Ok(Loose::Wrong("a fraction"))
+        Ok(Lenient::Wrong("a fraction"))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
@@ -149,48 +149,57 @@ mod tests {
     #[derive(Debug, PartialEq, Deserialize)]
     struct Inner<'a> {
         #[serde(borrow, default)]
-        name: Loose<Text<'a>>,
+        name: Lenient<Text<'a>>,
         #[serde(default)]
-        port: Loose<i64>,
+        port: Lenient<i64>,
     }
 
-    fn decode(json: &str) -> Vec<Loose<Inner<'_>>> {
+    fn decode(json: &str) -> Vec<Lenient<Inner<'_>>> {
         serde_json::from_str(json).expect("the JSON is well formed")
     }
 
     #[test]
     fn a_wrong_type_stays_in_its_field() {
-        let name = |s| Loose::Is(Text(Cow::Borrowed(s)));
+        let name = |s| Lenient::Is(Text(Cow::Borrowed(s)));
         let table = [
-            (r#"{"name":"a","port":1}"#, Loose::Is(Inner { name: name("a"), port: Loose::Is(1) })),
-            (r#"{"name":null}"#, Loose::Is(Inner { name: Loose::Absent, port: Loose::Absent })),
+            (
+                r#"{"name":"a","port":1}"#,
+                Lenient::Is(Inner { name: name("a"), port: Lenient::Is(1) }),
+            ),
+            (
+                r#"{"name":null}"#,
+                Lenient::Is(Inner { name: Lenient::Absent, port: Lenient::Absent }),
+            ),
             (
                 r#"{"x":[1,{"y":2}],"name":"a","port":"abc"}"#,
-                Loose::Is(Inner { name: name("a"), port: Loose::Wrong("a string") }),
+                Lenient::Is(Inner { name: name("a"), port: Lenient::Wrong("a string") }),
             ),
             (
                 r#"{"name":{"a":[1]},"port":[[2],3]}"#,
-                Loose::Is(Inner { name: Loose::Wrong("an object"), port: Loose::Wrong("a list") }),
+                Lenient::Is(Inner {
+                    name: Lenient::Wrong("an object"),
+                    port: Lenient::Wrong("a list"),
+                }),
             ),
             (
                 r#"{"name":true,"port":1.5}"#,
-                Loose::Is(Inner {
-                    name: Loose::Wrong("a boolean"),
-                    port: Loose::Wrong("a fraction"),
+                Lenient::Is(Inner {
+                    name: Lenient::Wrong("a boolean"),
+                    port: Lenient::Wrong("a fraction"),
                 }),
             ),
             (r#"{"port":18446744073709551615}"#, {
-                Loose::Is(Inner { name: Loose::Absent, port: Loose::Wrong("a number") })
+                Lenient::Is(Inner { name: Lenient::Absent, port: Lenient::Wrong("a number") })
             }),
-            ("5", Loose::Wrong("a number")),
-            ("null", Loose::Absent),
+            ("5", Lenient::Wrong("a number")),
+            ("null", Lenient::Absent),
         ];
         for (json, expected) in table {
             // The neighbour shows that the parser stands where it should.
             let pair = decode_pair(json);
             let decoded = decode(&pair);
             assert_eq!(decoded[0], expected, "{json}");
-            assert_eq!(decoded[1], Loose::Is(Inner { name: name("z"), port: Loose::Is(9) }));
+            assert_eq!(decoded[1], Lenient::Is(Inner { name: name("z"), port: Lenient::Is(9) }));
         }
     }
 
@@ -209,11 +218,11 @@ mod tests {
 
     #[test]
     fn only_the_first_element_counts() {
-        let list: Vec<Loose<First<i64>>> =
+        let list: Vec<Lenient<First<i64>>> =
             serde_json::from_str(r#"[[1,"x",{}],[],"a",["y"]]"#).expect("a list");
-        assert_eq!(list[0], Loose::Is(First(Some(1))));
-        assert_eq!(list[1], Loose::Is(First(None)));
-        assert_eq!(list[2], Loose::Wrong("a string"));
-        assert_eq!(list[3], Loose::Wrong("a list"));
+        assert_eq!(list[0], Lenient::Is(First(Some(1))));
+        assert_eq!(list[1], Lenient::Is(First(None)));
+        assert_eq!(list[2], Lenient::Wrong("a string"));
+        assert_eq!(list[3], Lenient::Wrong("a list"));
     }
 }

@@ -32,27 +32,27 @@ pub(super) trait Kind: Send + Sync + 'static {
 }
 
 /// The objects of one resource on their way into the model.
-pub(super) struct Feed<K: Kind> {
+pub(super) struct ObjectFeed<K: Kind> {
     kind: K,
     /// What is known of a list that is not complete, in the order in which it came. Without a value,
     /// an object is off the list again, if it was on it.
     list: Vec<(K::Key, Option<K::Value>)>,
     /// Warnings that were already reported, so that a relist does not repeat them.
-    told: FxHashMap<Option<K::Key>, Vec<Warning>>,
+    last_warnings: FxHashMap<Option<K::Key>, Vec<Warning>>,
     /// The same before the list began: what the list does not name is forgotten.
-    told_before: FxHashMap<Option<K::Key>, Vec<Warning>>,
+    warnings_before_list: FxHashMap<Option<K::Key>, Vec<Warning>>,
 }
 
-impl<K: Kind> Feed<K> {
-    pub(super) fn new(kind: K) -> Feed<K> {
-        let (told, told_before) = Default::default();
-        Feed { kind, list: Vec::new(), told, told_before }
+impl<K: Kind> ObjectFeed<K> {
+    pub(super) fn new(kind: K) -> ObjectFeed<K> {
+        let (last_warnings, warnings_before_list) = Default::default();
+        ObjectFeed { kind, list: Vec::new(), last_warnings, warnings_before_list }
     }
 
     /// Starts a list.
     pub(super) fn begin(&mut self) {
         self.list = Vec::new();
-        self.told_before.extend(self.told.drain());
+        self.warnings_before_list.extend(self.last_warnings.drain());
     }
 
     /// Adds an object to the list. One that changed while the list was sent comes twice; the model
@@ -61,7 +61,7 @@ impl<K: Kind> Feed<K> {
     pub(super) fn add(&mut self, json: &str) -> Vec<Warning> {
         let Converted { key, value, warnings } = self.kind.convert(json);
         self.list.extend(key.clone().map(|key| (key, value)));
-        self.news(key, warnings)
+        self.deduplicate(key, warnings)
     }
 
     /// Takes an object off the list again.
@@ -71,7 +71,7 @@ impl<K: Kind> Feed<K> {
 
     /// Ends the list. What it lacks is said once, not with every list that is the same.
     pub(super) fn finish(&mut self) -> (Option<Change>, Vec<Warning>) {
-        self.told_before = FxHashMap::default();
+        self.warnings_before_list = FxHashMap::default();
         let change = self.kind.all(on_the_list(std::mem::take(&mut self.list)));
         let warnings = if change.is_some() { self.kind.lacking() } else { Vec::new() };
         (change, warnings)
@@ -80,30 +80,31 @@ impl<K: Kind> Feed<K> {
     /// A new or changed object.
     pub(super) fn put(&mut self, json: &str) -> (Option<Change>, Vec<Warning>) {
         let Converted { key, value, warnings } = self.kind.convert(json);
-        let news = self.news(key.clone(), warnings);
+        let warnings = self.deduplicate(key.clone(), warnings);
         let change = match (key, value) {
             (Some(key), Some(value)) => self.kind.put(key, value),
             (Some(key), None) => self.kind.gone(key),
             (None, _) => None,
         };
-        (change, news)
+        (change, warnings)
     }
 
     /// A deleted object.
     pub(super) fn delete(&mut self, json: &str) -> Option<Change> {
         let key = self.kind.convert(json).key?;
-        self.told.remove(&Some(key.clone()));
+        self.last_warnings.remove(&Some(key.clone()));
         self.kind.gone(key)
     }
 
     /// The warnings, unless they are what was last said about this object.
-    fn news(&mut self, key: Option<K::Key>, warnings: Vec<Warning>) -> Vec<Warning> {
+    fn deduplicate(&mut self, key: Option<K::Key>, warnings: Vec<Warning>) -> Vec<Warning> {
         if warnings.is_empty() {
-            self.told.remove(&key);
+            self.last_warnings.remove(&key);
             return warnings;
         }
-        let known = self.told.get(&key).or_else(|| self.told_before.get(&key)) == Some(&warnings);
-        self.told.insert(key, warnings.clone());
+        let known = self.last_warnings.get(&key).or_else(|| self.warnings_before_list.get(&key))
+            == Some(&warnings);
+        self.last_warnings.insert(key, warnings.clone());
         if known { Vec::new() } else { warnings }
     }
 }
@@ -343,7 +344,7 @@ mod tests {
     #[test]
     fn the_cost_of_a_list_grows_with_its_length_however_much_of_it_is_skipped() {
         const COUNT: usize = 20_000;
-        let mut feed = Feed::new(Numbers::default());
+        let mut feed = ObjectFeed::new(Numbers::default());
         feed.begin();
         for number in 0..COUNT {
             assert_eq!(feed.add(&number.to_string()), []);

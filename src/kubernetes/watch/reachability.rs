@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::Resource;
 
 /// The connection as all tasks together see it.
-pub(super) struct Link {
+pub(super) struct Reachability {
     url: String,
     state: Mutex<State>,
     /// How often the server has come back.
@@ -31,12 +31,12 @@ enum Said {
     Lost,
 }
 
-impl Link {
-    pub(super) fn new(url: String) -> Link {
-        Link { url, state: Mutex::default(), returns: watch::Sender::default() }
+impl Reachability {
+    pub(super) fn new(url: String) -> Reachability {
+        Reachability { url, state: Mutex::default(), returns: watch::Sender::default() }
     }
 
-    /// Rouses all tasks that wait in [`Link::returned`]: the server is back.
+    /// Rouses all tasks that wait in [`Reachability::returned`]: the server is back.
     pub(super) fn wake(&self) {
         self.returns.send_modify(|returns| *returns += 1);
     }
@@ -118,11 +118,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_return_is_not_missed_by_who_waits_later() {
-        let link = Link::new(String::new());
-        let before = link.returns();
-        link.wake();
+        let reachability = Reachability::new(String::new());
+        let before = reachability.returns();
+        reachability.wake();
         let long = Duration::from_secs(3600);
-        assert!(timeout(long, link.returned(before)).await.is_ok());
-        assert!(timeout(long, link.returned(link.returns())).await.is_err());
+        assert!(timeout(long, reachability.returned(before)).await.is_ok());
+        assert!(timeout(long, reachability.returned(reachability.returns())).await.is_err());
     }
 }
