@@ -37,6 +37,20 @@ pub enum StreamingLists {
     Cut,
 }
 
+/// What the server does where a client asks for protobuf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProtobufSupport {
+    /// It answers in protobuf.
+    #[default]
+    Served,
+    /// It answers in JSON if that is asked for as well, as a server of custom resources does.
+    Lacking,
+    /// It answers 406, whatever else is asked for.
+    NotAcceptable,
+    /// It answers 415, whatever else is asked for.
+    Unsupported,
+}
+
 /// How a watch from a version that is too old is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GoneForm {
@@ -67,6 +81,7 @@ pub struct Faults {
 #[derive(Debug, Default)]
 struct Switches {
     streaming_lists: StreamingLists,
+    protobuf: ProtobufSupport,
     gone_form: GoneForm,
     gone_watches: u32,
     delay: Duration,
@@ -131,6 +146,11 @@ impl Faults {
         self.switches().streaming_lists = treatment;
     }
 
+    /// Says what becomes of those who ask for protobuf from now on.
+    pub fn set_protobuf(&self, support: ProtobufSupport) {
+        self.switches().protobuf = support;
+    }
+
     /// Sets how 410 is sent.
     pub fn set_gone_form(&self, form: GoneForm) {
         self.switches().gone_form = form;
@@ -168,6 +188,10 @@ impl Faults {
 
     pub(super) fn streaming_lists(&self) -> StreamingLists {
         self.switches().streaming_lists
+    }
+
+    pub(super) fn protobuf(&self) -> ProtobufSupport {
+        self.switches().protobuf
     }
 
     pub(super) fn gone_form(&self) -> GoneForm {

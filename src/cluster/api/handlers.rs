@@ -1,11 +1,13 @@
 //! From a request to its response.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::Incoming;
@@ -15,11 +17,11 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::access::{authorize, denied};
-use super::faults::{FailureCode, Outage};
+use super::faults::{FailureCode, Outage, ProtobufSupport};
 use super::list::{self, shown_json};
 use super::patch::Patch;
 use super::query::{Form, ListOptions, Place, Query, WatchOptions};
-use super::resources::Verb;
+use super::resources::{Resource, Verb};
 use super::selector::Selector;
 use super::status::ApiError;
 use super::store::{Key, Object};
@@ -31,6 +33,8 @@ use super::{Shared, discovery, openapi, protobuf, requests, strict};
 /// Whole or streamed; an error breaks the connection.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
+/// kube-apiserver packs larger answers to lists, and at its lowest level (`responsewriters/writers.go`).
+const PACKED_ABOVE: usize = 128 * 1024;
 /// kube-apiserver's limit of a request's body.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
@@ -44,10 +48,17 @@ pub(super) async fn handle(
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
+    let in_protobuf = shared.faults.protobuf() == ProtobufSupport::Served
+        && text_header(&request, "accept").starts_with(protobuf::MEDIA_TYPE);
     let result = respond(&shared, stop, request).await;
     Ok(result.unwrap_or_else(|error| {
         let (code, _) = error.code_and_reason();
-        let mut response = json_response(&error.to_status());
+        let status = error.to_status();
+        let mut response = if in_protobuf {
+            text_response(protobuf::MEDIA_TYPE, protobuf::status(&status).into())
+        } else {
+            json_response(&status)
+        };
         *response.status_mut() =
             StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if matches!(error, ApiError::Unavailable(_) | ApiError::TooManyRequests) {
@@ -92,9 +103,32 @@ async fn respond(
     if let Some(code) = shared.faults.take_failure(verb, place.resource) {
         return Err(injected(code, verb, &place));
     }
-    let form = Form::parse(text_header(&request, "accept"), &query)?;
+    let form = form(shared, &request, (verb, place.resource), &query)?;
     let call = Call { shared: Arc::clone(shared), place, verb, query, form };
     call.run(stop, request).await
+}
+
+/// In which form the client is answered.
+fn form(
+    shared: &Shared,
+    request: &Request<Incoming>,
+    (verb, resource): (Verb, Resource),
+    query: &Query,
+) -> Result<Form, ApiError> {
+    let accept = text_header(request, "accept");
+    let read = matches!(verb, Verb::Get | Verb::List | Verb::Watch);
+    let support = shared.faults.protobuf();
+    match support {
+        ProtobufSupport::NotAcceptable if accept.contains("protobuf") => {
+            return Err(ApiError::NotAcceptable);
+        }
+        ProtobufSupport::Unsupported if accept.contains("protobuf") => {
+            return Err(ApiError::UnsupportedMediaType("application/json"));
+        }
+        _ => {}
+    }
+    let protobuf = support == ProtobufSupport::Served && read && protobuf::has(resource);
+    Form::parse(accept, query, protobuf)
 }
 
 fn injected(code: FailureCode, verb: Verb, place: &Place) -> ApiError {
@@ -172,14 +206,21 @@ impl Call {
                 let state = self.shared.store.read();
                 let page = list::page(&state, self.place.resource, &selector, &options)?;
                 drop(state);
-                let text = page.render(self.place.resource, self.form);
-                Ok(text_response("application/json", text.into()))
+                let body = page.render(self.place.resource, self.form);
+                Ok(maybe_packed(self.media(), body, text_header(&request, "accept-encoding")))
             }
             Verb::Watch => self.watch(stop),
             Verb::Create => self.create(request).await,
             Verb::Update => self.update(request).await,
             Verb::Patch => self.patch(request).await,
             Verb::Delete | Verb::DeleteCollection => self.delete(request).await,
+        }
+    }
+
+    fn media(&self) -> &'static str {
+        match self.form {
+            Form::Protobuf => protobuf::MEDIA_TYPE,
+            Form::Plain | Form::Table(_) | Form::Metadata => "application/json",
         }
     }
 
@@ -209,6 +250,11 @@ impl Call {
         let resource = self.place.resource;
         match self.form {
             Form::Plain => text_response("application/json", shown_json(resource, object)),
+            Form::Protobuf => {
+                let kind = resource.info().kind;
+                let body = protobuf::envelope(&resource.api_version(), kind, object.message());
+                text_response(protobuf::MEDIA_TYPE, body.into())
+            }
             Form::Metadata => json_response(&table::metadata_of(&object.value())),
             Form::Table(row) => {
                 let metadata = json!({"resourceVersion": object.version.to_string()});
@@ -222,13 +268,12 @@ impl Call {
     fn watch(self, stop: CancellationToken) -> Result<Response<Body>, ApiError> {
         let options = WatchOptions::parse(&self.query)?;
         let selector = self.selector()?;
-        let resource = self.place.resource;
+        let (resource, media) = (self.place.resource, self.media());
         let watcher = Watcher::begin(&self.shared, resource, selector, self.form, &options, stop)?;
         let body = UnsyncBoxBody::new(StreamBody::new(watcher.into_stream()));
         let mut response = Response::new(body);
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let media = if media == protobuf::MEDIA_TYPE { protobuf::STREAM_TYPE } else { media };
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
         Ok(response)
     }
 
@@ -395,6 +440,22 @@ fn warned(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
 
 fn json_response(value: &Value) -> Response<Body> {
     text_response("application/json", format!("{value}\n").into())
+}
+
+/// A list, packed if it is large and the client takes that, as by kube-apiserver.
+fn maybe_packed(media: &'static str, body: Vec<u8>, accepted: &str) -> Response<Body> {
+    let taken = accepted.split(',').any(|encoding| encoding.trim() == "gzip");
+    if !taken || body.len() <= PACKED_ABOVE {
+        return text_response(media, body.into());
+    }
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    // A vector takes everything.
+    let packed = packer.write_all(&body).and_then(|()| packer.finish()).unwrap_or_default();
+    let mut response = text_response(media, packed.into());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    response
 }
 
 fn text_response(media: &'static str, text: Bytes) -> Response<Body> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::events::to_shown;
+use super::protobuf;
 use super::query::{AskedVersion, Form, ListOptions};
 use super::resources::Resource;
 use super::selector::Selector;
@@ -111,7 +112,7 @@ fn cut(
 }
 
 impl Page {
-    /// The page as JSON text.
+    /// The body of the answer.
     pub(super) fn render(&self, resource: Resource, form: Form) -> Vec<u8> {
         let mut metadata = json!({"resourceVersion": self.version.to_string()});
         if !self.token.is_empty() {
@@ -122,6 +123,10 @@ impl Page {
         }
         match form {
             Form::Plain => self.render_objects(resource, &metadata),
+            Form::Protobuf => {
+                let messages = self.objects.iter().map(|object| object.message());
+                protobuf::list(resource, &metadata, messages)
+            }
             Form::Table(row) => {
                 let objects = self.objects.iter().map(|o| o.value());
                 let table = table::table(resource, &metadata, objects, row, table::Header::Shown);

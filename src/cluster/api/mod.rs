@@ -8,7 +8,8 @@
 //! - nothing is stored on disk, and there are no controllers (the lab has its own);
 //! - server-side apply does not track who owns a field, so there are no conflicts;
 //! - objects other than Services are hardly validated beyond the types of their fields;
-//! - answers are JSON, never protobuf or CBOR (all clients accept that).
+//! - what a proxy lists and watches is answered in protobuf as well; other answers are JSON (all clients
+//!   accept that).
 //!
 //! The same store has an API of Rust calls, for tests and for making large clusters fast.
 //!
@@ -39,7 +40,7 @@ mod list;
 mod openapi;
 mod options;
 mod patch;
-mod protobuf;
+pub mod protobuf;
 mod query;
 mod requests;
 mod resources;
@@ -64,7 +65,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, Identity, Token};
-pub use faults::{FailureCode, Faults, GoneForm, Outage, StreamingLists, WatchEnd};
+pub use faults::{
+    FailureCode, Faults, GoneForm, Outage, ProtobufSupport, StreamingLists, WatchEnd,
+};
 pub use options::{KubernetesService, Options};
 pub use patch::Patch;
 pub use requests::{Request, Requests};

@@ -223,8 +223,10 @@ impl WatchOptions {
 /// The form in which a client wants objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// As they are.
+    /// As they are, in JSON.
     Plain,
+    /// As they are, in protobuf.
+    Protobuf,
     /// As rows for people (`as=Table`).
     Table(RowObject),
     /// Their metadata (`as=PartialObjectMetadata`).
@@ -240,8 +242,8 @@ pub(super) enum RowObject {
 }
 
 impl Form {
-    /// The first form of an `Accept` header that the server has.
-    pub(super) fn parse(accept: &str, query: &Query) -> Result<Form, ApiError> {
+    /// The first form of an `Accept` header that the server has. Protobuf is for what can be written so.
+    pub(super) fn parse(accept: &str, query: &Query, protobuf: bool) -> Result<Form, ApiError> {
         if accept.trim().is_empty() {
             return Ok(Form::Plain);
         }
@@ -253,6 +255,12 @@ impl Form {
         for media in accept.split(',') {
             let mut parts = media.split(';').map(str::trim);
             let kind = parts.next().unwrap_or_default();
+            if kind == super::protobuf::MEDIA_TYPE
+                && protobuf
+                && !parts.clone().any(|p| p.starts_with("as="))
+            {
+                return Ok(Form::Protobuf);
+            }
             if !matches!(kind, "application/json" | "application/*" | "*/*") {
                 continue;
             }
@@ -310,10 +318,14 @@ mod tests {
     fn the_first_known_form_is_chosen() {
         let none = Query::default();
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-        assert_eq!(Form::parse(table, &none), Ok(Form::Table(RowObject::Metadata)));
+        assert_eq!(Form::parse(table, &none, true), Ok(Form::Table(RowObject::Metadata)));
         let protobuf = "application/vnd.kubernetes.protobuf,application/json";
-        assert_eq!(Form::parse(protobuf, &none), Ok(Form::Plain));
-        assert_eq!(Form::parse("*/*", &none), Ok(Form::Plain));
-        assert_eq!(Form::parse("text/html", &none), Err(ApiError::NotAcceptable));
+        assert_eq!(Form::parse(protobuf, &none, true), Ok(Form::Protobuf));
+        assert_eq!(Form::parse(protobuf, &none, false), Ok(Form::Plain));
+        assert_eq!(Form::parse("*/*", &none, true), Ok(Form::Plain));
+        assert_eq!(Form::parse("text/html", &none, true), Err(ApiError::NotAcceptable));
+        let only = "application/vnd.kubernetes.protobuf;stream=watch";
+        assert_eq!(Form::parse(only, &none, true), Ok(Form::Protobuf));
+        assert_eq!(Form::parse(only, &none, false), Err(ApiError::NotAcceptable));
     }
 }

@@ -7,7 +7,7 @@
 //! be answered as of the version at which it began.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::alloc::Allocator;
+use super::protobuf;
 use super::resources::Resource;
 use super::status::ApiError;
 
@@ -48,6 +49,8 @@ pub struct Object {
     pub written: Instant,
     labels: Vec<(String, String)>,
     json: Bytes,
+    /// The same in protobuf, once it was asked for.
+    message: OnceLock<Vec<u8>>,
 }
 
 impl Object {
@@ -68,12 +71,18 @@ impl Object {
             written: Instant::now(),
             labels,
             json: Bytes::from(value.to_string()),
+            message: OnceLock::new(),
         }
     }
 
     /// The object as JSON text.
     pub fn json(&self) -> &Bytes {
         &self.json
+    }
+
+    /// The object as a protobuf message, without its envelope.
+    pub fn message(&self) -> &[u8] {
+        self.message.get_or_init(|| protobuf::message(self.resource, &self.value()))
     }
 
     /// The object, parsed at each call.

@@ -1,4 +1,4 @@
-//! Watches: a stream of events, one JSON object a line.
+//! Watches: a stream of events, one JSON object a line, or one protobuf frame.
 //!
 //! A watcher has a position in the store's history and no queue. It reads from there whenever the
 //! client reads more, so that a slow client delays no other; one that falls behind the history gets
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::faults::{GoneForm, Kill, StreamingLists, WatchEnd};
 use super::list::shown_json;
+use super::protobuf;
 use super::query::{Form, WatchOptions, WatchStart};
 use super::resources::Resource;
 use super::selector::Selector;
@@ -158,7 +159,15 @@ impl Watcher {
         })
     }
 
-    /// Waits for the next whole lines; nothing after the end.
+    fn error(&self, error: &ApiError) -> Bytes {
+        let status = error.to_status();
+        match self.form {
+            Form::Protobuf => protobuf::frame("ERROR", &protobuf::status(&status)).into(),
+            _ => format!("{}\n", json!({"type": "ERROR", "object": status})).into(),
+        }
+    }
+
+    /// Waits for the next whole events; nothing after the end.
     async fn next_piece(&mut self) -> Option<io::Result<Bytes>> {
         loop {
             match self.phase {
@@ -166,7 +175,7 @@ impl Watcher {
                 Phase::Failing => {
                     self.phase = Phase::Over;
                     let message = "RequestWatchProgress is disabled";
-                    return Some(Ok(error_line(&ApiError::Internal(message.to_owned()))));
+                    return Some(Ok(self.error(&ApiError::Internal(message.to_owned()))));
                 }
                 Phase::Over => return None,
                 Phase::Broken => {
@@ -263,7 +272,7 @@ impl Watcher {
                     }
                 }
                 Err(error) => {
-                    text.extend_from_slice(&error_line(&error));
+                    text.extend_from_slice(&self.error(&error));
                     self.phase = Phase::Over;
                 }
             }
@@ -290,9 +299,15 @@ impl Watcher {
     }
 
     fn write_line(&mut self, text: &mut Vec<u8>, kind: &str, object: &Object) {
+        if self.form == Form::Protobuf {
+            text.extend_from_slice(&self.frame(kind, object.message()));
+            return;
+        }
         text.extend_from_slice(format!(r#"{{"type":"{kind}","object":"#).as_bytes());
         match self.form {
-            Form::Plain => text.extend_from_slice(&shown_json(self.resource, object)),
+            Form::Plain | Form::Protobuf => {
+                text.extend_from_slice(&shown_json(self.resource, object));
+            }
             Form::Metadata => {
                 let metadata = table::metadata_of(&object.value());
                 text.extend_from_slice(metadata.to_string().as_bytes());
@@ -309,6 +324,12 @@ impl Watcher {
         text.extend_from_slice(b"}\n");
     }
 
+    /// An event in protobuf about an object of this resource.
+    fn frame(&self, kind: &str, message: &[u8]) -> Vec<u8> {
+        let (version, object) = (self.resource.api_version(), self.resource.info().kind);
+        protobuf::frame(kind, &protobuf::envelope(&version, object, message))
+    }
+
     fn bookmark(&self, annotation: Option<&str>) -> Bytes {
         let mut metadata = json!({
             "resourceVersion": self.position.unwrap_or_default().to_string(),
@@ -318,6 +339,10 @@ impl Watcher {
             metadata["annotations"] = json!({name: "true"});
         }
         let object = match self.form {
+            Form::Protobuf => {
+                let message = protobuf::message(self.resource, &json!({ "metadata": metadata }));
+                return self.frame("BOOKMARK", &message).into();
+            }
             Form::Table(_) => {
                 let none = std::iter::empty::<Value>();
                 let row = super::query::RowObject::None;
@@ -336,10 +361,6 @@ impl Watcher {
         };
         format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
     }
-}
-
-fn error_line(error: &ApiError) -> Bytes {
-    format!("{}\n", json!({"type": "ERROR", "object": error.to_status()})).into()
 }
 
 impl Drop for Watcher {

@@ -1,175 +1,21 @@
-//! The protobuf bodies that Go clients send: `kubectl create service` and `kubectl create
-//! namespace` do, and so does any client-go program that records Events. Answers are always JSON,
-//! which these clients accept.
-//!
-//! A body is `k8s\0` and a `runtime.Unknown` message; the tables below are from the
-//! `generated.proto` files of `k8s.io/api` and `k8s.io/apimachinery`. An object becomes the same
-//! JSON that the client would have sent otherwise: Go leaves out empty values.
+//! From the bodies that Go clients send: `kubectl create service` and `kubectl create namespace` do, and so does
+//! any client-go program that records Events. An object becomes the same JSON that the client would have
+//! sent otherwise: Go leaves out empty values.
 
 use serde_json::{Map, Value, json};
 
-/// The media type.
-pub(super) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
-
-const MAGIC: &[u8] = b"k8s\0";
-
-/// What a field holds.
-#[derive(Clone, Copy)]
-enum Kind {
-    Text,
-    Number,
-    /// A boolean for which false is the same as absence.
-    Flag,
-    /// A boolean that may be absent.
-    OptionalFlag,
-    Message(&'static [Field]),
-    /// `map<string, string>`.
-    TextMap,
-    /// `intstr.IntOrString`.
-    NumberOrText,
-    /// `metav1.Time` and `metav1.MicroTime`.
-    Time,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Count {
-    One,
-    Many,
-}
-
-/// Number, name, content, and whether it is a list.
-type Field = (u64, &'static str, Kind, Count);
-
-use Count::{Many, One};
-use Kind::{Flag, Message, Number, NumberOrText, OptionalFlag, Text, TextMap, Time};
-
-const OWNER: &[Field] = &[
-    (1, "kind", Text, One),
-    (3, "name", Text, One),
-    (4, "uid", Text, One),
-    (5, "apiVersion", Text, One),
-    (6, "controller", OptionalFlag, One),
-    (7, "blockOwnerDeletion", OptionalFlag, One),
-];
-
-const METADATA: &[Field] = &[
-    (1, "name", Text, One),
-    (2, "generateName", Text, One),
-    (3, "namespace", Text, One),
-    (5, "uid", Text, One),
-    (6, "resourceVersion", Text, One),
-    (7, "generation", Number, One),
-    (8, "creationTimestamp", Time, One),
-    (11, "labels", TextMap, One),
-    (12, "annotations", TextMap, One),
-    (13, "ownerReferences", Message(OWNER), Many),
-    (14, "finalizers", Text, Many),
-];
-
-const NAMESPACE: &[Field] = &[
-    (1, "metadata", Message(METADATA), One),
-    (2, "spec", Message(&[(1, "finalizers", Text, Many)]), One),
-];
-
-const SERVICE_PORT: &[Field] = &[
-    (1, "name", Text, One),
-    (2, "protocol", Text, One),
-    (3, "port", Number, One),
-    (4, "targetPort", NumberOrText, One),
-    (5, "nodePort", Number, One),
-    (6, "appProtocol", Text, One),
-];
-
-const AFFINITY: &[Field] = &[(1, "clientIP", Message(&[(1, "timeoutSeconds", Number, One)]), One)];
-
-const SERVICE_SPEC: &[Field] = &[
-    (1, "ports", Message(SERVICE_PORT), Many),
-    (2, "selector", TextMap, One),
-    (3, "clusterIP", Text, One),
-    (4, "type", Text, One),
-    (5, "externalIPs", Text, Many),
-    (7, "sessionAffinity", Text, One),
-    (8, "loadBalancerIP", Text, One),
-    (9, "loadBalancerSourceRanges", Text, Many),
-    (10, "externalName", Text, One),
-    (11, "externalTrafficPolicy", Text, One),
-    (12, "healthCheckNodePort", Number, One),
-    (13, "publishNotReadyAddresses", Flag, One),
-    (14, "sessionAffinityConfig", Message(AFFINITY), One),
-    (17, "ipFamilyPolicy", Text, One),
-    (18, "clusterIPs", Text, Many),
-    (19, "ipFamilies", Text, Many),
-    (20, "allocateLoadBalancerNodePorts", OptionalFlag, One),
-    (21, "loadBalancerClass", Text, One),
-    (22, "internalTrafficPolicy", Text, One),
-    (23, "trafficDistribution", Text, One),
-];
-
-const SERVICE: &[Field] =
-    &[(1, "metadata", Message(METADATA), One), (2, "spec", Message(SERVICE_SPEC), One)];
-
-const REFERENCE: &[Field] = &[
-    (1, "kind", Text, One),
-    (2, "namespace", Text, One),
-    (3, "name", Text, One),
-    (4, "uid", Text, One),
-    (5, "apiVersion", Text, One),
-    (6, "resourceVersion", Text, One),
-    (7, "fieldPath", Text, One),
-];
-
-const SERIES: &[Field] = &[(1, "count", Number, One), (2, "lastObservedTime", Time, One)];
-const SOURCE: &[Field] = &[(1, "component", Text, One), (2, "host", Text, One)];
-
-const EVENT: &[Field] = &[
-    (1, "metadata", Message(METADATA), One),
-    (2, "involvedObject", Message(REFERENCE), One),
-    (3, "reason", Text, One),
-    (4, "message", Text, One),
-    (5, "source", Message(SOURCE), One),
-    (6, "firstTimestamp", Time, One),
-    (7, "lastTimestamp", Time, One),
-    (8, "count", Number, One),
-    (9, "type", Text, One),
-    (10, "eventTime", Time, One),
-    (11, "series", Message(SERIES), One),
-    (12, "action", Text, One),
-    (13, "related", Message(REFERENCE), One),
-    (14, "reportingComponent", Text, One),
-    (15, "reportingInstance", Text, One),
-];
-
-const NEW_EVENT: &[Field] = &[
-    (1, "metadata", Message(METADATA), One),
-    (2, "eventTime", Time, One),
-    (3, "series", Message(SERIES), One),
-    (4, "reportingController", Text, One),
-    (5, "reportingInstance", Text, One),
-    (6, "action", Text, One),
-    (7, "reason", Text, One),
-    (8, "regarding", Message(REFERENCE), One),
-    (9, "related", Message(REFERENCE), One),
-    (10, "note", Text, One),
-    (11, "type", Text, One),
-    (12, "deprecatedSource", Message(SOURCE), One),
-    (13, "deprecatedFirstTimestamp", Time, One),
-    (14, "deprecatedLastTimestamp", Time, One),
-    (15, "deprecatedCount", Number, One),
-];
-
-const DELETE_OPTIONS: &[Field] = &[
-    (1, "gracePeriodSeconds", Number, One),
-    (2, "preconditions", Message(&[(1, "uid", Text, One), (2, "resourceVersion", Text, One)]), One),
-    (5, "dryRun", Text, Many),
-];
-
-const UNKNOWN: &[Field] =
-    &[(1, "type", Message(&[(1, "apiVersion", Text, One), (2, "kind", Text, One)]), One)];
-/// The field of `runtime.Unknown` that holds the object.
-const RAW: u64 = 2;
+use super::MAGIC;
+use super::tables::Count::{Many, One};
+use super::tables::Kind::{
+    Flag, JsonText, Message, Number, NumberOrText, OptionalFlag, OptionalMessage, OptionalNumber,
+    OptionalText, OptionalTime, Text, TextMap, Time,
+};
+use super::tables::{
+    DELETE_OPTIONS, EVENT, Field, Kind, NAMESPACE, NEW_EVENT, RAW, SERVICE, UNKNOWN,
+};
 
 /// The object in a body; nothing if it is malformed or of a kind that has no table here.
-pub(super) fn decode(body: &[u8]) -> Option<Value> {
+pub(in crate::api) fn decode(body: &[u8]) -> Option<Value> {
     let envelope = body.strip_prefix(MAGIC)?;
     let head = message(envelope, UNKNOWN)?;
     let about = &head["type"];
@@ -269,22 +115,23 @@ fn message(bytes: &[u8], table: &[Field]) -> Option<Value> {
 
 /// What Go's `omitempty` leaves out.
 fn is_empty(value: &Value, kind: Kind) -> bool {
+    let optional = matches!(kind, OptionalText | OptionalNumber | OptionalFlag);
     match value {
         Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Number(number) => number.as_u64() == Some(0),
-        Value::Bool(flag) => !flag && !matches!(kind, OptionalFlag),
+        Value::String(text) => text.is_empty() && !optional,
+        Value::Number(number) => number.as_u64() == Some(0) && !optional,
+        Value::Bool(flag) => !flag && !optional,
         Value::Object(_) | Value::Array(_) => false,
     }
 }
 
 fn content(part: Part<'_>, kind: Kind) -> Option<Value> {
     Some(match (kind, part) {
-        (Text, Part::Bytes(text)) => json!(std::str::from_utf8(text).ok()?),
+        (Text | OptionalText, Part::Bytes(text)) => json!(std::str::from_utf8(text).ok()?),
         // Negative numbers are written as their two's complement in 64 bits.
-        (Number, Part::Number(number)) => json!(number.cast_signed()),
+        (Number | OptionalNumber, Part::Number(number)) => json!(number.cast_signed()),
         (Flag | OptionalFlag, Part::Number(flag)) => json!(flag != 0),
-        (Message(table), Part::Bytes(bytes)) => message(bytes, table)?,
+        (Message(table) | OptionalMessage(table), Part::Bytes(bytes)) => message(bytes, table)?,
         (NumberOrText, Part::Bytes(bytes)) => {
             let fields: &[Field] =
                 &[(1, "type", Number, One), (2, "number", Number, One), (3, "text", Text, One)];
@@ -292,7 +139,11 @@ fn content(part: Part<'_>, kind: Kind) -> Option<Value> {
             let held = if value["type"] == 1 { "text" } else { "number" };
             value[held].take()
         }
-        (Time, Part::Bytes(bytes)) => time(bytes)?,
+        (Time | OptionalTime, Part::Bytes(bytes)) => time(bytes)?,
+        (JsonText, Part::Bytes(bytes)) => {
+            let value = message(bytes, &[(1, "json", Text, One)])?;
+            serde_json::from_str(value["json"].as_str()?).ok()?
+        }
         _ => return None,
     })
 }
