@@ -2,6 +2,8 @@
 //!
 //! All of it happens on the loopback of a network namespace that this program makes for itself.
 
+#[path = "api_server/encodings.rs"]
+mod encodings;
 #[path = "api_server/kubectl.rs"]
 mod kubectl;
 #[path = "api_server/objects.rs"]
@@ -53,6 +55,8 @@ fn main() -> std::process::ExitCode {
         writes::unknown_fields_are_dropped_and_reported,
         writes::discovery_describes_every_resource,
         writes::a_node_proxier_may_only_do_what_its_role_says,
+        encodings::protobuf_and_gzip_cost_a_fraction_of_json,
+        encodings::each_client_gets_the_encoding_that_it_accepts,
         watches::pages_show_the_version_of_the_first,
         watches::both_strategies_list_then_follow,
         watches::a_watcher_recovers_when_its_version_is_gone,

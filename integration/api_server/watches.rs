@@ -358,7 +358,11 @@ struct Daemon {
 
 impl Daemon {
     fn start(api: &ApiServer) -> Daemon {
-        let server = sluice_kubernetes::watch::ApiServer { client: client(api), url: api.url() };
+        let server = sluice_kubernetes::watch::ApiServer {
+            client: client(api),
+            url: api.url(),
+            content: Default::default(),
+        };
         let (send, updates) = channel(64);
         let options = WatchOptions { node_name: "n".to_owned() };
         let tasks = start_daemon_watches(&server, &options, &send, &CancellationToken::new());

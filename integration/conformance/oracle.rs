@@ -207,7 +207,7 @@ fn listed(api: &ApiServer) -> Result<Snapshot, String> {
     let runtime = runtime.map_err(|e| e.to_string())?;
     let gather = async {
         let master = Some(api.url());
-        let options = ClientOptions { kubeconfig: None, master };
+        let options = ClientOptions { master, ..ClientOptions::default() };
         let server = watch::ApiServer::new(&options).await.map_err(|e| e.to_string())?;
         let (sender, mut updates) = mpsc::channel(64);
         let stop = CancellationToken::new();

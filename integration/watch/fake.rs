@@ -1,8 +1,9 @@
 //! An API server in a few lines: lists, streamed lists and watches, with every bad habit a test needs.
 //!
 //! It is called in place of a connection, so tests need no sockets, and with Tokio's clock paused a
-//! silence of minutes takes no time.
+//! silence of minutes takes no time. It speaks protobuf unless the test says otherwise ([`speak`]).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
@@ -11,14 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use http::header::RETRY_AFTER;
-use http::{Request, Response, StatusCode};
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use kube::client::Body;
 use serde_json::{Value, json};
-use sluice_kubernetes::watch::ApiServer;
+use sluice_cluster::api::{Resource as LabResource, protobuf};
+use sluice_kubernetes::watch::{ApiServer, Content};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
@@ -31,6 +33,37 @@ pub(crate) const ALL: [&str; 4] = [SERVICES, SLICES, NODES, CIDRS];
 
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 type Chunk = io::Result<Frame<Bytes>>;
+
+/// What the server does where it is asked for protobuf.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Protobuf {
+    /// Answers in it.
+    #[default]
+    Speaks,
+    /// Answers in JSON.
+    Lacks,
+    /// Answers with this status.
+    Refuses(u16),
+    /// Answers with what is labelled so, and has not the magic.
+    Garbles,
+}
+
+thread_local! {
+    static SPOKEN: Cell<Protobuf> = const { Cell::new(Protobuf::Speaks) };
+}
+
+/// Says what servers of this thread do at first.
+pub(crate) fn speak(protobuf: Protobuf) {
+    SPOKEN.set(protobuf);
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Json,
+    Protobuf,
+    Garbled,
+}
 
 /// How the server treats a watch with initial events.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,6 +91,8 @@ pub(crate) enum Streaming {
     Mute,
     /// Sends an HTML page, as a proxy on the way does.
     Html,
+    /// Sends the objects, then this, and ends the answer.
+    Says(&'static [u8]),
 }
 
 /// Which requests are meant.
@@ -85,11 +120,14 @@ pub(crate) struct Refusal {
 
 #[derive(Default)]
 pub(crate) struct World {
+    pub(crate) protobuf: Protobuf,
     version: u64,
     objects: BTreeMap<&'static str, BTreeMap<String, Value>>,
-    history: Vec<(u64, &'static str, String)>,
-    watchers: Vec<(&'static str, UnboundedSender<Chunk>)>,
+    history: Vec<(u64, &'static str, &'static str, Value)>,
+    watchers: Vec<(&'static str, Encoding, UnboundedSender<Chunk>)>,
     pub(crate) requests: Vec<String>,
+    /// The encodings that they asked for.
+    pub(crate) accepted: Vec<String>,
     /// When they came.
     pub(crate) times: Vec<Instant>,
     pub(crate) streaming: Streaming,
@@ -114,8 +152,15 @@ pub(crate) struct World {
     pub(crate) refused: BTreeMap<&'static str, u16>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Fake(Arc<Mutex<World>>);
+
+impl Default for Fake {
+    fn default() -> Fake {
+        let world = World { protobuf: SPOKEN.get(), ..World::default() };
+        Fake(Arc::new(Mutex::new(world)))
+    }
+}
 
 impl Fake {
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
@@ -144,7 +189,7 @@ impl Fake {
             }
         });
         let client = kube::Client::new(service, "default");
-        ApiServer { client, url: "http://fake".to_owned() }
+        ApiServer { client, url: "http://fake".to_owned(), content: Content::default() }
     }
 
     pub(crate) fn put(&self, path: &'static str, object: Value) {
@@ -162,16 +207,15 @@ impl Fake {
 
     /// Breaks every open watch.
     pub(crate) fn cut(&self) {
-        for (_, watcher) in self.world().watchers.drain(..) {
+        for (_, _, watcher) in self.world().watchers.drain(..) {
             let _ = watcher.send(Err(io::ErrorKind::ConnectionReset.into()));
         }
     }
 
     /// Ends every open watch with an ERROR event.
     pub(crate) fn err(&self, code: u16) {
-        let line = error(code);
-        for (_, watcher) in self.world().watchers.drain(..) {
-            let _ = watcher.send(Ok(Frame::data(line.clone().into())));
+        for (_, encoding, watcher) in self.world().watchers.drain(..) {
+            let _ = watcher.send(Ok(Frame::data(error(encoding, code))));
         }
     }
 
@@ -181,13 +225,21 @@ impl Fake {
         self.world().refusals.extend(refusals);
     }
 
+    /// Sends every open watch these bytes.
+    pub(crate) fn send(&self, bytes: &Bytes) {
+        for (_, _, watcher) in &self.world().watchers {
+            let _ = watcher.send(Ok(Frame::data(bytes.clone())));
+        }
+    }
+
     /// Sends every open watch a bookmark.
     pub(crate) fn bookmark(&self) {
         let mut world = self.world();
         let mark = json!({ "metadata": { "resourceVersion": world.version.to_string() } });
-        let line = event("BOOKMARK", &mark);
-        let send = |w: &UnboundedSender<Chunk>| w.send(Ok(Frame::data(line.clone().into())));
-        world.watchers.retain(|(_, watcher)| send(watcher).is_ok());
+        world.watchers.retain(|(path, encoding, watcher)| {
+            let line = event(*encoding, path, "BOOKMARK", &mark);
+            watcher.send(Ok(Frame::data(line))).is_ok()
+        });
     }
 
     /// What is left when the store is restored from a backup of when it was empty.
@@ -205,6 +257,11 @@ impl Fake {
         world.oldest = world.version;
     }
 
+    /// The newest version.
+    pub(crate) fn version(&self) -> u64 {
+        self.world().version
+    }
+
     /// The store moves on, and nothing that is watched changes.
     pub(crate) fn move_on(&self) -> u64 {
         let mut world = self.world();
@@ -218,19 +275,33 @@ impl Fake {
         let query = request.uri().query().unwrap_or_default().to_owned();
         let path = request.uri().path().to_owned();
         world.requests.push(format!("{} {path}?{query}", request.method()));
+        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+        let accept = accept.unwrap_or_default().to_owned();
+        let asked_protobuf = accept.contains("protobuf");
+        world.accepted.push(accept);
         world.times.push(Instant::now());
         if world.down {
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"));
         }
         if world.html {
-            return Ok(Some(body(200, HTML.to_owned())));
+            return Ok(Some(html()));
         }
+        let encoding = match world.protobuf {
+            Protobuf::Refuses(code) if asked_protobuf => {
+                return Ok(Some(status(Encoding::Json, code, "no protobuf here")));
+            }
+            Protobuf::Speaks if asked_protobuf => Encoding::Protobuf,
+            Protobuf::Garbles if asked_protobuf => Encoding::Garbled,
+            _ => Encoding::Json,
+        };
         let known = ALL.into_iter().find(|known| *known == path);
-        let Some(path) = known else { return Ok(Some(status(404, "no such path"))) };
+        let Some(path) = known else {
+            return Ok(Some(status(encoding, 404, "no such path")));
+        };
         if let Some(code) = world.refused.get(path) {
-            return Ok(Some(status(*code, "the test says so")));
+            return Ok(Some(status(encoding, *code, "the test says so")));
         }
-        if let Some(answer) = world.refusal(path, asked(&query)) {
+        if let Some(answer) = world.refusal(encoding, path, asked(&query)) {
             return Ok(Some(answer));
         }
         let parameter = |name: &str| {
@@ -240,12 +311,13 @@ impl Fake {
         if parameter("watch").is_none() {
             let limit = parameter("limit").and_then(|l| l.parse().ok()).unwrap_or(usize::MAX);
             let from = parameter("continue").and_then(|c| c.parse().ok()).unwrap_or(0);
-            return Ok(Some(world.list(path, from, limit)));
+            let not_older = parameter("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
+            return Ok(Some(world.list(encoding, path, not_older, from, limit)));
         }
         let from = parameter("resourceVersion").and_then(|v| v.parse().ok());
         Ok(match from {
-            Some(from) => Some(world.watch(path, from)),
-            None => world.stream(path),
+            Some(from) => Some(world.watch(encoding, path, from)),
+            None => world.stream(encoding, path),
         })
     }
 }
@@ -265,7 +337,7 @@ fn asked(query: &str) -> Asked {
 }
 
 impl World {
-    fn refusal(&mut self, path: &str, asked: Asked) -> Option<Answer> {
+    fn refusal(&mut self, encoding: Encoding, path: &str, asked: Asked) -> Option<Answer> {
         let meant = |refusal: &&mut Refusal| {
             refusal.path == path
                 && refusal.left > 0
@@ -273,7 +345,7 @@ impl World {
         };
         let refusal = self.refusals.iter_mut().find(meant)?;
         refusal.left -= 1;
-        let mut answer = status(refusal.code, "the test says so");
+        let mut answer = status(encoding, refusal.code, "the test says so");
         if let Some(seconds) = refusal.retry_after {
             answer.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
@@ -299,69 +371,88 @@ impl World {
         self.tell(path, "DELETED", &object);
     }
 
-    fn tell(&mut self, path: &'static str, kind: &str, object: &Value) {
-        let line = event(kind, object);
-        self.watchers.retain(|(other, watcher)| {
-            *other != path || watcher.send(Ok(Frame::data(line.clone().into()))).is_ok()
+    fn tell(&mut self, path: &'static str, kind: &'static str, object: &Value) {
+        self.watchers.retain(|(other, encoding, watcher)| {
+            let send = || watcher.send(Ok(Frame::data(event(*encoding, path, kind, object))));
+            *other != path || send().is_ok()
         });
-        self.history.push((self.version, path, line));
+        self.history.push((self.version, path, kind, object.clone()));
     }
 
-    fn list(&self, path: &str, from: usize, limit: usize) -> Answer {
+    fn list(
+        &self,
+        encoding: Encoding,
+        path: &str,
+        not_older: u64,
+        from: usize,
+        limit: usize,
+    ) -> Answer {
         if self.forgets_tokens && from > 0 {
-            return status(410, "the token is too old");
+            return status(encoding, 410, "the token is too old");
+        }
+        if not_older > self.version {
+            return status(encoding, 504, "Too large resource version");
         }
         let objects = self.objects.get(path);
         let all: Vec<&Value> = objects.into_iter().flat_map(BTreeMap::values).collect();
         let items: Vec<&&Value> = all.iter().skip(from).take(limit).collect();
         let next = from + items.len();
-        let mut page = json!({ "metadata": { "resourceVersion": self.version.to_string() } });
-        page["items"] = json!(items);
+        let mut metadata = json!({ "resourceVersion": self.version.to_string() });
         if next < all.len() {
-            page["metadata"]["continue"] = json!(next.to_string());
+            metadata["continue"] = json!(next.to_string());
         }
-        body(200, page.to_string())
+        if encoding == Encoding::Json {
+            return body(
+                encoding,
+                200,
+                json!({ "metadata": metadata, "items": items }).to_string(),
+            );
+        }
+        let messages = items.iter().map(|item| protobuf::message(resource(path), item));
+        let messages: Vec<Vec<u8>> = messages.collect();
+        let messages = messages.iter().map(Vec::as_slice);
+        body(encoding, 200, protobuf::list(resource(path), &metadata, messages))
     }
 
-    fn watch(&mut self, path: &'static str, from: u64) -> Answer {
+    fn watch(&mut self, encoding: Encoding, path: &'static str, from: u64) -> Answer {
         let (send, receive) = unbounded_channel();
         if from < self.oldest {
             let gone =
                 json!({ "kind": "Status", "code": 410, "reason": "Expired", "message": "old" });
             if self.expired_by_status {
-                return body(410, gone.to_string());
+                return status(encoding, 410, "old");
             }
-            let _ = send.send(Ok(Frame::data(event("ERROR", &gone).into())));
-            return streamed(receive);
+            let _ = send.send(Ok(Frame::data(event(encoding, path, "ERROR", &gone))));
+            return streamed(encoding, receive);
         }
         if from < self.poisoned {
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(1500)).await;
-                let _ = send.send(Ok(Frame::data(error(500).into())));
+                let _ = send.send(Ok(Frame::data(error(encoding, 500))));
             });
-            return streamed(receive);
+            return streamed(encoding, receive);
         }
         let missed =
-            self.history.iter().filter(|(version, other, _)| *version > from && *other == path);
-        for (_, _, line) in missed {
-            let _ = send.send(Ok(Frame::data(line.clone().into())));
+            self.history.iter().filter(|(version, other, ..)| *version > from && *other == path);
+        for (_, _, kind, object) in missed {
+            let _ = send.send(Ok(Frame::data(event(encoding, path, kind, object))));
         }
-        self.watchers.push((path, send));
-        streamed(receive)
+        self.watchers.push((path, encoding, send));
+        streamed(encoding, receive)
     }
 
-    fn stream(&mut self, path: &'static str) -> Option<Answer> {
+    fn stream(&mut self, encoding: Encoding, path: &'static str) -> Option<Answer> {
         match self.streaming {
             Streaming::Refuses(code) => {
-                return Some(status(code, "sendInitialEvents is forbidden"));
+                return Some(status(encoding, code, "sendInitialEvents is forbidden"));
             }
-            Streaming::Html => return Some(body(200, HTML.to_owned())),
+            Streaming::Html => return Some(html()),
             Streaming::Mute => return None,
             _ => {}
         }
         let (send, receive) = unbounded_channel();
-        let answer = Some(streamed(receive));
-        let line = |text: String| send.send(Ok(Frame::data(text.into())));
+        let answer = Some(streamed(encoding, receive));
+        let line = |text: Bytes| send.send(Ok(Frame::data(text)));
         let cut = || send.send(Err(io::ErrorKind::ConnectionReset.into()));
         if !matches!(self.streaming, Streaming::Silent) {
             for (i, object) in self.objects.entry(path).or_default().values().enumerate() {
@@ -370,27 +461,32 @@ impl World {
                     self.streaming = Streaming::Knows;
                     return answer;
                 }
-                let _ = line(event("ADDED", object));
+                let _ = line(event(encoding, path, "ADDED", object));
             }
         }
         let mark = |annotations: Value| {
             let version = self.version.to_string();
             event(
+                encoding,
+                path,
                 "BOOKMARK",
                 &json!({ "metadata": { "resourceVersion": version, "annotations": annotations }}),
             )
         };
         let _ = match self.streaming {
-            Streaming::Errs(code) => return line(error(code)).ok().and(answer),
+            Streaming::Errs(code) => return line(error(encoding, code)).ok().and(answer),
             Streaming::Breaks => return cut().ok().and(answer),
             Streaming::Ends => return answer,
+            Streaming::Says(bytes) => {
+                return line(Bytes::from_static(bytes)).ok().and(answer);
+            }
             Streaming::IgnoresWithBookmarks => line(mark(json!({}))),
             Streaming::Knows | Streaming::BreaksAfter(_) => {
                 line(mark(json!({ "k8s.io/initial-events-end": "true" })))
             }
             _ => Ok(()),
         };
-        self.watchers.push((path, send));
+        self.watchers.push((path, encoding, send));
         answer
     }
 }
@@ -403,29 +499,78 @@ fn key(object: &Value) -> String {
     }
 }
 
-fn event(kind: &str, object: &Value) -> String {
-    format!("{}\n", json!({ "type": kind, "object": object }))
+fn resource(path: &str) -> LabResource {
+    match path {
+        SERVICES => LabResource::Services,
+        SLICES => LabResource::EndpointSlices,
+        NODES => LabResource::Nodes,
+        _ => LabResource::ServiceCidrs,
+    }
 }
 
-fn error(code: u16) -> String {
+fn event(encoding: Encoding, path: &str, kind: &str, object: &Value) -> Bytes {
+    if encoding == Encoding::Json {
+        return format!("{}\n", json!({ "type": kind, "object": object })).into();
+    }
+    let object = match kind {
+        "ERROR" => protobuf::status(object),
+        _ => {
+            let of = resource(path);
+            let message = protobuf::message(of, object);
+            protobuf::envelope(&of.api_version(), of.info().kind, &message)
+        }
+    };
+    garbled(encoding, protobuf::frame(kind, &object))
+}
+
+fn garbled(encoding: Encoding, mut bytes: Vec<u8>) -> Bytes {
+    if encoding == Encoding::Garbled {
+        let at = bytes.windows(4).position(|four| four == b"k8s\0").expect("it has the magic");
+        bytes[at] = b'K';
+    }
+    bytes.into()
+}
+
+fn error(encoding: Encoding, code: u16) -> Bytes {
     let reason = "etcd is older than 3.4.25: RequestWatchProgress is disabled";
-    event("ERROR", &json!({ "kind": "Status", "code": code, "message": reason }))
+    event(encoding, "", "ERROR", &json!({ "kind": "Status", "code": code, "message": reason }))
 }
 
-fn body(code: u16, text: String) -> Answer {
-    let full = Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {});
+fn body(encoding: Encoding, code: u16, text: impl Into<Vec<u8>>) -> Answer {
+    let bytes = match encoding {
+        Encoding::Json => Bytes::from(text.into()),
+        Encoding::Protobuf | Encoding::Garbled => garbled(encoding, text.into()),
+    };
+    let full = Full::new(bytes).map_err(|never: Infallible| match never {});
     let mut answer = Response::new(full.boxed_unsync());
     *answer.status_mut() = StatusCode::from_u16(code).expect("tests use real status codes");
+    labelled(answer, encoding, protobuf::MEDIA_TYPE)
+}
+
+fn labelled(mut answer: Answer, encoding: Encoding, protobuf: &'static str) -> Answer {
+    let media = if encoding == Encoding::Json { "application/json" } else { protobuf };
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     answer
 }
 
-fn status(code: u16, message: &str) -> Answer {
-    body(code, json!({ "kind": "Status", "code": code, "message": message }).to_string())
+fn html() -> Answer {
+    let mut answer = body(Encoding::Json, 200, HTML);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    answer
 }
 
-fn streamed(chunks: UnboundedReceiver<Chunk>) -> Answer {
+fn status(encoding: Encoding, code: u16, message: &str) -> Answer {
+    let status = json!({ "kind": "Status", "code": code, "message": message });
+    match encoding {
+        Encoding::Json => body(encoding, code, status.to_string()),
+        Encoding::Protobuf | Encoding::Garbled => body(encoding, code, protobuf::status(&status)),
+    }
+}
+
+fn streamed(encoding: Encoding, chunks: UnboundedReceiver<Chunk>) -> Answer {
     let stream = stream::unfold(chunks, |mut chunks| async {
         chunks.recv().await.map(|chunk| (chunk, chunks))
     });
-    Response::new(StreamBody::new(stream).boxed_unsync())
+    let answer = Response::new(StreamBody::new(stream).boxed_unsync());
+    labelled(answer, encoding, protobuf::STREAM_TYPE)
 }

@@ -126,7 +126,8 @@ async fn server_through(url: &str) -> ApiServer {
         authority.display()
     );
     std::fs::write(&path, kubeconfig).expect("a file");
-    let options = ClientOptions { kubeconfig: Some(path), master: None };
+    let options =
+        ClientOptions { kubeconfig: Some(path), master: None, ..ClientOptions::default() };
     ApiServer::new(&options).await.expect("it is a kubeconfig")
 }
 

@@ -6,8 +6,19 @@ use sluice_kubernetes::watch::{ConnectionState, Resource, Update};
 use tokio::time::{Instant, timeout};
 
 use super::fake::{ALL, Asked, Fake, SERVICES};
-use super::lists::{all_connected, asked, one_of_each};
-use super::{service, watch};
+use super::lists::{all_connected, asked, is_watch, one_of_each};
+use super::{in_both_encodings, service, watch};
+
+in_both_encodings! {
+    a_server_is_not_asked_again_before_the_time_that_it_names,
+    a_time_that_nobody_would_wait_for_is_not_waited_for,
+    an_error_event_after_refusals_at_the_start_delays_no_change,
+    an_outage_and_one_refusal_cost_no_list,
+    a_proxy_that_refuses_for_long_causes_few_lists,
+    a_version_that_leads_to_errors_is_given_up,
+    where_no_watch_is_to_be_had_changes_come_by_lists,
+    a_try_under_way_when_another_gets_through_is_the_last_that_waits,
+}
 
 /// The times of requests for a resource.
 fn times(fake: &Fake, path: &str) -> Vec<Instant> {
@@ -17,10 +28,9 @@ fn times(fake: &Fake, path: &str) -> Vec<Instant> {
 }
 
 fn lists(requests: &[String]) -> Vec<&String> {
-    requests.iter().filter(|r| !r.contains("&resourceVersion=")).collect()
+    requests.iter().filter(|r| !is_watch(r)).collect()
 }
 
-#[tokio::test(start_paused = true)]
 async fn a_server_is_not_asked_again_before_the_time_that_it_names() {
     for code in [429, 503, 500] {
         for asked_for in [Asked::All, Asked::Pages, Asked::Watches] {
@@ -52,7 +62,6 @@ async fn a_server_is_not_asked_again_before_the_time_that_it_names() {
     }
 }
 
-#[tokio::test(start_paused = true)]
 async fn a_time_that_nobody_would_wait_for_is_not_waited_for() {
     let fake = one_of_each();
     fake.refuse(Asked::All, 429, Some(1_000_000_000), 1);
@@ -61,7 +70,6 @@ async fn a_time_that_nobody_would_wait_for_is_not_waited_for() {
     assert!(connected.await.is_ok());
 }
 
-#[tokio::test(start_paused = true)]
 async fn an_error_event_after_refusals_at_the_start_delays_no_change() {
     for outage in [false, true] {
         let fake = one_of_each();
@@ -82,7 +90,6 @@ async fn an_error_event_after_refusals_at_the_start_delays_no_change() {
     }
 }
 
-#[tokio::test(start_paused = true)]
 async fn an_outage_and_one_refusal_cost_no_list() {
     for code in [401, 403, 429, 500, 502, 503, 504] {
         let fake = one_of_each();
@@ -103,7 +110,6 @@ async fn an_outage_and_one_refusal_cost_no_list() {
     }
 }
 
-#[tokio::test(start_paused = true)]
 async fn a_proxy_that_refuses_for_long_causes_few_lists() {
     for (code, retry_after) in [(502, None), (503, None), (503, Some(1)), (429, None)] {
         let fake = one_of_each();
@@ -124,7 +130,6 @@ async fn a_proxy_that_refuses_for_long_causes_few_lists() {
     }
 }
 
-#[tokio::test(start_paused = true)]
 async fn a_version_that_leads_to_errors_is_given_up() {
     let fake = one_of_each();
     let mut watching = watch(&fake);
@@ -141,7 +146,6 @@ async fn a_version_that_leads_to_errors_is_given_up() {
     assert_eq!(list.expect("a list comes"), ["a"]);
 }
 
-#[tokio::test(start_paused = true)]
 async fn where_no_watch_is_to_be_had_changes_come_by_lists() {
     let fake = one_of_each();
     fake.refuse(Asked::Streamed, 403, None, usize::MAX);
@@ -162,7 +166,6 @@ async fn where_no_watch_is_to_be_had_changes_come_by_lists() {
     assert_eq!(lost.count(), 1, "{told:#?}");
 }
 
-#[tokio::test(start_paused = true)]
 async fn a_try_under_way_when_another_gets_through_is_the_last_that_waits() {
     for _ in 0..20 {
         let fake = one_of_each();

@@ -7,9 +7,15 @@ use sluice_core::model::{Change, Warning};
 use sluice_kubernetes::watch::{ConnectionState, Resource, Update};
 
 use super::fake::{CIDRS, NODES};
-use super::{node, two_services, watch};
+use super::{in_both_encodings, node, two_services, watch};
 
-#[tokio::test(start_paused = true)]
+in_both_encodings! {
+    service_cidrs_stay_while_a_restarted_server_does_not_know_the_roles,
+    service_cidrs_come_soon_after_a_server_that_did_not_know_the_roles_at_first,
+    after_an_outage_the_first_watch_that_gets_through_rouses_the_others,
+    a_node_that_does_not_exist_is_told_once,
+}
+
 async fn service_cidrs_stay_while_a_restarted_server_does_not_know_the_roles() {
     let fake = two_services();
     let cidr = |name: &str, prefix: &str| json!({ "metadata": { "name": name }, "spec": { "cidrs": [prefix] } });
@@ -31,7 +37,6 @@ async fn service_cidrs_stay_while_a_restarted_server_does_not_know_the_roles() {
     assert_eq!(soon.iter().filter_map(change).next_back(), Some(2));
 }
 
-#[tokio::test(start_paused = true)]
 async fn service_cidrs_come_soon_after_a_server_that_did_not_know_the_roles_at_first() {
     let fake = two_services();
     fake.put(CIDRS, json!({ "metadata": { "name": "k" }, "spec": { "cidrs": ["10.0.0.0/16"] } }));
@@ -44,7 +49,6 @@ async fn service_cidrs_come_soon_after_a_server_that_did_not_know_the_roles_at_f
     assert!(soon.iter().any(full), "{soon:#?}");
 }
 
-#[tokio::test(start_paused = true)]
 async fn after_an_outage_the_first_watch_that_gets_through_rouses_the_others() {
     let fake = two_services();
     let mut watching = watch(&fake);
@@ -73,7 +77,6 @@ async fn after_an_outage_the_first_watch_that_gets_through_rouses_the_others() {
     assert!(apart < Duration::from_secs(3), "they came back within {apart:?}");
 }
 
-#[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_exist_is_told_once() {
     let fake = two_services();
     fake.put(NODES, node("elsewhere", 1));

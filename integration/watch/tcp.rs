@@ -9,8 +9,8 @@ use nix::sched::{CloneFlags, unshare};
 use rtnetlink::LinkUnspec;
 use serde_json::Value;
 use sluice_cluster::api::{
-    Access, ApiServer as LabServer, Identity, Options, Outage, Resource as LabResource,
-    StreamingLists, Token, Verb, WatchEnd,
+    Access, ApiServer as LabServer, Identity, Options, Outage, ProtobufSupport,
+    Resource as LabResource, StreamingLists, Token, Verb, WatchEnd,
 };
 use sluice_core::model::Change;
 use sluice_kubernetes::watch::{
@@ -39,7 +39,10 @@ pub(super) fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
 
 /// A server that gives the bearer of `secret` the rights of kube-proxy and no more.
 pub(super) fn lab_server() -> LabServer {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    lab_on(TcpListener::bind(("127.0.0.1", 0)).expect("a port is free"))
+}
+
+fn lab_on(listener: TcpListener) -> LabServer {
     let token = Token { secret: "secret".to_owned(), identity: Identity::NodeProxier };
     let options = Options { access: Access::Tokens(vec![token]), ..Options::default() };
     LabServer::start(listener, options).expect("the server starts")
@@ -59,10 +62,15 @@ pub(super) fn put(lab: &LabServer, kind: &str, object: Value) {
 }
 
 async fn watch_lab(lab: &LabServer) -> Watching {
+    watch_port(lab.address().port()).await
+}
+
+async fn watch_port(port: u16) -> Watching {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("kubeconfig");
-    std::fs::write(&path, kubeconfig(lab.address().port())).expect("a file");
-    let options = ClientOptions { kubeconfig: Some(path), master: None };
+    std::fs::write(&path, kubeconfig(port)).expect("a file");
+    let options =
+        ClientOptions { kubeconfig: Some(path), master: None, ..ClientOptions::default() };
     watch_server(&ApiServer::new(&options).await.expect("plain HTTP needs no certificates"))
 }
 
@@ -140,6 +148,58 @@ fn an_outage_is_survived() {
     });
 }
 
+#[test]
+fn all_encodings_of_a_server_mean_the_same() {
+    in_namespace(async {
+        let lab = lab_server();
+        for n in 0..1200 {
+            put(
+                &lab,
+                "Service",
+                service(&format!("s{n:04}"), &format!("10.96.{}.{}", n / 250, n % 250)),
+            );
+        }
+        put(&lab, "EndpointSlice", slice("s0000-1", "s0000", "10.1.0.1"));
+        for streaming in [StreamingLists::Served, StreamingLists::Forbidden] {
+            for support in [
+                ProtobufSupport::Served,
+                ProtobufSupport::Lacking,
+                ProtobufSupport::NotAcceptable,
+                ProtobufSupport::Unsupported,
+            ] {
+                lab.faults().set_streaming_lists(streaming);
+                lab.faults().set_protobuf(support);
+                let mut watching = watch_lab(&lab).await;
+                assert_eq!(watching.services().await.len(), 1200, "{streaming:?} {support:?}");
+                let ip = format!("10.97.{}.{}", streaming as u8, support as u8);
+                put(&lab, "Service", service("s0001", &ip));
+                let Change::Service(changed) = watching.service_change().await else {
+                    panic!("{streaming:?} {support:?}: one Service changed");
+                };
+                assert_eq!(changed.cluster_ips[0].to_string(), ip, "{streaming:?} {support:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_server_that_is_not_there_yet_is_asked_for_no_pages() {
+    in_namespace(async {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+        let port = listener.local_addr().expect("it is bound").port();
+        drop(listener);
+        let mut watching = watch_port(port).await;
+        until_lost(&mut watching).await;
+        watching.all_within(Duration::from_secs(2)).await;
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is still free");
+        let lab = lab_on(listener);
+        while watching.connection(Resource::Services).await != ConnectionState::Connected {}
+        for resource in [LabResource::Services, LabResource::EndpointSlices, LabResource::Nodes] {
+            assert_eq!(lab.requests().count(Verb::List, resource), 0, "{resource:?}");
+        }
+    });
+}
+
 async fn error_of(options: ClientOptions) -> ClientError {
     match ApiServer::new(&options).await {
         Ok(_) => panic!("{options:?} should not lead to a server"),
@@ -174,7 +234,11 @@ async fn errors_name_the_file_the_field_and_the_way_out() {
     for (i, (text, expected)) in table.into_iter().enumerate() {
         let path = directory.path().join(i.to_string());
         std::fs::write(&path, &text).expect("a file");
-        let options = ClientOptions { kubeconfig: Some(path.clone()), master: None };
+        let options = ClientOptions {
+            kubeconfig: Some(path.clone()),
+            master: None,
+            ..ClientOptions::default()
+        };
         let error = error_of(options).await.to_string();
         assert!(error.contains(expected), "{error}\n{text}");
         assert!(error.contains(&directory.path().display().to_string()), "{error}");
@@ -182,12 +246,17 @@ async fn errors_name_the_file_the_field_and_the_way_out() {
     }
 
     let missing = Path::new("/nonexistent/kubeconfig").to_owned();
-    let error =
-        error_of(ClientOptions { kubeconfig: Some(missing), master: None }).await.to_string();
+    let error = error_of(ClientOptions {
+        kubeconfig: Some(missing),
+        master: None,
+        ..ClientOptions::default()
+    })
+    .await
+    .to_string();
     assert!(error.contains("/nonexistent/kubeconfig") && error.contains("--kubeconfig"), "{error}");
 
     let master = Some("localhost:6443".to_owned());
-    let error = error_of(ClientOptions { kubeconfig: None, master }).await.to_string();
+    let error = error_of(ClientOptions { master, ..ClientOptions::default() }).await.to_string();
     assert!(error.contains("https://host:6443"), "{error}");
 }
 
@@ -196,8 +265,11 @@ async fn the_master_address_overrides_the_kubeconfig() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("kubeconfig");
     std::fs::write(&path, kubeconfig(1)).expect("a file");
-    let options =
-        ClientOptions { kubeconfig: Some(path), master: Some("http://192.0.2.7:8080/".to_owned()) };
+    let options = ClientOptions {
+        kubeconfig: Some(path),
+        master: Some("http://192.0.2.7:8080/".to_owned()),
+        ..ClientOptions::default()
+    };
     let server = ApiServer::new(&options).await.expect("both are usable");
     assert_eq!(server.url, "http://192.0.2.7:8080");
 }

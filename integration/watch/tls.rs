@@ -156,7 +156,11 @@ impl Given {
     }
 
     async fn server(&self) -> Result<ApiServer, String> {
-        let options = ClientOptions { kubeconfig: Some(self.path("kubeconfig")), master: None };
+        let options = ClientOptions {
+            kubeconfig: Some(self.path("kubeconfig")),
+            master: None,
+            ..ClientOptions::default()
+        };
         ApiServer::new(&options).await.map_err(|error| error.to_string())
     }
 }

@@ -22,9 +22,9 @@ pub enum Effect {
 pub const FIELDS: &[(&str, Effect)] = &[
     ("bindAddress", Effect::Live),
     ("bindAddressHardFail", Effect::Restart),
-    ("clientConnection.acceptContentTypes", Effect::Never),
+    ("clientConnection.acceptContentTypes", Effect::Restart),
     ("clientConnection.burst", Effect::Never),
-    ("clientConnection.contentType", Effect::Never),
+    ("clientConnection.contentType", Effect::Restart),
     ("clientConnection.kubeconfig", Effect::Restart),
     ("clientConnection.qps", Effect::Never),
     ("clusterCIDR", Effect::Live),

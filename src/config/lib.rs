@@ -195,6 +195,10 @@ pub struct Config {
     pub mode: Mode,
     /// The kubeconfig file; without one, the Pod's service account is used.
     pub kubeconfig: Option<PathBuf>,
+    /// The encoding that the API server is asked for.
+    pub content_type: String,
+    /// The encodings that it is asked for instead; empty for none.
+    pub accept_content_types: String,
     /// The Node object's name, if it differs from the host name.
     pub hostname_override: Option<String>,
     /// The node's primary address, and so its primary IP family; nothing is bound to it. Unspecified by default.

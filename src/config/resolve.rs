@@ -137,6 +137,8 @@ pub(super) fn resolve(wire: &KubeProxyConfiguration) -> Result<Config, Vec<Probl
         kubeconfig: Some(&wire.client_connection.kubeconfig)
             .filter(|path| !path.is_empty())
             .map(Into::into),
+        content_type: wire.client_connection.content_type.clone(),
+        accept_content_types: wire.client_connection.accept_content_types.clone(),
         hostname_override: Some(wire.hostname_override.clone()).filter(|name| !name.is_empty()),
         bind_address,
         healthz_bind_address,

@@ -45,6 +45,8 @@ fn an_empty_file_has_the_defaults_of_kube_proxy() {
     let expected = Config {
         mode: Mode::Iptables,
         kubeconfig: None,
+        content_type: "application/vnd.kubernetes.protobuf".to_owned(),
+        accept_content_types: String::new(),
         hostname_override: None,
         bind_address: "0.0.0.0".parse().expect("an address"),
         healthz_bind_address: "0.0.0.0:10256".parse().ok(),

@@ -37,8 +37,12 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
     let metrics = Metrics::new(config.mode);
     metrics.lost_log_lines(log::lost);
     dataplane.measure(&metrics);
-    let client_options =
-        ClientOptions { kubeconfig: config.kubeconfig.clone(), master: options.master.clone() };
+    let client_options = ClientOptions {
+        kubeconfig: config.kubeconfig.clone(),
+        master: options.master.clone(),
+        content_type: config.content_type.clone(),
+        accept_content_types: config.accept_content_types.clone(),
+    };
     let server = ApiServer::new(&client_options).await?.measured(&metrics);
     tracing::info!(
         version = config::version(),

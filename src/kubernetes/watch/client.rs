@@ -26,6 +26,7 @@ use tower::util::{MapRequestLayer, MapResponseLayer};
 use tower::{Service, ServiceBuilder};
 
 use super::connection::Connector;
+use super::content::Content;
 use super::credentials::Credentials;
 use super::kubeconfig::Access;
 use super::proxy::{Kind, Proxy, Wrong};
@@ -39,6 +40,10 @@ pub struct ClientOptions {
     pub kubeconfig: Option<PathBuf>,
     /// The URL of the API server (`--master`); it overrides the kubeconfig's.
     pub master: Option<String>,
+    /// The encoding that is asked for (`clientConnection.contentType`); empty for protobuf.
+    pub content_type: String,
+    /// The encodings that are asked for in its place (`clientConnection.acceptContentTypes`).
+    pub accept_content_types: String,
 }
 
 /// A client, and the URL that it talks to.
@@ -48,6 +53,8 @@ pub struct ApiServer {
     pub client: kube::Client,
     /// For messages.
     pub url: String,
+    /// The encodings in which it is asked.
+    pub content: Content,
 }
 
 /// Why there is no client.
@@ -128,10 +135,10 @@ impl ApiServer {
         access.config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
         let server = &access.config.cluster_url;
         let url = server.to_string().trim_end_matches('/').to_owned();
-        tracing::info!(
-            server = url,
-            "the API server is asked for JSON; contentType settings and rate limits have no effect"
-        );
+        let content = Content::new(&options.content_type, &options.accept_content_types);
+        let content = if access.config.disable_compression { content.unpacked() } else { content };
+        let accept = content.accept();
+        tracing::info!(server = url, ?accept, "the API server is asked without limits of its rate");
         if access.proxy.is_none() {
             access.proxy = Proxy::of_environment(server, |name| std::env::var(name).ok())?;
         }
@@ -145,7 +152,7 @@ impl ApiServer {
         };
         let tls = tls_config(&access, &credentials).map_err(|error| setup(&error))?;
         let client = build(&access, &credentials, tls).map_err(|error| setup(&error))?;
-        Ok(ApiServer { client, url })
+        Ok(ApiServer { client, url, content })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Decoding that a wrong type in one field cannot stop.
+//! Decoding that a wrong type in one field cannot stop: the types, and how JSON becomes them.
 //!
 //! An API server checks types, so a wrong one is an oddity, but an oddity in one object must not
 //! cost the whole list. [`Lenient`] keeps the mistake in the place where it was made; `convert` reports
@@ -21,6 +21,17 @@ pub(super) enum Lenient<T> {
     Is(T),
     /// What was found instead.
     Wrong(&'static str),
+}
+
+impl<T> Lenient<T> {
+    /// The same about something that is made of it.
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Lenient<U> {
+        match self {
+            Lenient::Absent => Lenient::Absent,
+            Lenient::Is(value) => Lenient::Is(change(value)),
+            Lenient::Wrong(found) => Lenient::Wrong(found),
+        }
+    }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
@@ -91,6 +102,16 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for LenientVisitor<T> {
 /// (`Cow<str>` itself is always decoded into an owned string.)
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+
+impl Lenient<Text<'_>> {
+    /// The text, unless it is empty.
+    pub(super) fn into_text(self) -> Option<String> {
+        match self {
+            Lenient::Is(text) if !text.0.is_empty() => Some(text.0.into_owned()),
+            Lenient::Is(_) | Lenient::Absent | Lenient::Wrong(_) => None,
+        }
+    }
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

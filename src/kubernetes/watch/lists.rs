@@ -7,9 +7,11 @@ use tokio::time::Instant;
 
 use super::ConnectionState;
 use super::object_feed::Kind;
-use super::source::{Round, Source, decode, percent, text_of, version_of};
-use super::transport::{self, Failure, Line, Lines};
-use super::wire;
+use super::page::{self, Rest};
+use super::source::{Round, Source, percent};
+use super::transport::{Failure, PAGE_ANSWER_WITHIN};
+use super::watch_stream::{Next, WatchStream};
+use sluice_core::model::Warning;
 
 /// Objects per page of a list.
 const PAGE: u32 = 500;
@@ -31,32 +33,77 @@ pub(super) enum ListMethod {
     Paged,
 }
 
+/// How new a paged list must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ListFrom {
+    /// Whatever the server has in its watch cache: nothing is known yet.
+    Anything,
+    /// Not older than this.
+    Version(String),
+    /// What etcd has now.
+    Newest,
+}
+
+impl ListFrom {
+    fn query(&self) -> String {
+        match self {
+            ListFrom::Anything => "&resourceVersion=0".to_owned(),
+            ListFrom::Version(version) => format!("&resourceVersion={}", percent(version)),
+            ListFrom::Newest => String::new(),
+        }
+    }
+}
+
 impl Failure {
+    /// Whether a streamed list that ended with this is tried again as a stream: the server is not there, or
+    /// asks to be left alone (`isWatchErrorRetriable` in client-go).
+    fn leads_to_a_stream(&self) -> bool {
+        matches!(self, Failure::ConnectionRefused(_)) || self.is_too_many_requests()
+    }
+
     /// Whether a streamed list that ended with this may have failed for being streamed. A server that
-    /// cannot be reached, or asks to be left alone, says nothing about that.
+    /// cannot be reached, wants to be left alone, or does not know this client yet says nothing about that.
     fn is_of_streaming(&self) -> bool {
         match self {
-            Failure::Unreachable(_) | Failure::Unheard => false,
+            Failure::Unreachable(_)
+            | Failure::ConnectionRefused(_)
+            | Failure::NotProtobuf(_)
+            | Failure::Unheard => false,
+            Failure::Refused { code: 401 | 403 | 404 | 429, .. } => false,
             Failure::Refused { code: 503, retry_after, .. } => retry_after.is_none(),
-            other => !other.is_too_many_requests(),
+            _ => true,
+        }
+    }
+
+    /// Whether a list from a version that ended with this is tried at once without.
+    fn is_of_the_version(&self) -> bool {
+        match self {
+            Failure::Expired | Failure::Refused { code: 400 | 422, .. } => true,
+            Failure::Refused { message, .. } => message.contains("Too large resource version"),
+            _ => false,
         }
     }
 }
 
 impl<K: Kind> Source<K> {
-    /// A complete list. Whatever a streamed one ends with, pages are asked for next, as by client-go:
-    /// old etcds, other stores and proxies on the way fail in many ways.
+    /// A complete list. If a streamed one fails, pages are asked for next, as by client-go: old etcds, other
+    /// stores and proxies on the way fail in many ways.
     pub(super) async fn list(&mut self) -> Result<Round, Failure> {
         if self.method == ListMethod::Streamed {
             let failure = match self.list_streamed().await {
                 Ok(watch) => return Ok(watch),
                 Err(Failure::Unheard) => return Err(Failure::Unheard),
-                Err(failure) if self.watching() => return Err(failure),
+                Err(failure) if self.watching() || failure.leads_to_a_stream() => {
+                    return Err(failure);
+                }
                 Err(failure) => failure,
             };
-            let of_streaming = failure.is_of_streaming();
-            self.method = ListMethod::Instead(of_streaming.then(|| failure.to_string()));
-            if !of_streaming || failure.retry_after().is_some() {
+            if let Failure::NotProtobuf(reason) = &failure {
+                self.reachability.only_json(reason);
+            }
+            self.method =
+                ListMethod::Instead(failure.is_of_streaming().then(|| failure.to_string()));
+            if matches!(failure, Failure::Unreachable(_)) || failure.retry_after().is_some() {
                 return Err(failure);
             }
         }
@@ -73,92 +120,119 @@ impl<K: Kind> Source<K> {
     /// Reads the objects that a streamed list begins with, then goes on as a watch.
     async fn list_streamed(&mut self) -> Result<Round, Failure> {
         let query = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
-        let (mut lines, deadline) = self.open(query).await?;
-        let version = self.streamed_objects(&mut lines).await.map_err(|failure| match failure {
-            Failure::Unreachable(reason) => {
-                Failure::Unfinished(format!("the list broke off: {reason}"))
-            }
-            other => other,
-        })?;
+        let (mut stream, deadline) = self.open(query).await?;
+        let version =
+            self.streamed_objects(&mut stream).await.map_err(|failure| match failure {
+                Failure::Unreachable(reason) => {
+                    Failure::Unfinished(format!("the list broke off: {reason}"))
+                }
+                other => other,
+            })?;
         self.listed(version).await?;
-        self.follow(lines, deadline).await
+        self.follow(stream, deadline).await
     }
 
     /// Reads up to the bookmark that completes a streamed list, and returns its version.
-    async fn streamed_objects(&mut self, lines: &mut Lines) -> Result<Option<String>, Failure> {
+    async fn streamed_objects(
+        &mut self,
+        stream: &mut WatchStream,
+    ) -> Result<Option<String>, Failure> {
         let unfinished = |why: &str| Err(Failure::Unfinished(why.to_owned()));
         self.feed.begin();
         let give_up = Instant::now() + STREAM_WITHIN;
         let mut last_object = Instant::now();
         loop {
-            let line = match lines.next(give_up.min(last_object + STREAM_PAUSE)).await? {
-                Line::Text(line) => line,
-                Line::Silence => return unfinished("no bookmark completes the list"),
-                Line::End => return unfinished("the list ended half-way"),
+            let event = match stream.next(give_up.min(last_object + STREAM_PAUSE)).await? {
+                Next::Event(event) => event,
+                Next::Silence => return unfinished("no bookmark completes the list"),
+                Next::End => return unfinished("the list ended half-way"),
             };
-            let event = decode::<wire::Event<'_>>(line)?;
-            let object = event.object.get();
-            match &*event.kind.0 {
+            let object = event.object;
+            match &*event.kind {
                 "ADDED" | "MODIFIED" => {
                     let warnings = self.feed.add(object);
                     self.warn(warnings).await?;
                     last_object = Instant::now();
                 }
                 "DELETED" => self.feed.withdraw(object),
-                "BOOKMARK" => match version_of(object)? {
+                "BOOKMARK" => match object.version()? {
                     (version, true) => return Ok(version),
                     // Of a server that streams lists, the first bookmark is the one that completes.
                     (_, false) => return unfinished("a bookmark does not complete the list"),
                 },
-                "ERROR" => return Err(transport::failure_of(&decode(object)?)),
+                "ERROR" => return Err(object.failure()),
                 other => return Err(Failure::Malformed(format!("an event {other:?}"))),
             }
         }
     }
 
+    /// A list by pages, or in one piece if it must not be older than a version: that is in the server's watch
+    /// cache, and pages would come from etcd (`Reflector.list` in client-go).
     async fn list_paged(&mut self) -> Result<Round, Failure> {
-        let mut whole = false;
-        'list: loop {
-            self.feed.begin();
-            let mut token = String::new();
-            loop {
-                let page = match self.page(&token, whole).await {
-                    Err(Failure::Expired) if !token.is_empty() => {
-                        // The store forgets faster than pages come.
-                        whole = true;
-                        continue 'list;
-                    }
-                    page => page?,
-                };
-                let text =
-                    std::str::from_utf8(&page).map_err(|e| Failure::Malformed(e.to_string()))?;
-                let page = decode::<wire::Page<'_>>(text)?;
-                let mut warnings = Vec::new();
-                for object in page.items.unwrap_or_default() {
-                    warnings.append(&mut self.feed.add(object.get()));
-                }
-                let version = text_of(page.metadata.resource_version);
-                token = text_of(page.metadata.next).unwrap_or_default();
-                self.warn(warnings).await?;
-                if token.is_empty() {
-                    self.listed(version).await?;
-                    return Ok(Round::Listed);
-                }
+        let from = match (&self.version, &self.list_from) {
+            (_, ListFrom::Newest) => ListFrom::Newest,
+            (Some(version), _) => ListFrom::Version(version.clone()),
+            (None, from) => from.clone(),
+        };
+        match self.pages(&from).await {
+            Err(failure) if from != ListFrom::Newest && failure.is_of_the_version() => {
+                self.list_from = ListFrom::Newest;
+                self.pages(&ListFrom::Newest).await
             }
+            Err(failure @ Failure::Refused { code: 500, .. }) => {
+                // Possibly for the version's sake. The next list will tell.
+                self.list_from = ListFrom::Newest;
+                Err(failure)
+            }
+            list => list,
+        }
+    }
+
+    async fn pages(&mut self, from: &ListFrom) -> Result<Round, Failure> {
+        let mut by_pages = self.pages_from_cache || !matches!(from, ListFrom::Version(_));
+        let mut token: Option<String> = None;
+        self.feed.begin();
+        loop {
+            let (rest, warnings) = match self.page(from, by_pages, token.as_deref()).await {
+                Err(Failure::Expired) if token.is_some() => {
+                    // The store forgets faster than pages come.
+                    (by_pages, token) = (false, None);
+                    self.feed.begin();
+                    continue;
+                }
+                page => page?,
+            };
+            self.warn(warnings).await?;
+            if rest.token.is_none() {
+                self.listed(rest.version).await?;
+                return Ok(Round::Listed);
+            }
+            self.pages_from_cache |= *from == ListFrom::Anything;
+            token = rest.token;
         }
     }
 
     /// One page, or the whole list.
-    async fn page(&self, token: &str, whole: bool) -> Result<bytes::Bytes, Failure> {
+    async fn page(
+        &mut self,
+        from: &ListFrom,
+        by_pages: bool,
+        token: Option<&str>,
+    ) -> Result<(Rest, Vec<Warning>), Failure> {
         let mut query = self.path.clone();
-        if !whole {
+        if by_pages {
             let _ = write!(query, "&limit={PAGE}");
         }
-        if !token.is_empty() {
-            let _ = write!(query, "&continue={}", percent(token));
+        match token {
+            Some(token) => {
+                let _ = write!(query, "&continue={}", percent(token));
+            }
+            None => query.push_str(&from.query()),
         }
-        let answer = transport::get(&self.client, &query, transport::PAGE_ANSWER_WITHIN).await?;
-        transport::page(answer).await
+        let answer = self.get(&query, true, PAGE_ANSWER_WITHIN).await?;
+        let mut warnings = Vec::new();
+        let rest = page::read(answer, |object| warnings.append(&mut self.feed.add(object))).await?;
+        Ok((rest, warnings))
     }
 
     /// Sends the complete list.
@@ -167,6 +241,7 @@ impl<K: Kind> Source<K> {
             return Err(Failure::Malformed("a list without a resourceVersion".to_owned()));
         };
         self.version = Some(version);
+        self.list_from = ListFrom::Anything;
         self.ever_listed = true;
         self.list_backoff.reset();
         self.refusals = 0;

@@ -5,9 +5,9 @@
 //! API server is reported ([`Update::Connection`]) and never ends the proxy, because the rules in the
 //! kernel stay right for as long as nothing changes.
 //!
-//! The client speaks JSON and decodes only the fields that count, from the bytes of the connection
-//! (`wire`, `lenient`), one object at a time, straight into the model (`convert`). No object of the API
-//! is ever kept. That is also why `kube::runtime::watcher` is not used: it decodes whole
+//! The client speaks protobuf, and JSON where the server has no other. It decodes only the fields that count,
+//! from the bytes of the connection (`wire`, `protobuf`, `lenient`), one object at a time, straight into the
+//! model (`convert`). No object of the API is ever kept. That is also why `kube::runtime::watcher` is not used: it decodes whole
 //! pages into owned objects, so that one undecodable object blocks the list, and never falls back
 //! from a server that refuses streaming lists.
 
@@ -15,20 +15,26 @@ mod backoff;
 mod client;
 mod client_metrics;
 mod connection;
+mod content;
 mod convert;
 mod credentials;
 pub mod events;
 mod kubeconfig;
 mod lenient;
 mod lists;
+mod object;
 mod object_feed;
+mod page;
+mod protobuf;
 mod proxy;
 mod reachability;
+mod received;
 mod reread;
 mod source;
 mod tls;
 mod token;
 mod transport;
+mod watch_stream;
 mod wire;
 
 use std::fmt;
@@ -39,6 +45,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use client::{ApiServer, ClientError, ClientOptions};
+pub use content::Content;
 
 use sluice_core::model::{Change, Warning};
 use sluice_telemetry::trace::Origin;

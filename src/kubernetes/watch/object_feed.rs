@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Resource;
 use super::convert::{self, Converted, Interner};
+use super::object::Object;
 use sluice_core::model::{Change, EndpointSlice, Node, Service, ServiceName, SliceName, Warning};
 
 /// What is particular to a resource.
@@ -17,7 +18,7 @@ pub(super) trait Kind: Send + Sync + 'static {
     type Value: Send + Sync;
 
     /// Decodes one object.
-    fn convert(&mut self, json: &str) -> Converted<Self::Key, Self::Value>;
+    fn convert(&mut self, object: Object<'_>) -> Converted<Self::Key, Self::Value>;
     /// The change that a complete list is.
     fn all(&mut self, list: Vec<(Self::Key, Self::Value)>) -> Option<Change>;
     /// The change that one new or changed object is.
@@ -58,15 +59,15 @@ impl<K: Kind> ObjectFeed<K> {
     /// Adds an object to the list. One that changed while the list was sent comes twice; the model
     /// takes the later one.
     #[must_use]
-    pub(super) fn add(&mut self, json: &str) -> Vec<Warning> {
-        let Converted { key, value, warnings } = self.kind.convert(json);
+    pub(super) fn add(&mut self, object: Object<'_>) -> Vec<Warning> {
+        let Converted { key, value, warnings } = self.kind.convert(object);
         self.list.extend(key.clone().map(|key| (key, value)));
         self.deduplicate(key, warnings)
     }
 
     /// Takes an object off the list again.
-    pub(super) fn withdraw(&mut self, json: &str) {
-        self.list.extend(self.kind.convert(json).key.map(|key| (key, None)));
+    pub(super) fn withdraw(&mut self, object: Object<'_>) {
+        self.list.extend(self.kind.convert(object).key.map(|key| (key, None)));
     }
 
     /// Ends the list. What it lacks is said once, not with every list that is the same.
@@ -78,8 +79,8 @@ impl<K: Kind> ObjectFeed<K> {
     }
 
     /// A new or changed object.
-    pub(super) fn put(&mut self, json: &str) -> (Option<Change>, Vec<Warning>) {
-        let Converted { key, value, warnings } = self.kind.convert(json);
+    pub(super) fn put(&mut self, object: Object<'_>) -> (Option<Change>, Vec<Warning>) {
+        let Converted { key, value, warnings } = self.kind.convert(object);
         let warnings = self.deduplicate(key.clone(), warnings);
         let change = match (key, value) {
             (Some(key), Some(value)) => self.kind.put(key, value),
@@ -90,8 +91,8 @@ impl<K: Kind> ObjectFeed<K> {
     }
 
     /// A deleted object.
-    pub(super) fn delete(&mut self, json: &str) -> Option<Change> {
-        let key = self.kind.convert(json).key?;
+    pub(super) fn delete(&mut self, object: Object<'_>) -> Option<Change> {
+        let key = self.kind.convert(object).key?;
         self.last_warnings.remove(&Some(key.clone()));
         self.kind.gone(key)
     }
@@ -137,8 +138,8 @@ impl Kind for Services {
     type Key = ServiceName;
     type Value = Service;
 
-    fn convert(&mut self, json: &str) -> Converted<ServiceName, Service> {
-        convert::service(json, &mut self.names)
+    fn convert(&mut self, object: Object<'_>) -> Converted<ServiceName, Service> {
+        convert::service(object, &mut self.names)
     }
 
     fn all(&mut self, list: Vec<(ServiceName, Service)>) -> Option<Change> {
@@ -165,8 +166,8 @@ impl Kind for Slices {
     type Key = SliceName;
     type Value = EndpointSlice;
 
-    fn convert(&mut self, json: &str) -> Converted<SliceName, EndpointSlice> {
-        convert::slice(json, &self.node_name, &mut self.names)
+    fn convert(&mut self, object: Object<'_>) -> Converted<SliceName, EndpointSlice> {
+        convert::slice(object, &self.node_name, &mut self.names)
     }
 
     fn all(&mut self, list: Vec<(SliceName, EndpointSlice)>) -> Option<Change> {
@@ -207,8 +208,8 @@ impl Kind for OwnNode {
     type Key = String;
     type Value = Node;
 
-    fn convert(&mut self, json: &str) -> Converted<String, Node> {
-        let converted = convert::node(json);
+    fn convert(&mut self, object: Object<'_>) -> Converted<String, Node> {
+        let converted = convert::node(object);
         if converted.key.as_ref() == Some(&self.node_name) {
             return converted;
         }
@@ -267,8 +268,8 @@ impl Kind for ServiceCidrs {
     type Key = String;
     type Value = Vec<IpNet>;
 
-    fn convert(&mut self, json: &str) -> Converted<String, Vec<IpNet>> {
-        convert::service_cidr(json)
+    fn convert(&mut self, object: Object<'_>) -> Converted<String, Vec<IpNet>> {
+        convert::service_cidr(object)
     }
 
     fn all(&mut self, list: Vec<(String, Vec<IpNet>)>) -> Option<Change> {
@@ -321,8 +322,9 @@ mod tests {
         type Key = Counted;
         type Value = u32;
 
-        fn convert(&mut self, json: &str) -> Converted<Counted, u32> {
-            let number: u32 = json.parse().expect("a number");
+        fn convert(&mut self, object: Object<'_>) -> Converted<Counted, u32> {
+            let Object::Json(text) = object else { panic!("tests write JSON") };
+            let number: u32 = text.parse().expect("a number");
             let value = number.is_multiple_of(2).then_some(number);
             Converted { key: Some(Counted(number)), value, warnings: Vec::new() }
         }
@@ -347,10 +349,10 @@ mod tests {
         let mut feed = ObjectFeed::new(Numbers::default());
         feed.begin();
         for number in 0..COUNT {
-            assert_eq!(feed.add(&number.to_string()), []);
+            assert_eq!(feed.add(Object::Json(&number.to_string())), []);
         }
         for number in 0..COUNT / 2 {
-            feed.withdraw(&number.to_string());
+            feed.withdraw(Object::Json(&number.to_string()));
         }
         let _ = feed.finish();
         assert_eq!(feed.kind.0.len(), COUNT / 4);

@@ -23,6 +23,9 @@ struct State {
     last_said: Option<Said>,
     /// It was said that the server does not stream lists.
     pages_said: bool,
+    /// The server was asked for protobuf and has none. One that was away is asked again: it may be another
+    /// one, or a newer.
+    only_json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,20 @@ impl Reachability {
         );
     }
 
+    /// Whether the server is asked for nothing but JSON.
+    pub(super) fn has_only_json(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).only_json
+    }
+
+    /// The server does not give what it was asked for, and gives JSON.
+    pub(super) fn only_json(&self, reason: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut state.only_json, true) {
+            let url = &self.url;
+            tracing::info!("the API server at {url} is asked for JSON from now on ({reason})");
+        }
+    }
+
     /// The server answered a request for this resource.
     pub(super) fn answered(&self, resource: Resource) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,6 +99,7 @@ impl Reachability {
     pub(super) fn unreachable(&self, resource: Resource, reason: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.lost.insert(resource);
+        state.only_json = false;
         if state.last_said == Some(Said::Lost) {
             tracing::debug!(%resource, reason, "the API server is still out of reach");
             return;

@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, jitter};
 use super::convert::Interner;
-use super::lenient::{Lenient, Text};
-use super::lists::ListMethod;
+use super::lists::{ListFrom, ListMethod};
 use super::object_feed::{Kind, ObjectFeed, OwnNode, ServiceCidrs, Services, Slices};
 use super::reachability::Reachability;
-use super::transport::{self, Failure, Line, Lines};
-use super::{ApiServer, ConnectionState, Message, Resource, Update, WatchOptions, wire};
+use super::transport::{self, Answer, Asking, Failure};
+use super::watch_stream::{Event, Next, WatchStream};
+use super::{ApiServer, ConnectionState, Content, Message, Resource, Update, WatchOptions};
 use sluice_core::model::{Change, Warning};
 use sluice_telemetry::trace::Arrival;
 
@@ -65,6 +65,7 @@ impl Spawn<'_> {
         let mut source = Source {
             feed: ObjectFeed::new(kind),
             client: self.server.client.clone(),
+            content: self.server.content.clone(),
             path: path(K::RESOURCE, &self.options.node_name),
             reachability: Arc::clone(self.reachability),
             updates: self.updates.clone(),
@@ -73,6 +74,8 @@ impl Spawn<'_> {
             phase: Phase::Listing,
             method: ListMethod::Streamed,
             version: None,
+            list_from: ListFrom::Anything,
+            pages_from_cache: false,
             refusals: 0,
             returns: 0,
             roused: false,
@@ -144,7 +147,8 @@ pub(super) enum Round {
 
 pub(super) struct Source<K: Kind> {
     pub(super) feed: ObjectFeed<K>,
-    pub(super) client: kube::Client,
+    client: kube::Client,
+    content: Content,
     /// Path and selectors; more parameters can be added with `&`.
     pub(super) path: String,
     pub(super) reachability: Arc<Reachability>,
@@ -158,6 +162,10 @@ pub(super) struct Source<K: Kind> {
     pub(super) method: ListMethod,
     /// The resource version to go on from; without one, a list is due.
     pub(super) version: Option<String>,
+    /// How new a paged list must be, if there is no such version.
+    pub(super) list_from: ListFrom,
+    /// This server divides into pages what others have in their watch cache.
+    pub(super) pages_from_cache: bool,
     /// Refusals one after another, whatever for but too many requests. Failures to reach the server do
     /// not count: nodes that all list anew after an outage take their server down again.
     pub(super) refusals: u32,
@@ -192,8 +200,8 @@ impl<K: Kind> Source<K> {
             Some(version) if !self.suspects_version() => {
                 self.phase = Phase::Watching;
                 let query = format!("&resourceVersion={}", percent(version));
-                let (lines, deadline) = self.open(&query).await?;
-                self.follow(lines, deadline).await
+                let (stream, deadline) = self.open(&query).await?;
+                self.follow(stream, deadline).await
             }
             // The version is kept until there is a list.
             _ => {
@@ -225,33 +233,64 @@ impl<K: Kind> Source<K> {
         } else if !spoke && lived >= WATCH_FOR.start {
             // Not even a bookmark: after the server's store was restored from a backup, it waits for a
             // version that is far in the future.
-            self.version = None;
+            self.forget_version();
         }
         self.refusals = 0;
         Ok(())
     }
 
     /// Opens a watch; it is dead when the deadline has passed.
-    pub(super) async fn open(&self, query: &str) -> Result<(Lines, Instant), Failure> {
+    pub(super) async fn open(&self, query: &str) -> Result<(WatchStream, Instant), Failure> {
         let life = jitter(WATCH_FOR);
         let seconds = life.as_secs();
         let path = &self.path;
         let query =
             format!("{path}&watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}{query}");
-        let within = transport::WATCH_ANSWER_WITHIN;
-        let body = transport::get(&self.client, &query, within).await?;
-        Ok((Lines::new(body), Instant::now() + life + OVERTIME))
+        let answer = self.get(&query, false, transport::WATCH_ANSWER_WITHIN).await?;
+        Ok((WatchStream::new(answer), Instant::now() + life + OVERTIME))
+    }
+
+    /// Asks the server, and once more for JSON if it has nothing that was asked for.
+    pub(super) async fn get(
+        &self,
+        path_and_query: &str,
+        may_be_packed: bool,
+        within: Duration,
+    ) -> Result<Answer, Failure> {
+        let plain =
+            Asking { gzip: may_be_packed && self.content.gzip, ..Asking::plain(path_and_query) };
+        let asking = Asking { accept: self.content.accept(), ..plain.clone() };
+        if self.reachability.has_only_json() || asking.accept == plain.accept {
+            return transport::get(&self.client, &plain, within).await;
+        }
+        match transport::get(&self.client, &asking, within).await {
+            Err(failure) if failure.is_not_acceptable() => {
+                let answer = transport::get(&self.client, &plain, within).await;
+                // If it refuses that for another reason, it was for the encoding before.
+                let heard = match &answer {
+                    Ok(_) | Err(Failure::Expired) => true,
+                    Err(other) => {
+                        matches!(other, Failure::Refused { .. }) && !other.is_not_acceptable()
+                    }
+                };
+                if heard {
+                    self.reachability.only_json(&failure.to_string());
+                }
+                answer
+            }
+            answer => answer,
+        }
     }
 
     /// Passes on what happens until the watch ends.
     pub(super) async fn follow(
         &mut self,
-        lines: Lines,
+        stream: WatchStream,
         deadline: Instant,
     ) -> Result<Round, Failure> {
         self.phase = Phase::Watching;
         let opened = Instant::now();
-        let end = self.changes(lines, deadline).await;
+        let end = self.changes(stream, deadline).await;
         // Up to now the server was there.
         self.returns = self.reachability.returns();
         let lived = opened.elapsed();
@@ -262,22 +301,26 @@ impl<K: Kind> Source<K> {
     }
 
     /// Passes on what happens until the server ends the watch, and returns whether anything did.
-    async fn changes(&mut self, mut lines: Lines, deadline: Instant) -> Result<bool, Failure> {
+    async fn changes(
+        &mut self,
+        mut stream: WatchStream,
+        deadline: Instant,
+    ) -> Result<bool, Failure> {
         let settled = Instant::now() + SETTLED_AFTER;
         let mut spoke = false;
         loop {
             let until = if self.is_connected() { deadline } else { settled };
-            let line = match lines.next(until).await {
-                Ok(Line::Text(line)) => line,
-                Ok(Line::Silence) if self.is_connected() => {
+            let event = match stream.next(until).await {
+                Ok(Next::Event(event)) => event,
+                Ok(Next::Silence) if self.is_connected() => {
                     tracing::debug!(resource = %K::RESOURCE, "the watch is dead");
                     return Ok(spoke);
                 }
-                Ok(Line::Silence) => {
+                Ok(Next::Silence) => {
                     self.connected().await?;
                     continue;
                 }
-                Ok(Line::End) => return Ok(spoke),
+                Ok(Next::End) => return Ok(spoke),
                 Err(Failure::Unreachable(reason)) => {
                     // Servers restart; only if the next connection fails is that worth a word.
                     tracing::debug!(resource = %K::RESOURCE, reason, "the watch broke");
@@ -285,7 +328,7 @@ impl<K: Kind> Source<K> {
                 }
                 Err(other) => return Err(other),
             };
-            self.event(line).await?;
+            self.event(event).await?;
             spoke = true;
             self.refusals = 0;
             if !self.is_connected() {
@@ -294,20 +337,21 @@ impl<K: Kind> Source<K> {
         }
     }
 
-    async fn event(&mut self, line: &str) -> Result<(), Failure> {
+    async fn event(&mut self, Event { kind, object }: Event<'_>) -> Result<(), Failure> {
         let (arrival, arrived) = (Arrival::now(), std::time::Instant::now());
-        let event = decode::<wire::Event<'_>>(line)?;
-        let object = event.object.get();
-        let version = version_of(object)?.0;
+        if kind == "ERROR" {
+            return Err(object.failure());
+        }
+        let version = object.version()?.0;
         if is_older(version.as_deref(), self.version.as_deref()) {
             // The server's store was restored from a backup. What happened after that is not known.
+            self.forget_version();
             return Err(Failure::Expired);
         }
-        let (change, warnings) = match &*event.kind.0 {
+        let (change, warnings) = match &*kind {
             "ADDED" | "MODIFIED" => self.feed.put(object),
             "DELETED" => (self.feed.delete(object), Vec::new()),
             "BOOKMARK" => (None, Vec::new()),
-            "ERROR" => return Err(transport::failure_of(&decode(object)?)),
             other => return Err(Failure::Malformed(format!("an event {other:?}"))),
         };
         self.warn(warnings).await?;
@@ -328,7 +372,12 @@ impl<K: Kind> Source<K> {
         tracing::debug!(resource = %K::RESOURCE, %failure, "starting over");
         let busy = failure.is_too_many_requests();
         self.refusals = match &failure {
-            Failure::Refused { .. } | Failure::Malformed(_) | Failure::Brief if !busy => {
+            Failure::Refused { .. }
+            | Failure::Malformed(_)
+            | Failure::NotProtobuf(_)
+            | Failure::Brief
+                if !busy =>
+            {
                 self.refusals.saturating_add(1)
             }
             _ => 0,
@@ -338,15 +387,29 @@ impl<K: Kind> Source<K> {
             Failure::Refused { code, .. } if self.lacks_api(*code) => {
                 return self.without_api(*code).await;
             }
-            Failure::Expired => self.version = None,
-            Failure::Refused { .. } | Failure::Malformed(_) | Failure::Brief => {
+            // What is listed next must not be older than what is known.
+            Failure::Expired => {
+                if let Some(version) = self.version.take() {
+                    self.list_from = ListFrom::Version(version);
+                }
+            }
+            Failure::Refused { .. }
+            | Failure::Malformed(_)
+            | Failure::NotProtobuf(_)
+            | Failure::Brief => {
                 if matches!(failure, Failure::Refused { code: 400 | 422, .. }) {
                     // It is the request that is wrong, and the version is what can be in it.
-                    self.version = None;
+                    self.forget_version();
+                }
+                if let Failure::NotProtobuf(_) = failure {
+                    self.reachability.only_json(&failure.to_string());
                 }
                 self.lost(failure.to_string(), Reachability::refused).await?;
             }
-            Failure::Unreachable(_) | Failure::Silent(_) | Failure::Unfinished(_) => {
+            Failure::Unreachable(_)
+            | Failure::ConnectionRefused(_)
+            | Failure::Silent(_)
+            | Failure::Unfinished(_) => {
                 let tell = |reachability: &Reachability, resource, reason: &str, _| {
                     reachability.unreachable(resource, reason)
                 };
@@ -381,6 +444,12 @@ impl<K: Kind> Source<K> {
         }
     }
 
+    /// Gives up a version that leads nowhere: the next list is whatever is newest.
+    fn forget_version(&mut self) {
+        self.version = None;
+        self.list_from = ListFrom::Newest;
+    }
+
     /// Whether a refusal says that the cluster has no such API, or that its role for proxies is older
     /// than it. A server that has just started forbids everything until it knows the roles, so what
     /// was allowed before still is.
@@ -392,7 +461,7 @@ impl<K: Kind> Source<K> {
     /// There are no objects, for now.
     async fn without_api(&mut self, code: u16) -> Result<(), Failure> {
         tracing::debug!(resource = %K::RESOURCE, "the API server does not offer this");
-        self.version = None;
+        self.forget_version();
         self.feed.begin();
         let (change, warnings) = self.feed.finish();
         self.send(change).await?;
@@ -454,33 +523,9 @@ impl<K: Kind> Source<K> {
     }
 }
 
-pub(super) fn decode<'a, T: serde::Deserialize<'a>>(json: &'a str) -> Result<T, Failure> {
-    serde_json::from_str(json).map_err(|error| Failure::malformed(error, json))
-}
-
-pub(super) fn text_of(text: Lenient<Text<'_>>) -> Option<String> {
-    match text {
-        Lenient::Is(text) if !text.0.is_empty() => Some(text.0.into_owned()),
-        Lenient::Is(_) | Lenient::Absent | Lenient::Wrong(_) => None,
-    }
-}
-
 /// Whether a version is from before another one. Versions are numbers that grow (KEP-5504); of others
 /// nothing is known.
 fn is_older(version: Option<&str>, than: Option<&str>) -> bool {
     let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
     matches!((number(version), number(than)), (Some(version), Some(than)) if version < than)
-}
-
-/// An object's resource version, and whether it is the bookmark that ends a streamed list.
-pub(super) fn version_of(object: &str) -> Result<(Option<String>, bool), Failure> {
-    let versioned = decode::<wire::Versioned<'_>>(object)?;
-    let Lenient::Is(meta) = versioned.metadata else { return Ok((None, false)) };
-    let ends = match meta.annotations {
-        Lenient::Is(annotations) => {
-            text_of(annotations.initial_events_end).is_some_and(|text| text == "true")
-        }
-        Lenient::Absent | Lenient::Wrong(_) => false,
-    };
-    Ok((text_of(meta.resource_version), ends))
 }

@@ -4,22 +4,20 @@ use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, RETRY_AFTER};
-use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER,
+};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use kube::client::Body;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
+use super::content::{JSON, PROTOBUF};
 use super::lenient::Lenient;
+use super::object::{Encoding, Object};
+use super::protobuf;
+use super::received::{Received, USUAL_BUFFER};
 use super::wire;
 
-/// An object of the API is at most 1.5 MiB in etcd; no line of a watch is longer than this.
-const LONGEST_LINE: usize = 64 << 20;
-/// A server may ignore `limit` and send the whole list as one page.
-const LARGEST_PAGE: usize = 1 << 30;
-/// A buffer that one large object has grown is given back above this size.
-const USUAL_BUFFER: usize = 64 << 10;
 /// How long the head of a watch's answer may take. Servers first catch up with their store.
 pub(super) const WATCH_ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long the head of a page may take: a busy server works on it for up to a minute
@@ -28,7 +26,7 @@ pub(super) const PAGE_ANSWER_WITHIN: Duration = Duration::from_secs(70);
 /// How long the body of a refusal may take.
 const REFUSAL_WITHIN: Duration = Duration::from_secs(10);
 /// How long a page may take.
-const PAGE_WITHIN: Duration = Duration::from_secs(120);
+pub(super) const PAGE_WITHIN: Duration = Duration::from_secs(120);
 /// A longer wait than this is not granted to a server that asks for one.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How much is quoted of an answer that makes no sense.
@@ -40,6 +38,9 @@ pub(super) enum Failure {
     /// No answer.
     #[error("{0}")]
     Unreachable(String),
+    /// Nobody listens where the server should be.
+    #[error("{0}")]
+    ConnectionRefused(String),
     /// No answer in this time, though there is a connection.
     #[error("no answer within {0:?}")]
     Silent(Duration),
@@ -58,6 +59,9 @@ pub(super) enum Failure {
     /// Something that is no Kubernetes API.
     #[error("the server sends what is no Kubernetes API answer: {0}")]
     Malformed(String),
+    /// Something that is labelled as Kubernetes' protobuf and is none.
+    #[error("the server sends what is no Kubernetes protobuf: {0}")]
+    NotProtobuf(String),
     /// Nobody listens any more.
     #[error("the receiver of the updates is gone")]
     Unheard,
@@ -70,6 +74,16 @@ impl Failure {
             Failure::Refused { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+
+    /// A list that takes too long.
+    pub(super) fn not_within(time: Duration) -> Failure {
+        Failure::Unreachable(format!("the list did not end within {time:?}"))
+    }
+
+    /// Whether the server has nothing of what was asked for in the encodings that were asked for.
+    pub(super) fn is_not_acceptable(&self) -> bool {
+        matches!(self, Failure::Refused { code: 406 | 415, .. })
     }
 
     /// Whether the server has more to do than it can.
@@ -85,7 +99,7 @@ impl Failure {
 }
 
 /// An error with its causes; libraries put the useful part last.
-fn causes(error: &dyn Error) -> String {
+pub(super) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -98,31 +112,81 @@ fn causes(error: &dyn Error) -> String {
     text
 }
 
-/// Sends a GET and returns the body of a successful answer, whose head comes within this time.
+fn no_answer(error: &(dyn Error + 'static)) -> Failure {
+    let mut cause = Some(error);
+    let mut refused = false;
+    while let Some(error) = cause {
+        let system = error.downcast_ref::<std::io::Error>();
+        refused |= system.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused);
+        cause = error.source();
+    }
+    let text = causes(error);
+    if refused { Failure::ConnectionRefused(text) } else { Failure::Unreachable(text) }
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub(super) struct Asking<'a> {
+    pub(super) path_and_query: &'a str,
+    /// The encodings that are asked for.
+    pub(super) accept: HeaderValue,
+    /// Whether the answer may be packed.
+    pub(super) gzip: bool,
+}
+
+impl Asking<'_> {
+    /// For JSON as it is.
+    pub(super) fn plain(path_and_query: &str) -> Asking<'_> {
+        Asking { path_and_query, accept: HeaderValue::from_static(JSON), gzip: false }
+    }
+}
+
+/// A successful answer.
+pub(super) struct Answer {
+    pub(super) encoding: Encoding,
+    pub(super) received: Received,
+}
+
+/// Sends a GET and returns the successful answer, whose head comes within this time.
 pub(super) async fn get(
     client: &kube::Client,
-    path_and_query: &str,
+    asking: &Asking<'_>,
     within: Duration,
-) -> Result<Body, Failure> {
-    let request = Request::get(path_and_query)
-        .header(ACCEPT, "application/json")
-        .body(Body::empty())
-        .map_err(|e| Failure::Malformed(e.to_string()))?;
+) -> Result<Answer, Failure> {
+    let mut request = Request::get(asking.path_and_query).header(ACCEPT, &asking.accept);
+    if asking.gzip {
+        request = request.header(ACCEPT_ENCODING, "gzip");
+    }
+    let request = request.body(Body::empty()).map_err(|e| Failure::Malformed(e.to_string()))?;
     let response = timeout(within, client.send(request))
         .await
         .map_err(|_| Failure::Silent(within))?
-        .map_err(|e| Failure::Unreachable(causes(&e)))?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response.into_body());
-    }
-    let after = retry_after(status, response.headers());
-    let body = Limited::new(response.into_body(), USUAL_BUFFER).collect();
-    let text = match timeout(REFUSAL_WITHIN, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) | Err(_) => Bytes::new(),
+        .map_err(|e| no_answer(&e))?;
+    let (head, body) = response.into_parts();
+    let packed = match text_of(&head.headers, CONTENT_ENCODING).as_str() {
+        "" | "identity" => false,
+        "gzip" | "x-gzip" => true,
+        other => {
+            let text =
+                format!("an answer in the content encoding {other:?}, which was not asked for");
+            return Err(Failure::Malformed(text));
+        }
     };
-    Err(refusal(status, after, &text))
+    let media = text_of(&head.headers, CONTENT_TYPE);
+    let media = media.split(';').next().unwrap_or_default().trim();
+    let encoding = if media == PROTOBUF { Encoding::Protobuf } else { Encoding::Json };
+    let received = Received::new(body, packed);
+    if head.status.is_success() {
+        return Ok(Answer { encoding, received });
+    }
+    let after = retry_after(head.status, &head.headers);
+    let body = received.whole(USUAL_BUFFER, REFUSAL_WITHIN).await.unwrap_or_default();
+    Err(refusal(head.status, after, encoding, &body))
+}
+
+fn text_of(headers: &HeaderMap, name: HeaderName) -> String {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// For how long a refusing server wants to be left alone. As by client-go, a date is not read, and
@@ -140,12 +204,21 @@ fn believed(seconds: u64) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
-fn refusal(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failure {
+fn refusal(
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    encoding: Encoding,
+    body: &[u8],
+) -> Failure {
     if status == StatusCode::GONE {
         return Failure::Expired;
     }
-    let message = match serde_json::from_slice::<wire::Status<'_>>(body) {
-        Ok(wire::Status { message: Lenient::Is(message), .. }) => message.0.into_owned(),
+    let object = match encoding {
+        Encoding::Json => std::str::from_utf8(body).ok().map(Object::Json),
+        Encoding::Protobuf => protobuf::open(body).ok().map(Object::Protobuf),
+    };
+    let message = match object.and_then(|object| object.decode::<wire::Status<'_>>().ok()) {
+        Some(wire::Status { message: Lenient::Is(message), .. }) => message.0.into_owned(),
         _ => String::from_utf8_lossy(body).trim().chars().take(200).collect(),
     };
     let message = if message.is_empty() {
@@ -182,123 +255,36 @@ pub(super) fn failure_of(status: &wire::Status<'_>) -> Failure {
     Failure::Refused { code, message, retry_after }
 }
 
-/// Reads a whole page.
-pub(super) async fn page(body: Body) -> Result<Bytes, Failure> {
-    let whole = timeout(PAGE_WITHIN, Limited::new(body, LARGEST_PAGE).collect());
-    match whole.await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) => Err(Failure::Unreachable(causes(&*error))),
-        Err(_) => Err(Failure::Unreachable(format!("the list did not end within {PAGE_WITHIN:?}"))),
-    }
-}
-
-/// What came of waiting for a line.
-pub(super) enum Line<'a> {
-    /// A line without its end.
-    Text(&'a str),
-    /// Nothing came until the deadline. Nothing is lost; the next call goes on.
-    Silence,
-    /// The server ended the answer.
-    End,
-}
-
-/// The lines of a watch. At most one of them is in memory, with what arrived together with it.
-pub(super) struct Lines {
-    body: Body,
-    buffer: Vec<u8>,
-    /// Where the next line starts in the buffer.
-    start: usize,
-    /// Up to where the buffer was searched for a line end.
-    searched: usize,
-}
-
-impl Lines {
-    pub(super) fn new(body: Body) -> Lines {
-        Lines { body, buffer: Vec::new(), start: 0, searched: 0 }
-    }
-
-    /// Waits for the next line that is not empty.
-    pub(super) async fn next(&mut self, until: Instant) -> Result<Line<'_>, Failure> {
-        let (start, end) = loop {
-            if let Some(at) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') {
-                let (start, end) = (self.start, self.searched + at);
-                (self.start, self.searched) = (end + 1, end + 1);
-                if start < end {
-                    break (start, end);
-                }
-                continue;
-            }
-            self.compact();
-            match timeout_at(until, self.body.frame()).await {
-                Err(_) => return Ok(Line::Silence),
-                Ok(None) => return Ok(Line::End),
-                Ok(Some(Err(error))) => return Err(Failure::Unreachable(causes(&error))),
-                Ok(Some(Ok(frame))) => {
-                    // Trailers carry nothing.
-                    self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-                }
-            }
-            if self.buffer.len() > LONGEST_LINE {
-                return Err(Failure::Malformed(format!("a line of over {LONGEST_LINE} bytes")));
-            }
-        };
-        let line = &self.buffer[start..end];
-        let text = std::str::from_utf8(line).map_err(|e| Failure::Malformed(e.to_string()))?;
-        Ok(Line::Text(text))
-    }
-
-    /// Forgets the lines that were read. What is left holds no line end.
-    fn compact(&mut self) {
-        self.buffer.drain(..self.start);
-        if self.buffer.len() < USUAL_BUFFER {
-            self.buffer.shrink_to(USUAL_BUFFER);
-        }
-        (self.start, self.searched) = (0, self.buffer.len());
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
-    /// A body that arrives in these pieces. A real connection gives it kube's type.
-    async fn lines_of(pieces: Vec<&'static str>) -> Lines {
-        let frames = pieces.into_iter().map(|piece| {
-            Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(Bytes::from(piece)))
-        });
-        let body = http_body_util::StreamBody::new(futures::stream::iter(frames));
+    /// An answer with these headers that arrives in these pieces. A real connection gives it kube's type.
+    pub(crate) async fn answer(
+        headers: &[(&'static str, &str)],
+        pieces: Vec<Bytes>,
+    ) -> Result<Answer, Failure> {
+        let headers: HeaderMap = headers
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| {
+                (HeaderName::from_static(name), value.parse().expect("a header's value"))
+            })
+            .collect();
         let service = tower::service_fn(move |_: Request<Body>| {
-            let body = body.clone();
-            async move { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }
+            let frames = pieces
+                .clone()
+                .into_iter()
+                .map(|piece| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(piece)));
+            let body = http_body_util::StreamBody::new(futures::stream::iter(frames));
+            let mut answer = http::Response::new(body);
+            *answer.headers_mut() = headers.clone();
+            async move { Ok::<_, std::convert::Infallible>(answer) }
         });
         let client = kube::Client::new(service, "default");
-        let body = get(&client, "/", WATCH_ANSWER_WITHIN).await;
-        Lines::new(body.expect("the service always answers"))
-    }
-
-    #[tokio::test]
-    async fn lines_are_found_wherever_the_pieces_break() {
-        let mut lines = lines_of(vec!["ab", "c\n\nd", "\n", "ef", "gh\ni\nrest"]).await;
-        let soon = Instant::now() + Duration::from_secs(10);
-        for expected in ["abc", "d", "efgh", "i"] {
-            let Ok(Line::Text(text)) = lines.next(soon).await else { panic!("no line {expected}") };
-            assert_eq!(text, expected);
-        }
-        // A line without an end was cut off and is no line.
-        assert!(matches!(lines.next(soon).await, Ok(Line::End)));
-    }
-
-    #[tokio::test]
-    async fn a_long_list_is_never_in_memory_as_a_whole() {
-        let line: &'static str = Box::leak(format!("{}\n", "x".repeat(4000)).into_boxed_str());
-        let mut lines = lines_of(vec![line; 10_000]).await;
-        let soon = Instant::now() + Duration::from_secs(60);
-        let mut count = 0;
-        while let Ok(Line::Text(_)) = lines.next(soon).await {
-            count += 1;
-            assert!(lines.buffer.capacity() <= USUAL_BUFFER, "{}", lines.buffer.capacity());
-        }
-        assert_eq!(count, 10_000);
+        get(&client, &Asking::plain("/"), WATCH_ANSWER_WITHIN).await
     }
 
     #[test]
@@ -316,7 +302,7 @@ mod tests {
         ];
         for (code, body, expected) in table {
             let status = StatusCode::from_u16(code).expect("a status");
-            assert_eq!(refusal(status, None, body).to_string(), expected);
+            assert_eq!(refusal(status, None, Encoding::Json, body).to_string(), expected);
         }
     }
 

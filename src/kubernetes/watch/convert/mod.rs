@@ -1,6 +1,6 @@
 //! From API objects to the model.
 //!
-//! Every function takes the JSON of one object and never fails: what cannot be used becomes a
+//! Every function takes one object, in either encoding, and never fails: what cannot be used becomes a
 //! [`Warning`], and the rest of the object is in force.
 
 mod node;
@@ -23,8 +23,8 @@ pub(super) use node::{node, service_cidr};
 pub(super) use service::service;
 pub(super) use slice::slice;
 
-use super::lenient::{Lenient, Text};
-use super::wire;
+use super::lenient::Lenient;
+use super::wire::{self, Time};
 use sluice_core::model::Warning;
 use sluice_core::net::{parse_cidr, parse_ip};
 
@@ -164,18 +164,33 @@ impl<'a> Notes<'a> {
         net
     }
 
-    /// An RFC 3339 time.
     fn take_time(
         &mut self,
         field: fmt::Arguments<'_>,
-        value: Lenient<Text<'_>>,
+        value: Lenient<Time<'_>>,
     ) -> Option<jiff::Timestamp> {
-        let text = self.take(field, value)?;
-        let time = text.0.parse().ok();
-        if time.is_none() {
-            self.warn(field, format!("{:?} is not an RFC 3339 time; it is ignored", text.0));
+        match self.take(field, value)? {
+            Time::Text(text) => {
+                let time = text.0.parse().ok();
+                if time.is_none() {
+                    self.warn(
+                        field,
+                        format!("{:?} is not an RFC 3339 time; it is ignored", text.0),
+                    );
+                }
+                time
+            }
+            Time::Unix(seconds) => {
+                let time = jiff::Timestamp::from_second(seconds).ok();
+                if time.is_none() {
+                    self.warn(
+                        field,
+                        format!("{seconds} s since 1970 is not a time; it is ignored"),
+                    );
+                }
+                time
+            }
         }
-        time
     }
 
     fn done<K, T>(mut self, key: Option<K>, value: Option<T>) -> Converted<K, T> {
@@ -197,7 +212,7 @@ fn object_name(kind: &str, namespace: &str, name: &str) -> String {
 }
 
 /// What an object is that is not even an object.
-fn undecodable<K, T>(kind: &str, error: &serde_json::Error) -> Converted<K, T> {
+fn undecodable<K, T>(kind: &str, error: &str) -> Converted<K, T> {
     let warning = Warning {
         object: object_name(kind, "", ""),
         field: "(all)".to_owned(),

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::{Converted, Notes, undecodable};
 use crate::watch::lenient::{Lenient, Text};
+use crate::watch::object::Object;
 use crate::watch::wire;
 use sluice_core::model::Node;
 use sluice_core::net::parse_ip;
@@ -14,8 +15,8 @@ use sluice_core::net::parse_ip;
 const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// Converts a Node.
-pub(in crate::watch) fn node(json: &str) -> Converted<String, Node> {
-    let object: wire::Node<'_> = match serde_json::from_str(json) {
+pub(in crate::watch) fn node(object: Object<'_>) -> Converted<String, Node> {
+    let object: wire::Node<'_> = match object.decode() {
         Ok(object) => object,
         Err(error) => return undecodable("Node", &error),
     };
@@ -101,8 +102,8 @@ fn cidrs(field: &str, list: wire::Texts<'_>, notes: &mut Notes<'_>) -> Vec<IpNet
 }
 
 /// Converts a ServiceCIDR.
-pub(in crate::watch) fn service_cidr(json: &str) -> Converted<String, Vec<IpNet>> {
-    let object: wire::ServiceCidr<'_> = match serde_json::from_str(json) {
+pub(in crate::watch) fn service_cidr(object: Object<'_>) -> Converted<String, Vec<IpNet>> {
+    let object: wire::ServiceCidr<'_> = match object.decode() {
         Ok(object) => object,
         Err(error) => return undecodable("ServiceCIDR", &error),
     };

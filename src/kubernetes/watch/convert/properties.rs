@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::tests::{service_json, slice_json};
 use super::*;
+use crate::watch::object::Object;
 
 /// JSON of any shape.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -59,7 +60,7 @@ proptest! {
         let mut object = whole;
         corrupt(&mut object, &path, value);
         object["metadata"] = json!({ "namespace": "ns", "name": "web" });
-        let converted = service(&object.to_string(), &mut Interner::default());
+        let converted = service(Object::Json(&object.to_string()), &mut Interner::default());
         prop_assert!(converted.key.is_some());
     }
 
@@ -75,7 +76,19 @@ proptest! {
         corrupt(&mut object, &path, value);
         object["metadata"] = json!({ "namespace": "ns", "name": "web-1",
             "labels": { "kubernetes.io/service-name": "web" } });
-        let converted = slice(&object.to_string(), "here", &mut Interner::default());
+        let converted = slice(Object::Json(&object.to_string()), "here", &mut Interner::default());
         prop_assert!(converted.key.is_some());
+    }
+
+    #[test]
+    fn damaged_bytes_are_a_warning_and_never_a_panic(bytes in any::<Vec<u8>>()) {
+        // A slice with a name, and anything.
+        let metadata = [&b"\x0a\x0b\x0a\x03web\x5a\x04\x0a\x02xy"[..], &bytes].concat();
+        for message in [&metadata[..], &bytes] {
+            let damaged = Object::Protobuf(message);
+            let converted = slice(damaged, "here", &mut Interner::default());
+            prop_assert!(converted.key.is_some() || !converted.warnings.is_empty());
+            prop_assert!(damaged.version().is_ok());
+        }
     }
 }

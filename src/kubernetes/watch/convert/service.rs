@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::{Converted, Interner, Notes, undecodable};
 use crate::watch::lenient::{Lenient, Text};
+use crate::watch::object::Object;
 use crate::watch::wire;
 use sluice_core::model::{
     Service, ServiceName, ServicePort, ServiceType, SourceRanges, TrafficPolicy,
@@ -17,10 +18,10 @@ const AFFINITY_LONGEST: u32 = 86_400;
 
 /// Converts a Service. Headless and ExternalName ones, and those of other proxies, have no value.
 pub(in crate::watch) fn service(
-    json: &str,
+    object: Object<'_>,
     names: &mut Interner,
 ) -> Converted<ServiceName, Service> {
-    let object: wire::Service<'_> = match serde_json::from_str(json) {
+    let object: wire::Service<'_> = match object.decode() {
         Ok(object) => object,
         Err(error) => return undecodable("Service", &error),
     };

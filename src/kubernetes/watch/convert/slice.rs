@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{Converted, Interner, Notes, undecodable};
 use crate::watch::lenient::{Lenient, Text};
-use crate::watch::wire;
+use crate::watch::object::Object;
+use crate::watch::wire::{self, Time};
 use sluice_core::model::{
     Condition, Endpoint, EndpointPort, EndpointSlice, Hints, ServiceName, SliceName,
 };
@@ -13,11 +14,11 @@ use sluice_core::net::{Family, Protocol};
 /// Converts an EndpointSlice as the node `node_name` sees it. Slices of host names, of headless
 /// Services and of no Service have no value.
 pub(in crate::watch) fn slice(
-    json: &str,
+    object: Object<'_>,
     node_name: &str,
     names: &mut Interner,
 ) -> Converted<SliceName, EndpointSlice> {
-    let object: wire::EndpointSlice<'_> = match serde_json::from_str(json) {
+    let object: wire::EndpointSlice<'_> = match object.decode() {
         Ok(object) => object,
         Err(error) => return undecodable("EndpointSlice", &error),
     };
@@ -76,7 +77,7 @@ fn trigger_time(notes: &mut Notes<'_>) -> Option<i64> {
     let Lenient::Is(annotations) = &notes.meta.annotations else { return None };
     let field =
         format_args!("metadata.annotations[endpoints.kubernetes.io/last-change-trigger-time]");
-    let time = notes.take_time(field, annotations.trigger_time.clone());
+    let time = notes.take_time(field, annotations.trigger_time.clone().map(Time::Text));
     time.map(jiff::Timestamp::as_millisecond)
 }
 

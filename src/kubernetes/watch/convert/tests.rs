@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::watch::object::Object;
 use sluice_core::model::{
     Condition, EndpointPort, EndpointSlice, Node, Service, ServicePort, ServiceType, SourceRanges,
     TrafficPolicy,
@@ -22,7 +23,7 @@ pub(super) fn service_json(spec: Value, status: Value) -> Value {
 }
 
 fn convert_service(object: &Value) -> (Option<Service>, Vec<String>) {
-    let converted = service(&object.to_string(), &mut Interner::default());
+    let converted = service(Object::Json(&object.to_string()), &mut Interner::default());
     (converted.value, fields(&converted.warnings))
 }
 
@@ -104,7 +105,7 @@ fn services_without_virtual_ips_are_not_handled() {
     ];
     for spec in table {
         let object = service_json(spec, json!({}));
-        let converted = service(&object.to_string(), &mut Interner::default());
+        let converted = service(Object::Json(&object.to_string()), &mut Interner::default());
         // The name stays known, so that a Service that changes into one of these goes.
         assert!(converted.key.is_some(), "{object}");
         assert_eq!((converted.value, converted.warnings), (None, vec![]), "{object}");
@@ -271,7 +272,7 @@ fn objects_without_a_name_or_sense_are_reported() {
     for json in
         ["5", "[]", "null", "{}", r#"{"metadata":{"namespace":"a"}}"#, r#"{"metadata":{"name":3}}"#]
     {
-        let converted = service(json, &mut Interner::default());
+        let converted = service(Object::Json(json), &mut Interner::default());
         assert_eq!((converted.key, converted.value), (None, None), "{json}");
         assert_eq!(converted.warnings.len(), 1, "{json}: {:?}", converted.warnings);
     }
@@ -293,7 +294,7 @@ pub(super) fn slice_json(additions: Value) -> Value {
 
 fn convert_slice(additions: Value) -> (Option<EndpointSlice>, Vec<String>) {
     let object = slice_json(additions);
-    let converted = slice(&object.to_string(), "here", &mut Interner::default());
+    let converted = slice(Object::Json(&object.to_string()), "here", &mut Interner::default());
     assert!(converted.key.is_some(), "{object}");
     (converted.value, fields(&converted.warnings))
 }
@@ -311,7 +312,7 @@ fn a_whole_slice_is_understood() {
     ]}));
     object["metadata"]["annotations"] =
         json!({ "endpoints.kubernetes.io/last-change-trigger-time": "2024-01-02T03:04:05.678Z" });
-    let converted = slice(&object.to_string(), "here", &mut Interner::default());
+    let converted = slice(Object::Json(&object.to_string()), "here", &mut Interner::default());
     assert_eq!(converted.warnings, []);
     let slice = converted.value.expect("it is a slice");
     assert_eq!(slice.service, sluice_core::model::ServiceName::new("ns", "web"));
@@ -403,7 +404,7 @@ fn null_lists_are_empty_lists() {
 fn the_warnings_of_one_object_are_cut_off() {
     let bad: Vec<Value> = (0..1000).map(|_| json!({ "addresses": ["x"] })).collect();
     let object = slice_json(json!({ "endpoints": bad }));
-    let converted = slice(&object.to_string(), "here", &mut Interner::default());
+    let converted = slice(Object::Json(&object.to_string()), "here", &mut Interner::default());
     assert_eq!(converted.warnings.len(), WARNINGS_PER_OBJECT + 1);
     assert_eq!(converted.warnings[WARNINGS_PER_OBJECT].problem, "there are 990 more problems");
 }
@@ -428,23 +429,23 @@ fn a_node_is_understood() {
         zone: Some("z".to_owned()),
         leaving: false,
     };
-    assert_eq!(node(&object.to_string()).value, Some(expected));
+    assert_eq!(node(Object::Json(&object.to_string())).value, Some(expected));
 
     let mut leaving = object.clone();
     leaving["spec"]["taints"] = json!([{ "key": "ToBeDeletedByClusterAutoscaler" }]);
-    assert!(node(&leaving.to_string()).value.expect("it is a node").leaving);
+    assert!(node(Object::Json(&leaving.to_string())).value.expect("it is a node").leaving);
     let mut leaving = object;
     leaving["metadata"]["deletionTimestamp"] = json!("2024-01-02T03:04:05Z");
-    assert!(node(&leaving.to_string()).value.expect("it is a node").leaving);
+    assert!(node(Object::Json(&leaving.to_string())).value.expect("it is a node").leaving);
 
-    let bare = node(r#"{"metadata":{"name":"n"},"spec":{"podCIDR":"10.1.0.0/24"}}"#);
+    let bare = node(Object::Json(r#"{"metadata":{"name":"n"},"spec":{"podCIDR":"10.1.0.0/24"}}"#));
     assert_eq!(bare.value.expect("it is a node").pod_cidrs, nets(&["10.1.0.0/24"]));
 }
 
 #[test]
 fn service_cidrs_are_understood() {
     let object = json!({ "metadata": { "name": "k" }, "spec": { "cidrs": ["10.0.0.0/16", "x"] } });
-    let converted = service_cidr(&object.to_string());
+    let converted = service_cidr(Object::Json(&object.to_string()));
     assert_eq!(converted.value, Some(nets(&["10.0.0.0/16"])));
     assert_eq!(fields(&converted.warnings), ["spec.cidrs[1]"]);
 }

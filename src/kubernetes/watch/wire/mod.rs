@@ -1,9 +1,12 @@
-//! The few fields of API objects that Sluice reads, as the API spells them.
+//! The few fields of API objects that Sluice reads, as the API spells them; [`fields`] has their numbers in
+//! protobuf.
 //!
 //! Everything else is skipped while parsing. Names and meanings: `k8s.io/api/{core,discovery,
 //! networking}/v1/types.go`. No field is required and none has to be of the right type ([`Lenient`]).
 
-use serde::Deserialize;
+mod fields;
+
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::lenient::{First, Lenient, Text};
@@ -15,6 +18,34 @@ pub(super) struct Event<'a> {
     pub(super) kind: Text<'a>,
     #[serde(borrow)]
     pub(super) object: &'a RawValue,
+}
+
+/// The same in protobuf.
+#[derive(Default)]
+pub(super) struct WatchEvent<'a> {
+    pub(super) kind: Lenient<Text<'a>>,
+    pub(super) object: Lenient<RawObject<'a>>,
+}
+
+/// `runtime.RawExtension`: an object in its envelope.
+#[derive(Default)]
+pub(super) struct RawObject<'a> {
+    pub(super) raw: &'a [u8],
+}
+
+/// A time: text in JSON, seconds in protobuf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Time<'a> {
+    /// RFC 3339.
+    Text(Text<'a>),
+    /// Seconds since 1970.
+    Unix(i64),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Time<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Text::deserialize(deserializer).map(Time::Text)
+    }
 }
 
 /// A page of a list.
@@ -87,9 +118,9 @@ pub(super) struct Meta<'a> {
     #[serde(borrow)]
     pub(super) uid: Lenient<Text<'a>>,
     #[serde(borrow)]
-    pub(super) creation_timestamp: Lenient<Text<'a>>,
+    pub(super) creation_timestamp: Lenient<Time<'a>>,
     #[serde(borrow)]
-    pub(super) deletion_timestamp: Lenient<Text<'a>>,
+    pub(super) deletion_timestamp: Lenient<Time<'a>>,
     #[serde(borrow)]
     pub(super) labels: Lenient<Labels<'a>>,
     #[serde(borrow)]
