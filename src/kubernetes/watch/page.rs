@@ -294,7 +294,7 @@ mod tests {
         const LIMIT: usize = 1 << 20;
         // A few KiB that become 8 MiB: in a field that nobody knows, in an object, and in JSON.
         let skipped = b"k8s\0\x7a\xff\xff\xff\x7f".to_vec();
-        let object = b"k8s\0\x12\xff\xff\xff\x7f\x12\xff\xff\xff\x7f".to_vec();
+        let object = b"k8s\0\x12\xff\xff\xff\x7f\x12\xff\xff\xff\x3f".to_vec();
         for (start, headers) in
             [(skipped, vec![TYPE, GZIP]), (object, vec![TYPE, GZIP]), (b"[".to_vec(), vec![GZIP])]
         {

@@ -3,7 +3,7 @@
 //! Generated decoders (prost) own every string they find and refuse a whole message for one bad byte. Here a
 //! field is a slice of what arrived, and a mistake stays where it was made ([`Lenient::Wrong`]), so that both
 //! encodings fill the same structures ([`super::wire`]) and share one conversion. Measured beside prost in
-//! docs/benchmarks-micro.md.
+//! docs/benchmarks.md.
 
 use std::borrow::Cow;
 
