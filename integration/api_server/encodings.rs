@@ -1,5 +1,7 @@
 //! Protobuf and gzip: what is sent, and how much of it.
 
+#![allow(clippy::print_stdout)] // the figures of docs/benchmarks.md
+
 use bytes::Bytes;
 use http::Request;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};

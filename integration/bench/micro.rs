@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{AllocProfiler, Bencher};
-use pipeline::{Api, Form, Listed, Sink, Taking, Watching};
+use pipeline::{Api, Encoding, Form, Listed, Sink, Taking, Watching};
 use sluice_core::model::Change;
 use sluice_kernel::nft::encoded;
 
@@ -28,44 +28,58 @@ fn main() {
 mod decode {
     use super::*;
 
-    fn list(bencher: Bencher<'_, '_>, services: u16, listed: Listed, form: Form) {
-        let (api, _say) = Api::new(&pipeline::snapshot(services), listed, form);
+    fn list(
+        bencher: Bencher<'_, '_>,
+        services: u16,
+        (listed, form): (Listed, Form),
+        encoding: Encoding,
+    ) {
+        let (api, _say) = Api::new(&pipeline::snapshot(services), listed, form, encoding);
         bencher
             .counter(ItemsCount::new(services))
             .counter(BytesCount::new(api.bytes()))
             .bench_local(|| Watching::start(&api));
     }
 
-    #[divan::bench(args = SIZES, sample_count = 10)]
-    fn slices_streamed(bencher: Bencher<'_, '_>, services: u16) {
-        list(bencher, services, Listed::Slices, Form::Streamed);
+    /// A list of each kind, in both encodings.
+    macro_rules! lists {
+        ($($name:ident: $listed:ident, $form:ident;)*) => {
+            mod json {
+                use super::*;
+                $(#[divan::bench(args = SIZES, sample_count = 10)]
+                fn $name(bencher: Bencher<'_, '_>, services: u16) {
+                    list(bencher, services, (Listed::$listed, Form::$form), Encoding::Json);
+                })*
+            }
+            mod protobuf {
+                use super::*;
+                $(#[divan::bench(args = SIZES, sample_count = 10)]
+                fn $name(bencher: Bencher<'_, '_>, services: u16) {
+                    list(bencher, services, (Listed::$listed, Form::$form), Encoding::Protobuf);
+                })*
+            }
+        };
     }
 
-    #[divan::bench(args = SIZES, sample_count = 10)]
-    fn slices_paged(bencher: Bencher<'_, '_>, services: u16) {
-        list(bencher, services, Listed::Slices, Form::Paged);
+    lists! {
+        slices_streamed: Slices, Streamed;
+        slices_paged: Slices, Paged;
+        slices_packed: Slices, Packed;
+        services_streamed: Services, Streamed;
+        services_paged: Services, Paged;
+        services_packed: Services, Packed;
     }
 
-    #[divan::bench(args = SIZES, sample_count = 10)]
-    fn services_streamed(bencher: Bencher<'_, '_>, services: u16) {
-        list(bencher, services, Listed::Services, Form::Streamed);
-    }
-
-    #[divan::bench(args = SIZES, sample_count = 10)]
-    fn services_paged(bencher: Bencher<'_, '_>, services: u16) {
-        list(bencher, services, Listed::Services, Form::Paged);
-    }
-
-    /// One line of a watch.
-    #[divan::bench]
-    fn one_change(bencher: Bencher<'_, '_>) {
+    /// One event of a watch.
+    #[divan::bench(args = [Encoding::Json, Encoding::Protobuf])]
+    fn one_change(bencher: Bencher<'_, '_>, encoding: Encoding) {
         let snapshot = pipeline::snapshot(10);
-        let (api, say) = Api::new(&snapshot, Listed::Slices, Form::Streamed);
+        let (api, say) = Api::new(&snapshot, Listed::Slices, Form::Streamed, encoding);
         let mut watching = Watching::start(&api);
         let [_, slice] = pipeline::versions(&snapshot);
-        let line = pipeline::modified(&slice);
-        bencher.counter(BytesCount::new(line.len())).bench_local(|| {
-            say.send(line.clone()).expect("the watch listens");
+        let event = pipeline::modified(&slice, encoding);
+        bencher.counter(BytesCount::new(event.len())).bench_local(|| {
+            say.send(event.clone()).expect("the watch listens");
             watching.change()
         });
     }

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use sluice_kernel::nft::encoded;
 
-use crate::pipeline::{self, Api, Form, Listed, Sink, Taking, Watching};
+use crate::pipeline::{self, Api, Encoding, Form, Listed, Sink, Taking, Watching};
 
 /// What valgrind knows [`counted_region`] by, whatever the compiler makes of its name.
 pub(crate) const REGION: &str = "*counted_region*";
@@ -22,6 +22,8 @@ fn counted_region(work: &mut dyn FnMut()) {
 pub(crate) enum Path {
     DecodeSlices,
     DecodeServices,
+    DecodeSlicesJson,
+    DecodeServicesJson,
     Plan,
     FirstSync,
     EncodeFirst,
@@ -30,9 +32,11 @@ pub(crate) enum Path {
 }
 
 impl Path {
-    pub(crate) const ALL: [Path; 7] = [
+    pub(crate) const ALL: [Path; 9] = [
         Path::DecodeSlices,
         Path::DecodeServices,
+        Path::DecodeSlicesJson,
+        Path::DecodeServicesJson,
         Path::Plan,
         Path::FirstSync,
         Path::EncodeFirst,
@@ -42,8 +46,10 @@ impl Path {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Path::DecodeSlices => "decode-slices-1000",
-            Path::DecodeServices => "decode-services-1000",
+            Path::DecodeSlices => "decode-slices-protobuf-1000",
+            Path::DecodeServices => "decode-services-protobuf-1000",
+            Path::DecodeSlicesJson => "decode-slices-1000",
+            Path::DecodeServicesJson => "decode-services-1000",
             Path::Plan => "plan-1000",
             Path::FirstSync => "first-sync-1000",
             Path::EncodeFirst => "encode-first-sync-1000",
@@ -59,13 +65,15 @@ impl Path {
     /// What it is, in words.
     pub(crate) fn says(self) -> &'static str {
         match self {
-            Path::DecodeSlices => "from the bytes of a streamed list to 1,000 EndpointSlices",
-            Path::DecodeServices => "from the bytes of a streamed list to 1,000 Services",
+            Path::DecodeSlices => "from a streamed list in protobuf to 1,000 EndpointSlices",
+            Path::DecodeServices => "from a streamed list in protobuf to 1,000 Services",
+            Path::DecodeSlicesJson => "from a streamed list in JSON to 1,000 EndpointSlices",
+            Path::DecodeServicesJson => "from a streamed list in JSON to 1,000 Services",
             Path::Plan => "the forwarding table of 1,000 Services",
             Path::FirstSync => "the operations that write a table of 1,000 Services",
             Path::EncodeFirst => "the netlink messages of those operations",
             Path::ChangeAtThousand | Path::ChangeAtTenThousand => {
-                "from the line of a watch to the netlink messages of one endpoint more"
+                "from the event of a watch to the netlink messages of one endpoint more"
             }
         }
     }
@@ -73,8 +81,10 @@ impl Path {
     /// Runs it once, with everything it needs made before the count begins.
     pub(crate) fn run(self) {
         match self {
-            Path::DecodeSlices => decode(Listed::Slices),
-            Path::DecodeServices => decode(Listed::Services),
+            Path::DecodeSlices => decode(Listed::Slices, Encoding::Protobuf),
+            Path::DecodeServices => decode(Listed::Services, Encoding::Protobuf),
+            Path::DecodeSlicesJson => decode(Listed::Slices, Encoding::Json),
+            Path::DecodeServicesJson => decode(Listed::Services, Encoding::Json),
             Path::Plan => {
                 let snapshot = pipeline::snapshot(1_000);
                 counted_region(&mut || {
@@ -101,16 +111,18 @@ impl Path {
     }
 }
 
-fn decode(listed: Listed) {
-    let (api, _say) = Api::new(&pipeline::snapshot(1_000), listed, Form::Streamed);
+fn decode(listed: Listed, encoding: Encoding) {
+    let api =
+        |services| Api::new(&pipeline::snapshot(services), listed, Form::Streamed, encoding).0;
     // What happens only once in a process.
-    drop(Watching::start(&Api::new(&pipeline::snapshot(10), listed, Form::Streamed).0));
+    drop(Watching::start(&api(10)));
+    let api = api(1_000);
     counted_region(&mut || {
         black_box(Watching::start(&api));
     });
 }
 
-/// An endpoint more, from the line of a watch to the transaction. Two changes before it, that are not
+/// An endpoint more, from the event of a watch to the transaction. Two changes before it, that are not
 /// counted, leave everything as it is in a daemon that has been running.
 fn change(services: u16) {
     let mut snapshot = pipeline::snapshot(services);
@@ -118,9 +130,11 @@ fn change(services: u16) {
     let sink = Sink::new(Taking::Encoded);
     let mut mode = sink.mode();
     pipeline::first_sync(&mut mode, planner.table());
-    let (api, say) = Api::new(&pipeline::snapshot(10), Listed::Slices, Form::Streamed);
+    let encoding = Encoding::Protobuf;
+    let (api, say) = Api::new(&pipeline::snapshot(10), Listed::Slices, Form::Streamed, encoding);
     let mut watching = Watching::start(&api);
-    let [fewer, more] = pipeline::versions(&snapshot).map(|slice| pipeline::modified(&slice));
+    let [fewer, more] =
+        pipeline::versions(&snapshot).map(|slice| pipeline::modified(&slice, encoding));
     let mut step = |line: &bytes::Bytes| {
         say.send(line.clone()).expect("the watch listens");
         let mut dirty = BTreeSet::new();
