@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         trial("a_restart_brings_new_relays", changes::restart),
         trial("at_the_end_connections_have_some_time", changes::drain),
         trial("endpoints_see_the_clients_that_policies_keep", transparent::sources),
+        trial("host_ports_of_a_cni_plugin_work_beside_transparent_relays", transparent::host_ports),
         trial("clients_on_the_endpoints_bridge_are_not_taken_for_others", transparent::bridge),
         trial("a_strict_reverse_path_filter_lets_answers_in", transparent::filtered),
         trial("bytes_and_ends_are_right_with_clients_addresses", transparent::streams),

@@ -141,6 +141,30 @@ pub(crate) fn sources() -> Outcome {
     Ok(())
 }
 
+/// The CNI plugin portmap marks packets to host ports, to masquerade them: that mark must mean nothing else.
+pub(crate) fn host_ports() -> Outcome {
+    const HOST_PORT: u16 = 8090;
+    let scene = Scene::new()?;
+    for family in Family::BOTH {
+        let program = if family == Family::V4 { "iptables-nft" } else { "ip6tables-nft" };
+        let (pods, web) =
+            (scene.node.pod_cidr(family), SocketAddr::new(scene.web.ip(family), PORT));
+        let to_port = format!("-m addrtype --dst-type LOCAL -p tcp --dport {HOST_PORT}");
+        // As portmap writes them, but for its own chains.
+        for rule in [
+            format!("PREROUTING {to_port} -s {pods} -j MARK --set-xmark 0x2000/0x2000"),
+            format!("PREROUTING {to_port} -j DNAT --to-destination {web}"),
+            "POSTROUTING -m mark --mark 0x2000/0x2000 -j MASQUERADE".to_owned(),
+        ] {
+            sh(&scene.node, &format!("{program} -t nat -A {rule}"));
+        }
+        let to = SocketAddr::new(scene.node.ip(family), HOST_PORT);
+        let saw = seen(&scene.neighbour, Protocol::Tcp, to);
+        assert!(is_of(&scene.node, saw), "{family}: masqueraded, not {saw}");
+    }
+    Ok(())
+}
+
 fn is_of(node: &Host, ip: IpAddr) -> bool {
     let list = sh(node, "ip -o address");
     list.split_whitespace().any(|word| word.split('/').next() == Some(&ip.to_string()))

@@ -2,8 +2,8 @@
 //! destination (policy routing, `ip-rule(8)`).
 //!
 //! ```text
-//! 20: from all fwmark 0x2000/0x2000 iif lo goto 22
-//! 21: from all fwmark 0x2000/0x2000 lookup 12600       local default dev lo table 12600
+//! 20: from all fwmark 0x1000/0x1000 iif lo goto 22
+//! 21: from all fwmark 0x1000/0x1000 lookup 12600       local default dev lo table 12600
 //! 22: from all nop
 //! ```
 //!

@@ -45,8 +45,21 @@ impl ReturnPath {
     }
 }
 
-/// The bit of the packet mark by which packets are delivered to this node: the one below that for
-/// masquerading, or above it if there is none below.
+/// The bit of the packet mark by which packets are delivered to this node: 12, which neither Cilium (8 to 11)
+/// nor the CNI plugin portmap (13) uses; 14 where masquerading has 12.
 pub(super) fn delivery_mark(masquerade_mark: u32) -> u32 {
-    if masquerade_mark > 1 { masquerade_mark >> 1 } else { 2 }
+    const USUAL: u32 = 1 << 12;
+    if masquerade_mark == USUAL { 1 << 14 } else { USUAL }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_have_a_mark_that_nobody_else_sets() {
+        for (masquerade, delivery) in [(14, 12), (12, 14), (13, 12), (0, 12), (31, 12)] {
+            assert_eq!(delivery_mark(1 << masquerade), 1 << delivery, "masqueradeBit {masquerade}");
+        }
+    }
 }
