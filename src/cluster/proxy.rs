@@ -76,7 +76,7 @@ impl Proxy {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let failed = |source| Error::Start { program: program.display().to_string(), source };
         let mut child = match place {
-            Place::Here => command.spawn().map_err(failed)?,
+            Place::Here => spawn(&mut command).map_err(failed)?,
             Place::On(host) => start_on(host, command)?.map_err(failed)?,
         };
         if let Some(mut stdin) = child.stdin.take() {
@@ -92,7 +92,7 @@ impl Proxy {
     pub fn start_as(command: &mut Command) -> Result<Proxy, Error> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let program = command.get_program().to_string_lossy().into_owned();
-        let child = command.spawn().map_err(|source| Error::Start { program, source })?;
+        let child = spawn(command).map_err(|source| Error::Start { program, source })?;
         Ok(Proxy::listen_to(child))
     }
 
@@ -206,5 +206,22 @@ fn start_on(host: &Host, mut command: Command) -> Result<io::Result<Child>, Erro
     unsafe {
         command.pre_exec(follow);
     }
-    Ok(host.namespace().block_on(async move { command.spawn() })?)
+    Ok(host.namespace().block_on(async move { spawn(&mut command) })?)
+}
+
+/// Starts a process. A program that was written just before may still be open for writing, in a child that another
+/// thread forked meanwhile and that has not yet become another program.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match command.spawn() {
+            Err(error)
+                if error.kind() == io::ErrorKind::ExecutableFileBusy
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            done => return done,
+        }
+    }
 }

@@ -16,6 +16,7 @@ pub(super) mod command {
     pub(in crate::ipvs) const DEL_DEST: u8 = 7;
     pub(in crate::ipvs) const GET_DEST: u8 = 8;
     pub(in crate::ipvs) const SET_CONFIG: u8 = 12;
+    #[cfg(any(test, feature = "fixtures"))]
     pub(in crate::ipvs) const GET_CONFIG: u8 = 13;
     pub(in crate::ipvs) const GET_INFO: u8 = 15;
 }

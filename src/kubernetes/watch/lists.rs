@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ConnectionState;
+use super::failure::Failure;
 use super::object_feed::Kind;
 use super::page::{self, Rest};
 use super::source::{Round, Source, percent};
-use super::transport::{Failure, PAGE_ANSWER_WITHIN};
+use super::transport::PAGE_ANSWER_WITHIN;
 use super::watch_stream::{Next, WatchStream};
 use sluice_core::model::Warning;
 

@@ -2,9 +2,9 @@
 
 use serde::Deserialize;
 
+use super::failure::{self, Failure};
 use super::lenient::Lenient;
 use super::protobuf::{self, Message};
-use super::transport::{self, Failure};
 use super::wire;
 
 /// How the objects of an answer are written.
@@ -53,7 +53,7 @@ impl<'a> Object<'a> {
     /// What the object of an ERROR event means.
     pub(super) fn failure(self) -> Failure {
         match self.decode::<wire::Status<'_>>() {
-            Ok(status) => transport::failure_of(&status),
+            Ok(status) => failure::failure_of(&status),
             Err(error) => Failure::Malformed(error),
         }
     }

@@ -3,10 +3,11 @@
 
 use tokio::time::Instant;
 
+use super::failure::Failure;
 use super::object::{Encoding, Object};
 use super::protobuf::{self, MAGIC, RAW};
 use super::received::{More, Received};
-use super::transport::{Answer, Failure, PAGE_WITHIN};
+use super::transport::{Answer, PAGE_WITHIN};
 use super::watch_stream::LONGEST_EVENT;
 use super::wire;
 

@@ -23,7 +23,7 @@ struct State {
     last_said: Option<Said>,
     /// It was said that the server does not stream lists.
     pages_said: bool,
-    /// The server was asked for protobuf and has none. One that was away is asked again: it may be another
+    /// The server was asked for protobuf and has none. After an outage it is asked again: it may be another
     /// one, or a newer.
     only_json: bool,
 }

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use kube::client::Body;
 use tokio::time::{Instant, timeout_at};
 
-use super::transport::{Failure, causes};
+use super::failure::{Failure, causes};
 
 /// A buffer that one large object has grown is given back above this size.
 pub(super) const USUAL_BUFFER: usize = 64 << 10;

@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, jitter};
 use super::convert::Interner;
+use super::failure::Failure;
 use super::lists::{ListFrom, ListMethod};
 use super::object_feed::{Kind, ObjectFeed, OwnNode, ServiceCidrs, Services, Slices};
 use super::reachability::Reachability;
-use super::transport::{self, Answer, Asking, Failure};
+use super::transport::{self, Answer, Asking};
 use super::watch_stream::{Event, Next, WatchStream};
 use super::{ApiServer, ConnectionState, Content, Message, Resource, Update, WatchOptions};
 use sluice_core::model::{Change, Warning};

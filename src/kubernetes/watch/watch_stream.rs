@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use tokio::time::Instant;
 
+use super::failure::Failure;
 use super::lenient::Lenient;
 use super::object::{Encoding, Object};
 use super::protobuf;
 use super::received::{More, Received};
-use super::transport::{Answer, Failure};
+use super::transport::Answer;
 use super::wire;
 
 /// An object of the API is at most 1.5 MiB in etcd; no event is longer than this.
