@@ -1,6 +1,6 @@
-//! Backends: a forwarding table in the words of one kernel mechanism.
+//! Backends: a forwarding table as objects of one kernel mechanism.
 //!
-//! No decision about traffic is made here; if a backend lacks a fact, the table is missing a field.
+//! No decision about traffic is made here; if a backend needs another fact, the table lacks a field.
 //!
 //! `nftables`, `ipvs` and `userspace` are what these modes add to the table that they share, the
 //! [service table](service_table), whose header also explains the words *desired*, *observed*, *applied* and

@@ -1,10 +1,10 @@
-//! The addresses of this node's interfaces, followed as they change.
+//! The addresses of this node's interfaces, with their changes.
 //!
-//! Those of [`IPVS_DEVICE`] do not count: this node answers to them, but they are Services', not its own.
+//! Those of [`IPVS_DEVICE`] are ignored: they are local addresses, but cluster IPs.
 //!
-//! Notifications only say when to look: the list is read whole, once for all that have arrived by then, and
-//! again after a pause if it could not be read or changed meanwhile. They wait in the kernel, which drops
-//! them when there are too many and says so.
+//! A notification only triggers a read: the whole list is read once for all notifications that have arrived,
+//! and again after a pause if that failed or the list changed meanwhile. Notifications are queued in the
+//! kernel, which reports an overflow.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -39,7 +39,7 @@ pub enum AddressError {
     /// No socket for requests, or the list was refused.
     #[error("list this node's addresses: {0}")]
     List(#[from] NetlinkError),
-    /// Nothing is heard any more.
+    /// Notifications have ended.
     #[error("hear of changes of this node's addresses: {0}")]
     Hear(#[source] io::Error),
 }
@@ -62,11 +62,12 @@ trait Source: Send {
     fn changed(&mut self) -> impl Future<Output = Result<(), AddressError>> + Send;
     /// Reads the list.
     fn list(&mut self) -> impl Future<Output = Result<BTreeSet<IpAddr>, AddressError>> + Send;
-    /// Starts anew, after a failure.
+    /// Starts again after a failure.
     fn reopen(&mut self) -> Result<(), AddressError>;
 }
 
-/// Keeps what `sender` shows up to date until nobody looks. A failure is said once, and repaired.
+/// Keeps the value of `sender` up to date until all receivers are gone. A failure is logged once, and
+/// retried.
 async fn keep_up(sender: watch::Sender<BTreeSet<IpAddr>>, mut source: impl Source) {
     let mut pause = None;
     let mut said = None;
@@ -99,7 +100,7 @@ async fn keep_up(sender: watch::Sender<BTreeSet<IpAddr>>, mut source: impl Sourc
     }
 }
 
-/// The next list: after a change, or after the pause that a failure asks for.
+/// The next list: after a change, or after the pause that follows a failure.
 async fn look(
     source: &mut impl Source,
     pause: Option<Duration>,
@@ -122,7 +123,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// What happens from now on is heard.
+    /// Later changes are notified.
     fn open() -> Result<Kernel, AddressError> {
         let mut events = TokioSocket::new(NETLINK_ROUTE).map_err(AddressError::Open)?;
         let groups = SocketAddr::new(0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR);
@@ -131,7 +132,7 @@ impl Kernel {
         Ok(Kernel { events, client: Some(client) })
     }
 
-    /// Whether something that was heard counts.
+    /// Whether a notification is relevant.
     async fn hear(&mut self) -> Result<bool, AddressError> {
         match self.events.recv_from_full().await {
             // Any process may write to a netlink port.
@@ -178,7 +179,7 @@ impl Source for Kernel {
 
 /// Whether a notification is of an address that counts.
 fn counts(datagram: &[u8]) -> bool {
-    // Asked each time, because the device may be made anew with another number.
+    // Looked up each time, because the device may be recreated with another index.
     let ignored = nix::net::if_::if_nametoindex(IPVS_DEVICE).ok();
     let mut of_addresses =
         messages(datagram).filter(|m| matches!(m.kind, libc::RTM_NEWADDR | libc::RTM_DELADDR));
@@ -270,12 +271,12 @@ mod tests {
         let steps = [
             Step::Changed(Ok(())),
             Step::List(Ok("192.0.2.1 192.0.2.2")),
-            // A notification is lost in a failure: nothing but the clock says to look again.
+            // A notification may be lost in a failure, so the list is read again after a pause.
             Step::Changed(Ok(())),
             Step::List(interrupted()),
             Step::List(interrupted()),
             Step::List(Ok("192.0.2.2")),
-            // Nothing can be heard: the way to hear is opened anew.
+            // Notifications have failed: the socket is opened again.
             Step::Changed(Err(AddressError::Hear(io::ErrorKind::Other.into()))),
             Step::List(Ok("192.0.2.3")),
         ];

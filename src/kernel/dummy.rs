@@ -1,5 +1,4 @@
-//! A dummy device: an interface that leads nowhere and holds addresses that this node shall take for
-//! its own.
+//! A dummy device: an interface that makes addresses local to this node.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -32,11 +31,11 @@ pub enum DummyOp {
     Create,
     /// Gives it an address.
     Add(IpAddr),
-    /// Takes an address from it.
+    /// Deletes an address.
     Remove(IpAddr),
 }
 
-/// The device could not be looked at or changed.
+/// The device could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages name the fields
 pub enum DummyError {
@@ -78,7 +77,7 @@ impl Dummy {
         Ok(Some(found.map_err(list)?.into_iter().collect()))
     }
 
-    /// Carries changes out, in order, and says of each how it went.
+    /// Applies changes in order, and returns the result of each.
     ///
     /// # Errors
     /// If the kernel could not be talked to; then it is not known which changes were done.
@@ -145,9 +144,8 @@ fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-/// An address that this node answers to and, as far as can be, does not use as a source of its own
-/// accord: masquerading must not choose it. In IPv4 its scope keeps it from that, in IPv6 that it is
-/// deprecated.
+/// A local address that is not chosen as a source address, in particular not by masquerading: by its scope in
+/// IPv4, and because it is deprecated in IPv6.
 fn address(index: u32, ip: IpAddr) -> AddressMessage {
     let mut message = AddressMessage::default();
     let family = Family::of(ip);

@@ -1,4 +1,4 @@
-//! Sets of ipset (`linux/netfilter/ipset/ip_set.h`), as far as they are to be destroyed.
+//! Destroying ipsets (`linux/netfilter/ipset/ip_set.h`).
 
 use std::path::Path;
 
@@ -25,8 +25,8 @@ pub enum IpsetError {
     Request(#[from] SocketError),
 }
 
-/// Destroys sets of the current network namespace and says of each how it went: `ENOENT` if there is
-/// none of this name. Where ipset is not in use at all, its module is not loaded for this.
+/// Destroys sets of the current network namespace and returns the result of each: `ENOENT` if there is none
+/// of this name. If ipset is not in use, its module is not loaded for this.
 ///
 /// # Errors
 /// If the kernel could not be talked to.

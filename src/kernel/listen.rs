@@ -1,5 +1,4 @@
-//! Listening TCP sockets, with a say in which families they serve, and what it means when nothing can be
-//! taken in at one.
+//! Listening TCP sockets for one or both families, and the handling of accept errors.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -13,7 +12,7 @@ use super::sockets::is_shortage;
 /// Connections that may wait in the kernel (its own limit is `net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
 
-/// Whom an unspecified address serves.
+/// The families of an unspecified address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// Its own family.
@@ -25,7 +24,7 @@ pub enum Reach {
 /// Listens on a TCP address. Must be called within a Tokio runtime.
 ///
 /// # Errors
-/// What the kernel says: the address is taken, or not one of this node.
+/// The kernel's error: the address is in use, or not one of this node.
 pub fn listen(address: SocketAddr, reach: Reach) -> io::Result<TcpListener> {
     if reach == Reach::OneFamily || !address.ip().is_unspecified() {
         return bind(address, Reach::OneFamily);
@@ -53,7 +52,7 @@ fn bind(address: SocketAddr, reach: Reach) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// How long nothing is taken in after an error that is likely to come again.
+/// The pause after an error that is likely to recur.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// After so many successes an error is news again.
@@ -82,8 +81,8 @@ pub fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// What goes wrong at a socket that takes in what others send: it is said once, and waited for, so that
-/// an error that lasts costs no more than a look now and then.
+/// Errors of a receiving socket: logged once, with a pause, so that a persistent error costs only an
+/// occasional retry.
 #[derive(Debug)]
 pub struct Troubles {
     /// What cannot be done, after "cannot".
@@ -133,12 +132,12 @@ impl Troubles {
 /// Breaks a listening or receiving socket for good: it is ready for ever, and every call fails.
 #[cfg(any(test, feature = "fixtures"))]
 pub fn break_for_good(socket: &impl std::os::fd::AsFd) {
-    // A UDP socket that is not connected says so, and is shut down all the same.
+    // An unconnected UDP socket returns an error, but is shut down all the same.
     let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Both);
 }
 
-/// Whether a loop that takes things in rests when all it meets is an error. The clock must be paused: it
-/// stands still for as long as somebody is busy.
+/// Whether a receive loop pauses when it gets only errors. The clock must be paused: it stands still while a
+/// task is busy.
 #[cfg(any(test, feature = "fixtures"))]
 pub async fn rests(taking_in: impl Future<Output = ()>) -> bool {
     let mut looks = 0;

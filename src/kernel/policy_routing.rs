@@ -7,10 +7,9 @@
 //! 22: from all nop
 //! ```
 //!
-//! The first rule is for `net.ipv4.conf.*.src_valid_mark=1`: with that setting the kernel takes the mark
-//! along when it looks whether a source is plausible (`__fib_validate_source` in
-//! `net/ipv4/fib_frontend.c`, which asks as the interface `lo`), would find that the source of each
-//! marked packet is this host, and drop it.
+//! The first rule is for `net.ipv4.conf.*.src_valid_mark=1`: with that setting the kernel uses the mark in
+//! reverse path filtering (`__fib_validate_source` in `net/ipv4/fib_frontend.c`, which looks up routes as the
+//! interface `lo`), would find that the source of each marked packet is this host, and drop it.
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkPayload, Parseable};
 use netlink_packet_route::route::{
@@ -264,8 +263,8 @@ fn is_ours(rule: &RuleMessage) -> bool {
     }
 }
 
-/// A rule without what the kernel adds when it tells of it, in a certain order, so that one that was
-/// read equals one that was written.
+/// A rule without the attributes that the kernel adds, in a fixed order, so that a rule that was read equals
+/// one that was written.
 fn normal(mut rule: RuleMessage) -> RuleMessage {
     use RuleAttribute::{FwMark, FwMask, Goto, Iifname, Priority, Protocol, Table};
     rule.header.table = 0;

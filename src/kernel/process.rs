@@ -1,4 +1,4 @@
-//! What the kernel accounts to this process.
+//! Accounting of this process by the kernel.
 
 use std::fs;
 use std::io;
@@ -76,7 +76,7 @@ fn unreadable(path: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{path} does not read as documented"))
 }
 
-/// The number that follows a word in a text; none where the text says `unlimited`.
+/// The number that follows a word in a text; `None` for `unlimited`.
 fn after(text: &str, word: &str) -> Option<u64> {
     let rest = &text[text.find(word)? + word.len()..];
     rest.split_whitespace().next()?.parse().ok()

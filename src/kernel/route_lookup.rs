@@ -1,4 +1,4 @@
-//! Where the routing tables send a packet: questions about one destination, as `ip route get` asks them.
+//! Route look-ups for one destination, like `ip route get`.
 
 use std::net::IpAddr;
 

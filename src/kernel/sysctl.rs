@@ -41,7 +41,7 @@ pub struct Setting {
     pub wanted: Wanted,
 }
 
-/// What became of a setting.
+/// The outcome of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It was as wanted.
@@ -53,7 +53,7 @@ pub enum Outcome {
         /// The value now.
         now: u64,
     },
-    /// It is this, more than what is needed; it was left alone.
+    /// It is already higher than needed, and was kept.
     Exceeds(u64),
 }
 
@@ -67,7 +67,7 @@ pub struct SysctlError {
     pub value: u64,
     /// What is there.
     pub present: Option<u64>,
-    /// What the kernel said.
+    /// The error.
     pub source: io::Error,
 }
 

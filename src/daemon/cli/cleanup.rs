@@ -1,4 +1,4 @@
-//! `--cleanup`: everything of all modes goes, the Go kube-proxy's included.
+//! `--cleanup`: removes the objects of all modes, including the Go kube-proxy's.
 
 use anyhow::{Result, bail};
 

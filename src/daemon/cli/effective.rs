@@ -1,4 +1,4 @@
-//! From the command line to a configuration: which of file and flags counts.
+//! From the command line to a configuration: precedence of file and flags.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::RunFlags;
 use crate::run::{ConfigFile, EffectiveConfig};
 use sluice_config::{self as config, Config, ConfigError, KubeProxyConfiguration, Problem};
 
-/// What the command line asks for, and the file that it names.
+/// The command line, and the file that it names.
 pub(super) fn effective(flags: &RunFlags) -> Result<EffectiveConfig> {
     match &flags.config {
         Some(path) => {
@@ -39,7 +39,7 @@ pub(super) fn file(flags: &RunFlags) -> Option<ConfigFile> {
     Some(ConfigFile { path, interpret })
 }
 
-/// What the text of the file and those flags say that count beside it.
+/// The configuration from the file's text and the flags that apply in addition.
 fn from_file(flags: &RunFlags, text: &str, path: &Path) -> Result<EffectiveConfig> {
     let (written, warnings) = config::read(text, path)?;
     let written = flags.fields.override_logging(written.with_defaults()).for_linux();
@@ -50,12 +50,12 @@ fn from_file(flags: &RunFlags, text: &str, path: &Path) -> Result<EffectiveConfi
     }
 }
 
-/// What the configuration means, with the flags that no field stands for.
+/// The meaning of the configuration, with the flags that have no field.
 fn checked(flags: &RunFlags, written: &KubeProxyConfiguration) -> Result<Config, Vec<Problem>> {
     Ok(Config { strict_cluster_ips: flags.strict_cluster_ips, ..Config::new(written)? })
 }
 
-/// `--hostname-override` counts beside a file: it differs on every node.
+/// `--hostname-override` applies in addition to a file, because it differs on every node.
 fn with_node_name(
     flags: &RunFlags,
     mut written: KubeProxyConfiguration,
@@ -71,7 +71,7 @@ fn with_node_name(
     Ok(written)
 }
 
-/// Writes the configuration in force, as upstream writes it.
+/// Writes the effective configuration, as upstream does.
 pub(super) fn write(effective: &EffectiveConfig, path: &Path) -> Result<()> {
     let yaml = effective.written.clone().of_its_mode().to_yaml();
     std::fs::write(path, yaml)

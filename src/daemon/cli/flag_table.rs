@@ -1,5 +1,5 @@
-//! Every flag of kube-proxy 1.36 that stands for a field of the configuration file, and those that
-//! are accepted without effect. Upstream: `cmd/kube-proxy/app/options.go`, AddFlags.
+//! Every flag of kube-proxy 1.36 that has a field in the configuration file, and those that are accepted
+//! without effect. Upstream: `cmd/kube-proxy/app/options.go`, AddFlags.
 
 use self::Scope::{Deprecated, Field, Logging, Nothing};
 use self::Shape::{Switch, Value};
@@ -37,7 +37,7 @@ pub(super) struct Flag {
     pub(super) set: Set,
 }
 
-/// Puts a value where it belongs, or says what is wrong with it.
+/// Sets the field, or returns what is wrong with the value.
 pub(super) type Set = fn(&mut Target, &str) -> Result<(), String>;
 
 /// What flags change.
@@ -64,7 +64,7 @@ const fn flag(
     Flag { name, shape, scope, help, set }
 }
 
-/// The table. The help text of a flag without effect says why it has none.
+/// The table. The help text of a flag without effect gives the reason.
 #[rustfmt::skip] // three lines a flag
 pub(super) const FLAGS: &[Flag] = &[
     flag("bind-address", Value("IP"), Field,

@@ -1,8 +1,7 @@
-//! Flags that stand for fields of the configuration file, in the syntax of Go's pflag.
+//! Flags that have a field in the configuration file, in the syntax of Go's pflag.
 //!
-//! `flag_table.rs` has a row for each; here is how they are taken from the command line, and what they
-//! do to a configuration. Precedence is upstream's (`cmd/kube-proxy/app/options.go`, Complete): with
-//! `--config` only the flags for logging count.
+//! `flag_table.rs` has a row for each; this is their parsing and their effect on a configuration. Precedence
+//! is upstream's (`cmd/kube-proxy/app/options.go`, Complete): with `--config` only the log flags are used.
 
 use std::ffi::OsString;
 
@@ -40,7 +39,7 @@ impl FieldFlags {
         self.0.iter().map(|(flag, value)| (flag.name, value.as_str()))
     }
 
-    /// Changes the file's configuration as far as flags may.
+    /// Applies the flags that may change the file's configuration.
     pub(super) fn override_logging(&self, wire: KubeProxyConfiguration) -> KubeProxyConfiguration {
         let mut target = Target { wire, ..Target::default() };
         // The flags' patterns go before the file's.
@@ -57,7 +56,7 @@ impl FieldFlags {
         }
     }
 
-    /// What is to be said of flags that have no effect, with a file or without.
+    /// Warnings about flags without effect, with or without a file.
     pub(super) fn warnings(&self, with_file: bool) -> Vec<String> {
         let reason = |flag: &Flag| match flag.scope {
             Scope::Nothing => Some(format!("--{} has no effect: {}", flag.name, flag.help)),

@@ -116,7 +116,7 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse_from(flags::normalized(std::env::args_os())) {
         Ok(arguments) => arguments,
         Err(answer) => {
-            // The answer may be the help text. Nobody listens if it cannot be printed.
+            // It may be the help text. If printing fails, there is nobody to report to.
             let _ = answer.print();
             return if answer.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
@@ -192,7 +192,7 @@ impl Drop for Ending {
     }
 }
 
-/// The one sentence that says why the program ended.
+/// The message about why the program ended.
 fn complain(error: &anyhow::Error) {
     log::say(&format!("sluice: {error:#}"));
 }

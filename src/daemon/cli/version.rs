@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::flag_table;
 use sluice_config::{KUBERNETES, version};
 
-/// What `--version` asks for.
+/// The argument of `--version`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Query {
     /// Nothing; also with `--version=v1.36.2…`, by which upstream reports another version.
@@ -34,7 +34,7 @@ impl FromStr for Query {
     }
 }
 
-/// The answer, if something is asked for.
+/// The answer, if requested.
 pub(super) fn answer(query: Query) -> Option<String> {
     let version = version();
     match query {

@@ -1,4 +1,4 @@
-//! The daemon's HTTP servers, on a runtime of their own: a slow scrape delays neither a probe nor a watch.
+//! The daemon's HTTP servers, on their own runtime: a slow scrape delays neither a probe nor a watch.
 //!
 //! - [`server`]: listening and answering as Go's HTTP servers do
 //! - [`health`]: `/healthz`, `/livez` and the health check ports of Services

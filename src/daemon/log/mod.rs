@@ -1,7 +1,7 @@
-//! The daemon's log, and how its level changes while it runs.
+//! The daemon's log, and its level, which can change at run time.
 //!
-//! Logging never holds the daemon up: lines wait in a [`Queue`] for a thread that writes them to standard
-//! error, which may be a pipe that nobody reads.
+//! Logging never blocks the daemon: lines are queued in a [`Queue`] for a thread that writes them to standard
+//! error, which may be a pipe without a reader.
 
 mod queue;
 
@@ -19,7 +19,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 use self::queue::Queue;
 use sluice_config::{LogFormat, Logging};
 
-/// The variable that says more than a level can, for developers; it counts before the verbosity.
+/// The variable with a filter for developers; it takes precedence over the verbosity.
 const VARIABLE: &str = "SLUICE_LOG";
 
 /// The target of what is said all the time in a busy cluster where all is well: with `-v=2` and more.
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Lines on their way out.
 static QUEUE: Queue = Queue::new();
 
-/// There is no thread that writes the lines: whoever logs does.
+/// There is no writer thread: the logging thread writes.
 static DIRECT: AtomicBool = AtomicBool::new(false);
 
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -55,7 +55,7 @@ pub(crate) fn start(logging: &Logging) {
 
 fn put(line: Vec<u8>) {
     if DIRECT.load(Ordering::Relaxed) {
-        // What standard error refuses, nobody else would hear either.
+        // If standard error fails, there is nowhere else to report it.
         let _ = io::stderr().write_all(&line);
     } else {
         QUEUE.push(line);
@@ -78,7 +78,7 @@ pub(crate) fn end() {
     QUEUE.flush(PATIENCE);
 }
 
-/// How many lines of the log were lost because nobody read them.
+/// The number of log lines lost because nobody read them.
 pub(crate) fn lost() -> u64 {
     QUEUE.lost()
 }

@@ -1,5 +1,5 @@
-//! Lines on their way to standard error. A thread of its own writes them, so that whoever logs never
-//! waits: where nobody reads, the oldest lines make way for the newest, and are counted.
+//! The queue of log lines. A separate thread writes them to standard error, so that logging never blocks: if
+//! nobody reads, the oldest lines are dropped and counted.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
@@ -28,7 +28,7 @@ pub(super) struct Queue {
 struct State {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Lines that made way, ever, and since that was last said.
+    /// Dropped lines, in total and since the last message about them.
     lost: u64,
     unsaid: u64,
     /// Something is being written.
@@ -79,8 +79,8 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Writes what there is, or waits until there is something. `say` is told how many lines were lost
-    /// as soon as others have been written again; it may push.
+    /// Writes queued lines, or waits for some. `say` gets the number of lost lines once others have been
+    /// written again; it may push.
     pub(super) fn carry(&self, out: &mut impl Write, say: impl Fn(u64)) {
         let mut state = self.state();
         while state.lines.is_empty() {
@@ -123,7 +123,7 @@ impl Queue {
     }
 }
 
-/// Writes all of it. What standard error refuses for good, nobody else would hear either.
+/// Writes everything. If standard error fails permanently, there is nowhere else to report it.
 fn write(out: &mut impl Write, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match out.write(bytes) {

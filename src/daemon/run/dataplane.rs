@@ -1,4 +1,4 @@
-//! From a configuration to the backends of its proxy mode, and what they measure.
+//! From a configuration to the backends of its proxy mode, and their metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,22 +20,22 @@ use sluice_kernel::nft::Counting;
 use sluice_kernel::xtables::{self, CountedRule, Xtables};
 use sluice_telemetry::metrics::{IptablesPackets, Metrics, RelayCount, ServiceConnections};
 
-/// How often the iptables mode looks whether somebody else changed something. A flushed table heals within
-/// that, anything that is looked at by turns within three of them.
+/// How often the iptables mode checks for changes by other programs. A flushed table is repaired within this
+/// time, anything that is checked in turn within three times of it.
 const CANARY_PERIOD: Duration = Duration::from_secs(5);
 
-/// How often it is looked in the IPVS mode whether somebody else changed something, and whether
-/// destinations that leave are still in use.
+/// How often the IPVS mode checks for changes by other programs, and whether draining destinations are still
+/// in use.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
-/// How long the kernel remembers UDP flows, without an answer and with answers
-/// (`net/netfilter/nf_conntrack_proto_udp.c`): relays do so for as long.
+/// The kernel's timeouts of UDP flows without and with replies (`net/netfilter/nf_conntrack_proto_udp.c`);
+/// relays use the same.
 const UDP_TIMEOUT: Duration = Duration::from_secs(30);
 const UDP_ANSWERED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Backends, one for each IP family.
 pub(super) type Backends = Vec<(Family, Box<dyn Backend>)>;
 
-/// What only the proxy modes need to know; no field of the configuration file says it.
+/// Options of the proxy modes that have no field in the configuration file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DataplaneOptions {
     /// The shape of the rules of the iptables mode.
@@ -44,7 +44,7 @@ pub(crate) struct DataplaneOptions {
     pub(crate) service_counters: bool,
     /// Whether connections to endpoints that are removed are reset.
     pub(crate) reset_removed_tcp_endpoints: bool,
-    /// How long relays may go on when the daemon is told to end.
+    /// How long relayed connections may continue after SIGTERM.
     pub(crate) userspace_drain: Duration,
     /// Whether endpoints see clients' addresses in the userspace mode.
     pub(crate) userspace_transparent: bool,
@@ -56,17 +56,17 @@ pub(super) struct Dataplane {
     pub(super) backends: Backends,
     /// The families among them whose backend can work.
     pub(super) served: Vec<Family>,
-    /// Changes when somebody else may have changed our objects in the kernel.
+    /// Changes when another program may have changed our objects in the kernel.
     pub(super) foreign: watch::Receiver<()>,
     /// What it works with; the rest of what kube-proxy has in the kernel is left over.
     pub(super) in_use: InUse,
     measured: Measured,
 }
 
-/// What a mode counts beside its syncs.
+/// Counters of a mode.
 enum Measured {
     Nothing,
-    /// The nftables mode, if it is asked to.
+    /// The nftables mode, if enabled.
     Services(ServiceCounters),
     /// The userspace mode.
     Relays(Arc<Counters>),
@@ -75,7 +75,7 @@ enum Measured {
 }
 
 impl Dataplane {
-    /// Opens the mode that the configuration asks for.
+    /// Opens the configured mode.
     pub(super) fn open(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
         if options.service_counters
             && matches!(config.mode, Mode::Iptables | Mode::Ipvs | Mode::Userspace)
@@ -212,7 +212,7 @@ fn nftables(options: &DataplaneOptions) -> Result<Dataplane> {
     Ok(Dataplane { backends, served, foreign, in_use: InUse::Nftables, measured })
 }
 
-/// IPVS, beside an nftables table.
+/// IPVS and an nftables table.
 fn ipvs(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
     let section = &config.ipvs;
     let scheduler = if section.scheduler.is_empty() { "rr" } else { &section.scheduler };
@@ -312,7 +312,7 @@ fn iptables(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
     Ok(Dataplane { backends, served, foreign, in_use, measured })
 }
 
-/// Changes once in a period: not every kernel interface tells of foreign changes.
+/// Changes once per period: not every kernel interface notifies about changes by other programs.
 fn every(period: Duration) -> watch::Receiver<()> {
     let (sender, receiver) = watch::channel(());
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The configuration in force: what file and flags come to.
+//! The effective configuration, from file and flags.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,14 +9,14 @@ use anyhow::Result;
 use sluice_config::{Config, DetectLocal, KubeProxyConfiguration};
 use sluice_core::net::Family;
 
-/// The configuration in force.
+/// The effective configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct EffectiveConfig {
-    /// As upstream's type says it, with defaults.
+    /// In upstream's type, with defaults.
     pub(crate) written: KubeProxyConfiguration,
     /// What it means.
     pub(crate) config: Config,
-    /// What is to be said about it once there is a log.
+    /// Warnings, to be logged later.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ type Interpret = dyn Fn(&str) -> Result<EffectiveConfig> + Send + Sync;
 pub(crate) struct ConfigFile {
     /// Where it is.
     pub(crate) path: PathBuf,
-    /// What a text of it comes to, with the flags that count beside it.
+    /// The configuration from a text, with the flags that apply in addition.
     pub(crate) interpret: Arc<Interpret>,
 }
 

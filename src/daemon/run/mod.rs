@@ -20,13 +20,13 @@ pub(crate) use self::effective::{ConfigFile, EffectiveConfig};
 pub(crate) use self::node_setup::initialize;
 pub(crate) use crate::sync::Share;
 
-/// Open files that a daemon needs at the least; the userspace mode needs more with each connection.
+/// The minimum number of open files; the userspace mode needs more with each connection.
 const FILES: u64 = 64;
 
 /// Threads of the runtime: one to decode what arrives, one to program the kernel.
 const THREADS: usize = 2;
 
-/// What the daemon is started with, beside its configuration.
+/// What the daemon is started with, in addition to its configuration.
 pub(crate) struct Options {
     /// The file that the configuration is from, if it is from one.
     pub(crate) file: Option<ConfigFile>,
@@ -40,7 +40,7 @@ pub(crate) struct Options {
     pub(crate) dataplane: DataplaneOptions,
 }
 
-/// Runs until the process is told to end. The rules stay in force.
+/// Runs until SIGTERM. The rules stay.
 pub(crate) fn run(effective: EffectiveConfig, options: Options) -> Result<()> {
     kernel::set_mmap_threshold();
     let files = open_files();
@@ -53,13 +53,13 @@ pub(crate) fn run(effective: EffectiveConfig, options: Options) -> Result<()> {
     let apart = if files < FILES { None } else { Some(server::runtime()?) };
     let http = Http::new(apart.as_ref().unwrap_or(&runtime).handle().clone(), files);
     let ended = runtime.block_on(wiring::run(effective, options, http));
-    // Whatever had to end has ended. A thread that still reads a file need not, and a scrape that is
-    // under way has nobody to read it any more.
+    // Everything that must end has ended. A thread that still reads a file need not, and a scrape in progress
+    // has no reader any more.
     apart.into_iter().chain([runtime]).for_each(tokio::runtime::Runtime::shutdown_background);
     ended
 }
 
-/// Raises the limit of open files as far as it goes, and says if that is too low; gives the limit.
+/// Raises the limit of open files as far as possible, warns if it is too low, and returns it.
 fn open_files() -> u64 {
     match kernel::sockets::raise_descriptor_limit() {
         Ok(files) if files < FILES => {

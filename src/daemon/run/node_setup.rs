@@ -1,8 +1,7 @@
-//! Setting the node up: what needs more rights than CAP_NET_ADMIN, or is set once.
+//! Node set-up: settings that need more than CAP_NET_ADMIN, or are applied once.
 //!
-//! Upstream: `pkg/proxy/conntrack/sysctls.go` and `cmd/kube-proxy/app/server.go`. There a setting that
-//! cannot be made ends the program, unless it has its value already; here a daemon that can serve
-//! serves.
+//! Upstream: `pkg/proxy/conntrack/sysctls.go` and `cmd/kube-proxy/app/server.go`. There a setting that fails
+//! ends the program, unless it has its value already; here the daemon continues.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,14 +18,14 @@ use sluice_dataplane::ipvs;
 use sluice_kernel::ipvs::Ipvs;
 use sluice_kernel::sysctl::{self, Outcome, Setting, SysctlError, Wanted};
 
-/// The most connections that are asked for on machines with many CPUs.
+/// The cap of tracked connections on machines with many CPUs.
 const MOST_CONNECTIONS: u64 = 1 << 20;
 
 /// Connections for each bucket of the kernel's hash table.
 const CONNECTIONS_PER_BUCKET: u64 = 4;
 
-/// How often it is looked whether the kernel has settings that it did not have. It takes a few system
-/// calls, and only while some are missing.
+/// How often the daemon checks whether missing kernel settings have appeared. This takes a few system calls,
+/// and only while some are missing.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Settings that build on each other.
@@ -58,7 +57,7 @@ impl NodeSettings {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets everything up that the configuration asks for, and says once what could not be done. Blocks.
+    /// Applies all configured settings, and logs once what failed. Blocks.
     pub(super) fn set_up(&self, config: &Config) {
         let _turn = self.turn();
         let steps = conntrack(&config.conntrack, sysctl::cpus().into());
@@ -73,7 +72,7 @@ impl NodeSettings {
         oom(config);
     }
 
-    /// Makes settings and says what could not be done; gives back those that the kernel does not have.
+    /// Applies settings and logs failures; returns those that the kernel does not have.
     fn attempt(&self, steps: Vec<Step>) -> Vec<Step> {
         let (mut absent, mut failures) = (Vec::new(), Vec::new());
         for step in steps {
@@ -92,7 +91,7 @@ impl NodeSettings {
         absent
     }
 
-    /// Tries again what the kernel did not have, and gives back what it still does not have; nothing if there
+    /// Retries settings that the kernel did not have, and returns those that it still lacks; `None` if there
     /// was nothing to try. Blocks.
     fn again(&self) -> Option<Vec<Step>> {
         let _turn = self.turn();
@@ -218,8 +217,7 @@ fn exactly(file: &'static str, value: u64) -> Setting {
     Setting { file, wanted: Wanted::Exactly(value) }
 }
 
-/// What the configuration asks for on a machine with so many CPUs: rows of settings that build on each
-/// other.
+/// The settings on a machine with this number of CPUs: rows of settings that depend on each other.
 fn conntrack(conntrack: &Conntrack, cpus: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     if let Some(max) = connections(conntrack, cpus) {

@@ -1,5 +1,5 @@
-//! A changed configuration file, while the daemon runs: it is read again every second
-//! ([`Files`] says why it is not watched), and acted on once it has come to rest.
+//! Changes of the configuration file at run time: it is read every second ([`Files`] explains why it is not
+//! watched), and applied when two reads are the same.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use sluice_config::Config;
 use sluice_config::change::Change;
 use sluice_kernel::files::{Files, Texts};
 
-/// How often the file is looked at.
+/// How often the file is read.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The configuration in force, and who hears of another one.
+/// The effective configuration, and the receivers of a new one.
 pub(super) struct Reload {
     pub(super) file: ConfigFile,
     pub(super) current: EffectiveConfig,
@@ -40,7 +40,7 @@ impl Reload {
         // After a pause, one look is enough.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let looking = async {
-            // What it holds now is in force.
+            // Its current text is in effect.
             let (mut files, _) = read(Files::new(vec![path]), Files::open).await?;
             loop {
                 ticks.tick().await;
@@ -119,7 +119,7 @@ impl Reload {
     }
 }
 
-/// Reads on a thread that may wait: a file system may stand still, and nobody else must.
+/// Reads on a thread that may block, because a file system may hang.
 async fn read<T: Send + 'static>(
     mut files: Files,
     how: impl FnOnce(&mut Files) -> T + Send + 'static,

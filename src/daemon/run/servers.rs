@@ -1,5 +1,4 @@
-//! What the daemon offers beside its work: health and metrics for those who ask, Events for those who
-//! watch.
+//! The daemon's HTTP servers for health and metrics, and its Events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ pub(super) struct ServerDeps<'a> {
     pub(super) configz: Text,
     /// All flags with their values, for `/flagz`.
     pub(super) flags: BTreeMap<String, String>,
-    /// The API server that hears of Events.
+    /// The API server for Events.
     pub(super) server: &'a ApiServer,
     /// What is measured.
     pub(super) metrics: Metrics,
@@ -38,7 +37,7 @@ pub(super) struct ServerDeps<'a> {
 
 /// What was started.
 pub(super) struct Servers {
-    /// Where the loop says how it is doing.
+    /// The health state that the loop updates.
     pub(super) health: Health,
     /// Sends Events until all is stopped.
     sending: JoinHandle<()>,
@@ -51,8 +50,8 @@ impl Servers {
     }
 }
 
-/// Starts everything, as the configuration says. What fails with `bindAddressHardFail` is told the
-/// Node's owners before this returns.
+/// Starts everything that is configured. With `bindAddressHardFail`, a failure is reported as an Event about
+/// the Node before this returns.
 pub(super) async fn start(
     config: &Config,
     deps: ServerDeps<'_>,

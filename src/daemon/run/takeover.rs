@@ -1,4 +1,4 @@
-//! After the start: what was there before and is not needed any more goes.
+//! Removes leftovers after the start.
 
 use std::time::{Duration, Instant};
 
@@ -14,15 +14,15 @@ use sluice_dataplane::leftovers::{self, Connections, InUse, LeftoverError, Outco
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether connections that IPVS carries have ended.
+/// How often the daemon checks whether IPVS connections have ended.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// How long they may take. IPVS forgets an idle connection after fifteen minutes; this is for those that
-/// are never idle.
+/// How long they may take. IPVS expires idle connections after fifteen minutes; this is for those that are
+/// never idle.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// Removes leftovers of the families that `in_force` says are served by now: where the rules are not in
-/// force, those of another mode may still do the work.
+/// Removes leftovers of the families in `in_force`: without rules of this mode, those of another mode may
+/// still work.
 pub(super) async fn follow(
     in_use: InUse,
     excluded: Vec<IpNet>,
@@ -63,7 +63,7 @@ pub(super) async fn follow(
     }
 }
 
-/// What was said already.
+/// What was logged already.
 #[derive(Default)]
 struct Said {
     lines: Vec<String>,

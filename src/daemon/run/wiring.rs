@@ -109,7 +109,7 @@ fn node_name(config: &Config) -> Result<String> {
     Ok(name.trim().to_lowercase())
 }
 
-/// What becomes of TCP connections to endpoints that are removed.
+/// What happens to TCP connections to removed endpoints.
 fn removed_tcp(options: &DataplaneOptions) -> RemovedTcp {
     if !options.reset_removed_tcp_endpoints {
         return RemovedTcp::Keep;

@@ -1,4 +1,4 @@
-//! The event loop: takes changes in, and decides when every family is brought up to date.
+//! The event loop: receives changes, and decides when to sync each family.
 //!
 //! - Changes that come during a sync are taken together by the next one.
 //! - Each source has its turn, however much comes from another one.
@@ -28,7 +28,7 @@ use sluice_telemetry::trace::{self, Origin};
 /// else is known (upstream: `pkg/proxy/node.go`, NewNodeManager).
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// The most changes that are taken in before the kernel is brought up to date.
+/// The maximum number of changes that are applied to the snapshot before a sync.
 const BATCH: usize = 100_000;
 
 /// What the loop knows.
@@ -40,7 +40,7 @@ struct EventLoop {
     waiting_since: Option<Instant>,
     /// What must be known for the first sync is known, or was waited for long enough.
     ready: bool,
-    /// It was said that the Node's object lacks something.
+    /// An incomplete Node object was logged.
     said_waiting: bool,
     dirty: BTreeSet<ServiceName>,
     host_changed: bool,
@@ -51,7 +51,7 @@ struct EventLoop {
     metrics: Metrics,
     latency: ProgrammingLatency,
     in_force: watch::Sender<InForce>,
-    /// Where the traces of changes began that are not in force yet.
+    /// Trace origins of changes that are not applied yet.
     origins: Vec<Origin>,
     /// When these changes arrived.
     arrivals: Vec<Instant>,
@@ -115,7 +115,7 @@ impl EventLoop {
     fn new(setup: Setup, addresses: BTreeSet<IpAddr>) -> EventLoop {
         let Setup { config, node_name, backends, removed_tcp, health, metrics, in_force, .. } =
             setup;
-        // Healthy from the start: what was in force before stays so until all is known.
+        // Healthy from the start: the previous rules stay until everything is listed.
         backends.iter().for_each(|(family, _)| health.updated(*family));
         let latency = ProgrammingLatency::new(now(), backends.iter().map(|(family, _)| *family));
         let plane = |(family, backend)| {
@@ -144,26 +144,26 @@ impl EventLoop {
         }
     }
 
-    /// Takes another configuration over: what it says of this host, and when to sync.
+    /// Applies a changed configuration: host settings and sync periods.
     fn on_config(&mut self, config: Config) {
         self.health.set_timeout(health_timeout(&config));
         self.config = config;
         self.host_changed = true;
     }
 
-    /// From now on somebody waits for a sync.
+    /// From now on a change waits for a sync.
     fn note_queued(&self) {
         for plane in &self.planes {
             self.health.queued(plane.family());
         }
     }
 
-    /// A sync is asked for.
+    /// Requests a sync.
     fn note_requested(&self) {
         self.planes.iter().for_each(|plane| self.metrics.queued(plane.family()));
     }
 
-    /// Notes a change before it is taken in.
+    /// Records a change before it is applied.
     fn count(&mut self, change: &Change) {
         self.latency.note(change, &self.snapshot);
         match change {
@@ -175,7 +175,7 @@ impl EventLoop {
         }
     }
 
-    /// Takes a message in and says whether it asks for a sync.
+    /// Applies a message and returns whether it needs a sync.
     fn on_message(&mut self, Message { update, origin, arrived }: Message) -> bool {
         let _span = origin.as_ref().map(|origin| origin.step("apply to snapshot"));
         if self.origins.len() < MOST_ORIGINS {
@@ -221,7 +221,7 @@ impl EventLoop {
         }
     }
 
-    /// Says once what became of the connection as a whole, not once per resource.
+    /// Logs the state of the connection once, not once per resource.
     fn on_connection(&mut self, resource: Resource, state: ConnectionState) {
         let before = self.lost.is_empty();
         let arriving = match state {
@@ -322,8 +322,8 @@ impl EventLoop {
         results.iter().all(|result| *result == SyncResult::Done)
     }
 
-    /// Draws conclusions from how the syncs of all families ended; whether all is in force that a Service
-    /// needs.
+    /// Evaluates the outcomes of all families' syncs; returns whether everything that a Service needs is
+    /// applied.
     fn settle(&mut self, results: &[SyncResult]) -> bool {
         let works = results.iter().any(|result| !matches!(result, SyncResult::Failed(_)));
         let mut in_force = InForce::new();

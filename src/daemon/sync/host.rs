@@ -1,4 +1,4 @@
-//! What holds for all Services on this node, from configuration, Node object and interfaces.
+//! Settings for all Services on this node, from configuration, Node object and interfaces.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

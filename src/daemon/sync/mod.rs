@@ -1,12 +1,12 @@
-//! Changes come in, forwarding tables follow, backends make the kernel match.
+//! From changes to forwarding tables to the kernel.
 //!
 //! - [`event_loop`] takes changes in and decides when to sync
 //! - [`plane`] brings one IP family up to date
 //! - [`report`] says what a sync did
 //!
-//! Nothing is written before Services, EndpointSlices, ServiceCIDRs and the own Node have been listed
-//! once, because a table built from half of them would take working rules away. After that the last known state
-//! stays in force whatever happens to the API server.
+//! Nothing is written before Services, EndpointSlices, ServiceCIDRs and the Node have been listed once,
+//! because an incomplete table would remove working rules. After that, the last known state stays, whatever
+//! happens to the API server.
 
 mod conntrack;
 mod event_loop;
@@ -49,7 +49,7 @@ pub(crate) struct Sources {
     pub(crate) updates: mpsc::Receiver<Message>,
     /// The addresses of this node's interfaces.
     pub(crate) addresses: watch::Receiver<BTreeSet<IpAddr>>,
-    /// Changes when somebody else may have changed our objects in the kernel.
+    /// Changes when another program may have changed our objects in the kernel.
     pub(crate) foreign: watch::Receiver<()>,
     /// The configuration, with what may change while the loop runs.
     pub(crate) config: watch::Receiver<Config>,
@@ -63,7 +63,7 @@ pub(crate) struct Setup {
     pub(crate) node_name: String,
     /// Who makes the kernel match, for each family.
     pub(crate) backends: Vec<(Family, Box<dyn Backend>)>,
-    /// What becomes of TCP connections to endpoints that are removed.
+    /// What happens to TCP connections to removed endpoints.
     pub(crate) removed_tcp: RemovedTcp,
     /// How much of a core syncs may take before a change has to wait.
     pub(crate) share: Share,
@@ -71,11 +71,11 @@ pub(crate) struct Setup {
     pub(crate) health: Health,
     /// Where it is measured.
     pub(crate) metrics: Metrics,
-    /// Told when the rules of a family are in force for the first time.
+    /// Notified when the rules of a family are applied for the first time.
     pub(crate) in_force: watch::Sender<InForce>,
 }
 
-/// The families whose rules are in force, and those that are left out because no Service needs them.
+/// The families whose rules are applied, and those that are left out because no Service needs them.
 pub(crate) type InForce = BTreeSet<Family>;
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! Which Services want an endpoint of this node and have none: kept up to date Service by Service.
+//! Which Services need a local endpoint and have none, updated Service by Service.
 
 use std::collections::BTreeMap;
 
 use sluice_core::model::ServiceName;
 use sluice_core::plan::{FrontendKind, PortPlan, ServicePlan, Verdict};
 
-/// Ports without an endpoint of this node, by the policy that asks for one.
+/// Ports without a local endpoint, by the policy that needs one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct PortCount {
     /// `internalTrafficPolicy: Local`.
@@ -14,7 +14,7 @@ pub(super) struct PortCount {
     pub(super) external: usize,
 }
 
-/// The count of one family. Only Services that lack an endpoint are remembered.
+/// The count of one family. Only Services that lack an endpoint are kept.
 #[derive(Debug, Default)]
 pub(super) struct NoLocalEndpoints {
     by_service: BTreeMap<ServiceName, PortCount>,
@@ -22,7 +22,7 @@ pub(super) struct NoLocalEndpoints {
 }
 
 impl NoLocalEndpoints {
-    /// Takes in what is planned for a Service now.
+    /// Updates the count from the plan of a Service.
     pub(super) fn update(&mut self, service: &ServiceName, plan: Option<&ServicePlan>) {
         if let Some(before) = self.by_service.remove(service) {
             self.total.internal -= before.internal;

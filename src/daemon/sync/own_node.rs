@@ -1,12 +1,12 @@
-//! What the own Node's object must say before the first sync, and what is said when it says less later.
+//! What the Node object must have before the first sync, and the log lines when it has less later.
 
 use std::time::Duration;
 
 use sluice_config::{Config, DetectLocal};
 use sluice_core::model::{Kept, Node};
 
-/// Whether the rules can be written with what the Node says. A daemon that starts while a cloud's
-/// controller has cleared the addresses must not take away what its predecessor wrote.
+/// Whether the Node object suffices for writing rules. A daemon that starts while a cloud controller has
+/// cleared the addresses must not remove its predecessor's rules.
 pub(super) fn suffices(config: &Config, node: Option<&Node>) -> bool {
     let addresses = node.is_some_and(|node| !node.addresses.is_empty());
     let pod_cidrs = node.is_some_and(|node| !node.pod_cidrs.is_empty());

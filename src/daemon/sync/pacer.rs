@@ -30,7 +30,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reason {
-    /// To see whether somebody touched our objects.
+    /// To check whether another program changed our objects.
     Check,
     /// Something changed, or failed before.
     Change,
@@ -134,7 +134,7 @@ impl Pacer {
         self.changed = true;
     }
 
-    /// Somebody may have touched our objects.
+    /// Another program may have changed our objects.
     pub(super) fn suspect(&mut self) {
         self.suspicious = true;
     }

@@ -24,7 +24,7 @@ use sluice_dataplane::{Backend, Observation, Report, Scope};
 use sluice_telemetry::metrics::{Extent, Metrics, Outcome};
 use sluice_telemetry::trace;
 
-/// What a sync needs to know beside the plane's own table.
+/// What a sync needs in addition to the plane's table.
 pub(super) struct SyncContext<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) local: &'a BTreeSet<IpAddr>,
@@ -34,11 +34,11 @@ pub(super) struct SyncContext<'a> {
     pub(super) started: Instant,
 }
 
-/// One IP family: its table, and the backend that carries it out.
+/// One IP family: its forwarding table, and the backend that implements it.
 pub(super) struct Plane {
     planner: Planner,
     backend: Box<dyn Backend>,
-    /// Services that the backend has not been told about, or refused.
+    /// Services that the backend has not applied yet, or that were refused.
     pending: BTreeSet<ServiceName>,
     refused: BTreeMap<ServiceName, String>,
     conntrack: Conntrack,
@@ -47,18 +47,18 @@ pub(super) struct Plane {
     checks_changed: bool,
     /// No sync has succeeded yet.
     fresh: bool,
-    /// What was said about the syncs that fail, until one succeeds.
+    /// What was logged about failing syncs, until one succeeds.
     failing: Option<(Need, String)>,
 }
 
 /// How the sync of a family ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum SyncResult {
-    /// All is in force.
+    /// Everything is applied.
     Done,
     /// All but Services that the kernel refuses.
     Refusing,
-    /// What was in force before stays.
+    /// The previous rules stay.
     Failed(Failure),
 }
 
@@ -87,17 +87,17 @@ impl Plane {
         self.planner.table().family
     }
 
-    /// The process is about to end. Blocks for as long as the backend carries traffic on.
+    /// The process is about to end. Blocks while the backend drains its connections.
     pub(super) fn stop(&mut self) {
         self.backend.stop();
     }
 
-    /// Takes over what holds for all Services.
+    /// Applies settings for all Services.
     pub(super) fn set_host(&mut self, snapshot: &Snapshot, host: Host) {
         self.update_plan(|planner| planner.set_host(snapshot, host));
     }
 
-    /// Plans the Services anew that may have changed.
+    /// Plans the Services that may have changed.
     pub(super) fn update(&mut self, snapshot: &Snapshot, services: &BTreeSet<ServiceName>) {
         self.update_plan(|planner| planner.update(snapshot, services));
         self.conntrack.touch(services);
@@ -165,8 +165,8 @@ impl Plane {
         }
     }
 
-    /// Draws conclusions from how its sync ended, and says whether all is in force that a Service needs;
-    /// `another_works` if the sync of any family did.
+    /// Evaluates the outcome of its sync, and returns whether everything that a Service needs is applied;
+    /// `another_works` if the sync of any family succeeded.
     pub(super) fn settle(
         &mut self,
         result: &SyncResult,
@@ -189,7 +189,7 @@ impl Plane {
         }
     }
 
-    /// Takes over what a sync did: what the kernel refuses is pending again.
+    /// Applies the outcome of a sync: refused Services are pending again.
     fn accept(&mut self, scope: &Scope, report: Report, context: &SyncContext<'_>) {
         let table = self.planner.table();
         for service in &scope.services {

@@ -1,5 +1,5 @@
-//! When the changes happened that are not in force yet: the time from there to the kernel is what
-//! Kubernetes calls the network programming latency.
+//! The times of changes that are not applied yet: the time from there to the kernel is the network
+//! programming latency.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use sluice_core::model::{Change, EndpointSlice, ServiceName, Snapshot};
 use sluice_core::net::Family;
 
-/// Changes that are remembered for a Service and a family. More of them at a time say nothing new.
+/// Changes that are kept per Service and family. More would add no information.
 const REMEMBERED: usize = 100;
 
 /// Trigger times of changed EndpointSlices, in milliseconds since 1970 (upstream:
 /// `pkg/proxy/endpointschangetracker.go`).
 #[derive(Debug)]
 pub(super) struct ProgrammingLatency {
-    /// What happened before this program started says nothing about it.
+    /// Changes from before the start of this program are not its latency.
     started: i64,
-    /// By family; others are programmed by nobody, and their changes are never in force.
+    /// By family; the other families are not programmed, and their changes are never applied.
     waiting: BTreeMap<Family, BTreeMap<ServiceName, Vec<i64>>>,
 }
 
@@ -34,7 +34,7 @@ impl ProgrammingLatency {
         match change {
             Change::Slice(slice) => self.slice(slice, snapshot),
             Change::Slices(slices) => slices.iter().for_each(|slice| self.slice(slice, snapshot)),
-            // The annotation tells when the slice was last written, not when it was deleted.
+            // The annotation has the time of the slice's last write, not of its deletion.
             Change::SliceGone(name) => {
                 if let Some(service) = snapshot.owner(name) {
                     self.waiting.values_mut().for_each(|waiting| {

@@ -1,4 +1,4 @@
-//! What a sync did, in the metrics and in the log. Nothing is decided here.
+//! Reports a sync in the metrics and in the log. Nothing is decided here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl Summary<'_> {
         }
     }
 
-    /// Whether it undid what somebody else had done.
+    /// Whether it repaired changes by another program.
     fn repaired(&self) -> bool {
         self.report.observed == Observation::Drift && self.report.operations > 0
     }

@@ -1,9 +1,9 @@
-//! A family whose rules cannot be put in force: it matters if a Service needs it.
+//! A family whose rules cannot be applied: it matters only if a Service needs it.
 //!
-//! A node may have IPv6 in its kernel and no ip6tables, or nf_tables without IPv6. In a cluster of IPv4
-//! that is nobody's problem (upstream: `cmd/kube-proxy/app/server_linux.go`, platformCheckSupported). It
-//! is tried again with each sync, for programs may be installed and modules loaded; but for a backend that
-//! could not be opened at the start.
+//! A node may have IPv6 in its kernel and no ip6tables, or nf_tables without IPv6. In an IPv4 cluster that is
+//! no problem (upstream: `cmd/kube-proxy/app/server_linux.go`, platformCheckSupported). It is retried with
+//! each sync, because programs may be installed and modules loaded; except for a backend that could not be
+//! opened at the start.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ pub(super) struct Failure {
     pub(super) elapsed: Duration,
 }
 
-/// Whether somebody needs a family that fails.
+/// Whether a Service needs a family that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
     /// Services have addresses of it, or no family works.
     Services,
-    /// Nobody does.
+    /// No Service does.
     None,
 }
 

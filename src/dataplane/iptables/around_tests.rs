@@ -1,5 +1,4 @@
-//! What is around the rules: programs that lack something, tables that cannot be read, and others who take
-//! something away.
+//! Programs that lack extensions, tables that cannot be read, and changes by other programs.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +10,7 @@ use sluice_core::model::{Condition, Snapshot};
 use sluice_core::plan::fixtures::{endpoint, host, service, slice, snapshot};
 use sluice_core::plan::{NodePortAddresses, PodDetector, build};
 
-/// A Service with affinity, one that is refused, and a node port for everybody.
+/// A Service with affinity, one that is rejected, and a node port without restrictions.
 fn of_every_extension(family: Family) -> ForwardingTable {
     let mut sticky = service("sticky", "10.96.0.1");
     sticky.affinity = Some(600);
@@ -133,7 +132,7 @@ fn a_table_that_cannot_be_read_is_written_all_the_same() {
     }
 }
 
-/// Takes something away behind the back of the mode, and gives how many syncs it took to notice.
+/// Removes something as another program would, and returns how many syncs it took to notice.
 fn noticed_after(
     harm: impl Fn(&mut Model),
     next: impl Fn(usize) -> Scope,
@@ -171,7 +170,7 @@ fn jumps_that_are_gone_and_older_rules_are_noticed_by_turns() {
         };
         assert!(noticed_after(one, quiet, &table).is_some_and(|n| n <= TURNS), "{line:?} deleted");
     }
-    // What somebody saved before a change, and restored after it.
+    // Rules that another program saved before a change and restored after it.
     let (older, _) = build(Family::V4, "node-a", host(), &many(3, 3));
     for at in [Table::Nat, Table::Filter] {
         let older = match at {

@@ -1,4 +1,4 @@
-//! The chains that are always there, and where they hang in the built-in ones.
+//! The chains that always exist, and the jumps to them from built-in chains.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) struct Hook {
     pub(super) line: Line,
 }
 
-/// Whether what a hook leads to is asked for new connections only.
+/// Whether a hook's chain is for new connections only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
     New,

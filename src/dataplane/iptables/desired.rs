@@ -1,4 +1,4 @@
-//! What the tables should hold, kept up to date Service by Service, and what of it changes.
+//! Desired: the content of the tables, updated Service by Service, and the changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,8 +76,8 @@ impl Desired {
         all.map(|(id, lines)| (id.clone(), lines.clone())).collect()
     }
 
-    /// Takes the Services of `scope` in anew; the work is for them, unless what holds for all Services
-    /// has changed.
+    /// Computes the Services of `scope` again; the cost is theirs, unless a setting for all Services has
+    /// changed.
     pub(super) fn update(
         &mut self,
         table: &ForwardingTable,

@@ -1,9 +1,8 @@
-//! From an address to the chain of its Service, without a walk past all Services.
+//! From an address to the chain of its Service, without traversing all Services.
 //!
-//! A chain that would get too long is split by the next bits of the address (four at a time) into
-//! chains of one prefix each: `-d 10.96.16.0/20 -j KUBE-SVC-10.96.16.0/20`. A packet that is not in a
-//! prefix passes all of its rules at once. With few Services there is nothing to split, and the chain
-//! looks as it always did. The shape depends on the set of addresses alone.
+//! A chain that would get too long is split by the next bits of the address (four at a time) into chains of
+//! one prefix each: `-d 10.96.16.0/20 -j KUBE-SVC-10.96.16.0/20`. A packet outside a prefix skips all of its
+//! rules at once. With few Services nothing is split. The shape depends only on the set of addresses.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,7 +18,7 @@ use sluice_kernel::xtables::Table;
 /// How many rules a chain may have before it is split.
 pub(super) const LONGEST: usize = 64;
 
-/// How many bits of the address one level looks at: at most 16 rules.
+/// Bits of the address per level: at most 16 rules.
 const STEP: u32 = 4;
 
 /// A chain that leads to others by address.
@@ -78,7 +77,7 @@ impl Dispatch {
     }
 }
 
-/// What traffic is told apart by.
+/// The key by which traffic is dispatched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     V4(u32),

@@ -1,7 +1,7 @@
-//! Which extensions of iptables rules use, which of them rules can do without, and what is written then.
+//! The iptables extensions that rules use, which of them are optional, and what is written without them.
 //!
-//! A kernel or an iptables without one refuses a line, and with it the whole table. So the first time that
-//! something is refused, each extension is tried in a chain of its own.
+//! A kernel or an iptables without an extension refuses the line, and with it the whole table. So at the
+//! first refusal, each extension is probed in a chain of its own.
 
 use std::borrow::Cow;
 
@@ -133,7 +133,7 @@ impl Lacking {
         Extension::ALL.into_iter().filter(move |extension| self.has(*extension))
     }
 
-    /// The rule as it can be written without them; none if it says nothing without.
+    /// The rule without them; `None` if nothing remains.
     pub(super) fn adapt(self, rule: &Rule) -> Option<Cow<'_, Rule>> {
         if self == Lacking::default() {
             return Some(Cow::Borrowed(rule));

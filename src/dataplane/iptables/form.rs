@@ -1,4 +1,4 @@
-//! What all rules are written by: the options of this mode, and what the kernel lacks.
+//! The form of all rules: the options of this mode, and the missing extensions.
 
 use super::extensions::{Extension, Lacking};
 use super::line::Line;
@@ -24,7 +24,7 @@ pub enum LocalhostNodePorts {
     Closed,
 }
 
-/// What becomes of packets that connection tracking holds for invalid.
+/// What happens to packets that conntrack considers invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutOfWindow {
     /// They are dropped.
@@ -33,14 +33,14 @@ pub enum OutOfWindow {
     Keep,
 }
 
-/// What this mode alone can be told.
+/// The options of this mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// The shape of the rules.
     pub layout: Layout,
     /// Whether node ports answer on 127.0.0.1.
     pub localhost_node_ports: LocalhostNodePorts,
-    /// What becomes of packets that connection tracking holds for invalid.
+    /// What happens to packets that conntrack considers invalid.
     pub out_of_window: OutOfWindow,
 }
 
@@ -62,7 +62,7 @@ impl Form {
         Form { layout, localhost_node_ports, out_of_window, lacking }
     }
 
-    /// The line of a rule; none if it says nothing without what is lacking.
+    /// The line of a rule; `None` if nothing remains without the missing extensions.
     pub(super) fn line(self, rule: &Rule) -> Option<Line> {
         self.lacking.adapt(rule).map(|rule| Line::of(&rule))
     }

@@ -1,9 +1,8 @@
-//! Which Services the kernel refuses, where the program does not say.
+//! Finds the Services that the kernel refuses when the program does not name them.
 //!
-//! Some refusals are reported only at `COMMIT` (iptables-legacy hands a table over as a whole; iptables-nft
-//! looks there whether a jump's target exists). Then everything is applied without the Services that the
-//! script was about, and these are added again by halves. Meanwhile their traffic is not served; it is
-//! the price of serving all others from then on.
+//! Some refusals are reported only at `COMMIT` (iptables-legacy replaces a table as a whole; iptables-nft
+//! checks there whether a jump's target exists). Then everything is applied without the changed Services, and
+//! these are added again by halves. Meanwhile they are not served, so that all others are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +21,8 @@ pub(super) enum Attempt {
     Failed(Blame),
 }
 
-/// Applies what can be applied, puts down as refused who is to blame, and says what it wrote. `attempt` makes
-/// the kernel match without some Services; `error` is what was said of all suspects together.
+/// Applies what the kernel accepts, records the refused Services, and returns what was written. `attempt`
+/// syncs without some Services; `error` is the error for all suspects together.
 ///
 /// # Errors
 /// If not even what is without the suspects can be applied, or the programs cannot be used.

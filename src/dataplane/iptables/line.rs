@@ -1,4 +1,4 @@
-//! Lines of chains, and whom a refusal of one is to be blamed on.
+//! Lines of chains, and the Service to which a refusal of one belongs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The iptables mode: kube-proxy's chains, with fewer rules and without a walk past all Services.
+//! The iptables mode: kube-proxy's chains, with fewer rules and without traversing all Services.
 //!
 //! Reading order: [`names`] has the chains, [`rule`] the words of rules, [`service`] writes one
 //! Service's plan down, [`dispatch`] leads packets to it, [`base`] is what holds it all, [`form`] what all
@@ -52,7 +52,7 @@ use sluice_telemetry::trace;
 /// How many scripts are tried, each without the Service whose line was refused in the one before.
 const ROUNDS: usize = 16;
 
-/// In how many looks everything is looked at that is, beside the complete comparison.
+/// The number of checks in which everything is checked once, apart from the full comparison.
 const TURNS: usize = Table::ALL.len();
 
 /// Every so many changes one of them looks, too, although no check came between.
@@ -63,16 +63,15 @@ const UNLOOKED: usize = 3;
 pub struct Iptables<T = Xtables> {
     programs: T,
     options: Options,
-    /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
+    /// The objects that the kernel has, as last written or read; `None` makes the next sync read them.
     applied: Option<Desired>,
-    /// `route_localnet` was asked for since the kernel was last read.
+    /// `route_localnet` was set since the kernel was last read.
     localnet: bool,
     /// Extensions that cannot be used; known once something has been refused.
     lacking: Option<Lacking>,
     /// Tables that cannot be read.
     unreadable: BTreeSet<Table>,
-    /// How often it was looked whether somebody else changed something, and how many changes were
-    /// applied since.
+    /// The number of checks for changes by other programs, and of changes applied since the last one.
     looks: usize,
     unlooked: usize,
 }
@@ -96,9 +95,9 @@ impl<T: Programs> Iptables<T> {
         Form::new(self.options, self.lacking.unwrap_or_default())
     }
 
-    /// Whether what is looked at this time is as we left it. In [`TURNS`] looks every canary and every
-    /// built-in chain with a jump of ours is looked at once; one look is for a chain of each table, so that
-    /// a flush of any table is seen at once.
+    /// Whether the chains checked this time are as we left them. In [`TURNS`] checks, every canary and every
+    /// built-in chain with a jump of ours is checked once; each check covers a chain of each table, so that a
+    /// flush of any table is noticed at once.
     fn untouched(&mut self, family: Family) -> Result<bool, XtablesError> {
         let turn = self.looks % TURNS;
         self.looks = self.looks.wrapping_add(1);
@@ -116,7 +115,7 @@ impl<T: Programs> Iptables<T> {
             let of_table = hooks.iter().map(|hook| &hook.at).filter(|at| at.table == table);
             let chains: Vec<&ChainId> = of_table.collect::<BTreeSet<_>>().into_iter().collect();
             let Some(at) = chains.get(turn % chains.len().max(1)) else { continue };
-            // A chain that cannot be printed is looked at when everything is compared.
+            // A chain that cannot be printed is checked by the full comparison.
             if let Some(found) = self.programs.chain(table, &at.name)? {
                 seen.read(table, &found);
                 let here: Vec<Hook> =
@@ -129,7 +128,7 @@ impl<T: Programs> Iptables<T> {
         Ok(true)
     }
 
-    /// Reads the tables and says what must change.
+    /// Reads the tables and returns what must change.
     fn compare(&mut self, table: &ForwardingTable) -> Result<(Desired, Script), XtablesError> {
         let mut observed = Observed::default();
         for table in Table::ALL {
@@ -318,7 +317,7 @@ impl<T: Programs> Iptables<T> {
         observed: Observation,
         refused: BTreeMap<ServiceName, String>,
     ) -> Report {
-        // How many rules there are in the tables that carry traffic, and how many were written.
+        // The number of rules in the tables that handle traffic, and how many were written.
         let count = |table: Table| Count {
             kind: table.name(),
             count: self.applied.as_ref().map_or(0, |desired| desired.rules(table)),

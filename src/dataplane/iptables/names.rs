@@ -48,10 +48,10 @@ pub(super) const REJECT: &str = "KUBE-REJECT";
 /// Node ports without endpoints.
 pub(super) const EXTERNAL_NODE_PORTS: &str = "KUBE-EXTERNAL-NODEPORTS";
 
-/// Beginnings of the names of chains that belong to one Service or one part of a dispatch; whoever
-/// wrote such a chain, it is deleted when it is not needed. The Go kube-proxy does the same by these
-/// (upstream: `pkg/proxy/iptables/proxier.go`, isServiceChainName): a chain with another name would
-/// outlive us, and what it leads to could not be deleted. `KUBE-XLB-` was in use before Kubernetes 1.24.
+/// Prefixes of the names of chains that belong to one Service or one part of a dispatch. Such a chain is
+/// deleted when it is not needed, no matter which program wrote it. The Go kube-proxy does the same with
+/// these prefixes (upstream: `pkg/proxy/iptables/proxier.go`, isServiceChainName): a chain with another name
+/// would outlive us, and its targets could not be deleted. `KUBE-XLB-` was in use before Kubernetes 1.24.
 const PREFIXES: [&str; 6] =
     ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"];
 

@@ -1,4 +1,4 @@
-//! What the kernel has, from the text of `iptables-save`, and how it differs from what it should have.
+//! Observed: the tables from the text of `iptables-save`, and their difference from the desired ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +9,10 @@ use super::names::{ChainId, is_of_proxy, is_perishable};
 use super::script::HookChange;
 use sluice_kernel::xtables::{ChainGraph, Table};
 
-/// What stands for a rule that cannot be read.
+/// The placeholder of a rule that cannot be read.
 const UNREADABLE: &str = "(unreadable)";
 
-/// Chains with their rules in text, of everybody.
+/// Chains with their rules as text, of all programs.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     chains: BTreeMap<ChainId, Vec<String>>,
@@ -21,7 +21,7 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    /// Takes a table in.
+    /// Adds a table.
     pub(super) fn read(&mut self, table: Table, saved: &str) {
         for line in saved.lines() {
             if let Some(rest) = line.strip_prefix(':') {
@@ -35,7 +35,7 @@ impl Observed {
         }
     }
 
-    /// Takes a table in that cannot be read: none of our chains is taken for what it should be.
+    /// Adds a table that cannot be read: all of our chains in it are treated as different.
     pub(super) fn chain_graph(&mut self, table: Table, chain_graph: &ChainGraph) {
         for name in &chain_graph.regular {
             self.chains.insert(ChainId::new(table, name), vec![UNREADABLE.to_owned()]);

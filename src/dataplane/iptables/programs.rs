@@ -1,4 +1,4 @@
-//! What this mode needs of iptables' programs.
+//! The interface to the iptables programs.
 
 use sluice_kernel::xtables::{self, ChainGraph, Table, Xtables, XtablesError};
 
@@ -9,10 +9,10 @@ pub trait Programs: Send {
     /// # Errors
     /// If they cannot be read; [`XtablesError::Incompatible`] if only their chain graph can.
     fn save(&mut self, table: Table) -> Result<String, XtablesError>;
-    /// What can be told of a table whose rules cannot be read.
+    /// What is known of a table whose rules cannot be read.
     ///
     /// # Errors
-    /// If nothing can be told.
+    /// If nothing is known.
     fn chain_graph(&mut self, table: Table) -> Result<ChainGraph, XtablesError>;
     /// Applies a script of `iptables-restore --noflush`.
     ///

@@ -1,5 +1,5 @@
 //! Rules as values; `Display` is the line of `iptables-restore`, and also exactly what `iptables-save`
-//! prints, so that what is wanted and what the kernel has are compared as text.
+//! prints, so that desired and observed rules are compared as text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ impl Rule {
         self
     }
 
-    /// An interface; `+` at the end of the name stands for anything.
+    /// An interface; a `+` at the end of the name matches anything.
     pub(super) fn through(mut self, sense: Sense, interface: String) -> Rule {
         self.input = Some((sense, interface));
         self

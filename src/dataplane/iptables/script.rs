@@ -1,4 +1,4 @@
-//! What `iptables-restore` reads: only chains that change, each written as a whole.
+//! The input of `iptables-restore`: only changed chains, each written as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Takes in what another script wrote.
+    /// Merges the effect of another script.
     pub(super) fn add(&mut self, more: Written) {
         self.operations += more.operations;
         for (table, rules) in more.rules {
@@ -44,7 +44,7 @@ impl Written {
     }
 }
 
-/// Whose fault it is that a script was not applied, and the error.
+/// The Services because of which a script was not applied, and the error.
 #[derive(Debug)]
 pub(super) enum Blame {
     /// This Service's: a line of it was refused.
@@ -95,8 +95,8 @@ impl Script {
         self.owners.is_empty()
     }
 
-    /// Whose fault it is that this script was not applied. If only some Services have changed, it is
-    /// not the others', though a chain that leads to many of them may have been written.
+    /// The Services because of which this script was not applied. If only some have changed, it is one of
+    /// these, though a chain that leads to many others may have been written.
     pub(super) fn blame(
         &self,
         error: XtablesError,

@@ -1,4 +1,4 @@
-//! The plan of one Service in its own chains, and in the rules by which a dispatch finds them.
+//! The plan of one Service: its own chains, and the dispatch rules that lead to them.
 
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ impl Writer<'_> {
         self.out.chains.contains_key(&ChainId { table, name: Arc::clone(chain) })
     }
 
-    /// Matches traffic to an address, and says what it is.
+    /// Matches traffic to an address, with a comment.
     fn to(&self, at: Address, what: &str) -> Rule {
         match at {
             Address::Vip { ip, protocol, port } => {
@@ -221,11 +221,11 @@ impl Writer<'_> {
         chain
     }
 
-    /// A chain that sends on who is admitted.
+    /// A chain for admitted sources.
     fn firewall(&mut self, ranges: &[IpNet], table: Table, then: &Arc<str>) -> Arc<str> {
         let chain = self.id.firewall();
         if !self.has(table, &chain) {
-            // Ranges that could not be read admit nobody, by an empty chain.
+            // Invalid ranges admit no source: an empty chain.
             self.out.chains.entry(ChainId { table, name: Arc::clone(&chain) }).or_default();
             for range in ranges {
                 let rule = Rule::new().from(Sense::Is, range.trunc());
@@ -332,9 +332,9 @@ impl Writer<'_> {
         self.port.affinity.is_some() || self.common.form.layout == Layout::Classic
     }
 
-    /// The chain of an endpoint; with affinity, its name is also that of the list of its clients.
-    /// Two pools remember apart: a client would else be in the lists of two endpoints, and go from one
-    /// to the other.
+    /// The chain of an endpoint; with affinity, its name is also that of the list of its clients. Each pool
+    /// has its own lists: otherwise a client could be in the lists of two endpoints and alternate between
+    /// them.
     fn endpoint(&mut self, kind: PoolKind, endpoint: &PoolEndpoint) -> Arc<str> {
         let apart = kind == PoolKind::Local && self.port.affinity.is_some();
         let pool = if apart && self.uses(PoolKind::Cluster) { " local" } else { "" };

@@ -1,4 +1,4 @@
-//! A strict model of iptables' programs, for tests: it refuses what they would refuse.
+//! A strict model of the iptables programs, for tests: it refuses what they would refuse.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ pub(super) struct Model {
     pub(super) refuses_at_commit: Vec<&'static str>,
     /// How many scripts were tried.
     pub(super) restores: usize,
-    /// Somebody holds the lock.
+    /// Another program holds the lock.
     pub(super) locked: bool,
     /// What was applied last.
     pub(super) script: String,
     pub(super) saves: usize,
-    /// How often `route_localnet` was asked for.
+    /// How often `route_localnet` was set.
     pub(super) localnet: usize,
-    /// How many chains were looked at.
+    /// The number of checked chains.
     pub(super) looks: usize,
-    /// Tables with a native rule of somebody else, and the chain that it is in.
+    /// Tables with a native rule of another program, and the chain of that rule.
     pub(super) incompatible: BTreeMap<Table, &'static str>,
 }
 

@@ -1,5 +1,5 @@
-//! The pure part of the mode: what a change costs, that any order of changes ends in the same rules,
-//! and that packets find through prefixes what they would find in one list.
+//! The pure part of the mode: the cost of a change, the same rules after any order of changes, and the same
+//! result by prefixes as by one list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -156,7 +156,7 @@ fn a_refused_service_is_left_out_and_named() {
     assert!(report.refused[0].reason.contains("-A KUBE-SVC-"), "{:?}", report.refused);
     let text = mode.programs.save(Table::Nat).expect("the model's tables");
     assert!(text.contains("web-8 ->") && !text.contains("web-7"), "{text}");
-    // The loop asks for it again with every sync.
+    // The loop sets it again with every sync.
     mode.programs.refuses.clear();
     let again = scope(report.refused.iter().map(|r| &r.service));
     sync(&mut mode, &table, &again);
@@ -323,7 +323,7 @@ fn several_pod_prefixes_are_told_apart_in_a_chain_of_their_own() {
     assert_eq!(nat[names::MARK_NOT_POD], wanted);
 }
 
-/// The rules that a packet to `key` meets on its way to its own, and how many it passes.
+/// The rules that match a packet to `key`, and how many it traverses.
 fn walk(chains: &Chains, root: &ChainId, key: Key, passed: &mut usize) -> Vec<Line> {
     let mut found = Vec::new();
     for line in &chains[root] {

@@ -1,4 +1,4 @@
-//! Applied: what the kernel has, as far as we wrote or read it.
+//! Applied: the objects that the kernel has, as last written or read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,14 +8,14 @@ use super::kernel::{Kernel, KernelError};
 use sluice_kernel::dummy::DummyOp;
 use sluice_kernel::ipvs::{Destination, Key, Op, Service};
 
-/// What the kernel has of ours, as far as we wrote or read it.
+/// Our objects in the kernel, as last written or read.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Applied {
     pub(super) services: BTreeMap<Key, AppliedService>,
     pub(super) addresses: BTreeSet<IpAddr>,
     /// Whether the device of the addresses exists.
     pub(super) device: bool,
-    /// How many destinations there are, so that nobody has to count them.
+    /// The number of destinations.
     destinations: usize,
 }
 
@@ -88,7 +88,7 @@ impl Applied {
         Ok(true)
     }
 
-    /// An operation was carried out.
+    /// An operation was applied.
     pub(super) fn record(&mut self, op: &Op) {
         let at = |to: &Destination| (to.ip, to.port);
         match op {
@@ -122,7 +122,7 @@ impl Applied {
         }
     }
 
-    /// An operation on addresses was carried out.
+    /// An operation on addresses was applied.
     pub(super) fn record_address(&mut self, op: &DummyOp) {
         match op {
             DummyOp::Create => self.device = true,

@@ -1,7 +1,7 @@
-//! The service table beside IPVS: frontends lead to virtual services, and IPVS chooses the endpoint.
+//! The service table of the IPVS mode: frontends lead to virtual services, and IPVS chooses the endpoint.
 //!
-//! Cluster IPs are addresses of this node here, so rules have to see to it that nothing but IPVS answers
-//! there, and nothing else translates what goes there.
+//! Cluster IPs are addresses of this node here, so rules must ensure that only IPVS answers there, and that
+//! no other rule translates traffic to them.
 
 use std::sync::Arc;
 
@@ -125,7 +125,7 @@ impl DataPath for ToVirtualServices {
             // IPVS leaves no sign of its translation; but then it wanted to go to another address.
             through_a_service: statement::is_not_in(&first, &SetId::Hairpin.name()),
             node_port_addresses: all([conditions.node_port_addresses, no_cluster_ip]),
-            // Whatever the guard says: they are addresses of this node.
+            // Whatever the guard is: they are addresses of this node.
             other_ports: Some("virtual-check"),
         }
     }

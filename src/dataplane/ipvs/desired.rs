@@ -38,8 +38,8 @@ fn services_of(plan: &ServicePlan, scheduler: &Arc<str>) -> Vec<DesiredService> 
 /// What all Services need, by Service and by object.
 #[derive(Debug, Default)]
 pub(super) struct Desired {
-    /// No two Services of a table have one cluster IP. But while a change of several is taken in,
-    /// one may come to an address that the other has not left yet.
+    /// No two Services of a table have the same cluster IP. But while changes of several are applied, one may
+    /// get an address that the other still has.
     services: FxHashMap<Key, BTreeMap<ServiceName, DesiredService>>,
     addresses: FxHashMap<IpAddr, BTreeSet<ServiceName>>,
     owned: FxHashMap<ServiceName, (Option<IpAddr>, Vec<Key>)>,
@@ -62,7 +62,7 @@ impl Desired {
         desired
     }
 
-    /// Takes in what one Service needs now.
+    /// Updates the objects of one Service.
     pub(super) fn replace(
         &mut self,
         name: &ServiceName,
@@ -126,7 +126,7 @@ impl Desired {
     }
 }
 
-/// Takes an owner out of the list of a thing's owners, and the list out of the map with the last one.
+/// Removes an owner from an object's list, and the list from the map if it was the last.
 fn remove_owner<K: std::hash::Hash + Eq, L, R>(
     lists: &mut FxHashMap<K, L>,
     thing: K,

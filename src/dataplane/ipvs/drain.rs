@@ -1,5 +1,5 @@
-//! Graceful termination: a destination that leaves gets no new connections (weight 0), and goes when
-//! its last one has ended.
+//! Graceful termination: a removed destination gets no new connections (weight 0), and is deleted when its
+//! last one has ended.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use super::kernel::{Kernel, KernelError};
 use sluice_core::net::Protocol;
 use sluice_kernel::ipvs::{Key, Op};
 
-/// How long a destination may take to go. IPVS forgets an idle connection after fifteen minutes
-/// (`ipvs.tcpTimeout`); this is for those that are never idle, and for what it counts wrongly.
+/// The time limit for draining a destination. IPVS expires idle connections after fifteen minutes
+/// (`ipvs.tcpTimeout`); this is for connections that are never idle, and for wrong counts.
 const LIMIT: Duration = Duration::from_secs(3600);
 
 /// How often connections are counted.
 const PERIOD: Duration = Duration::from_secs(4);
 
-/// What becomes of connections to a destination that leaves.
+/// What happens to connections to a removed destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leaving {
     /// They may end in peace; only UDP flows find another destination at once.
@@ -51,14 +51,14 @@ impl Drains {
         self.leaving == Leaving::Gracefully && has_connections
     }
 
-    /// An operation was carried out.
+    /// An operation was applied.
     pub(super) fn record(&mut self, op: &Op) {
         if matches!(op, Op::SetDestination(_, to) if to.weight == 0) {
             self.watched.insert(op.key());
         }
     }
 
-    /// Everything was read anew.
+    /// Everything was read again.
     pub(super) fn watch_all(&mut self, applied: &Applied) {
         let idle =
             |service: &AppliedService| service.destinations.values().any(|to| to.weight == 0);

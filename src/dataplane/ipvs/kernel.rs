@@ -1,4 +1,4 @@
-//! What this mode needs of IPVS and of the device with cluster IPs, and the kernel's.
+//! The interface to IPVS and to the device with cluster IPs, and its implementation by the kernel.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -50,16 +50,16 @@ pub enum KernelError {
     Sysctl(#[from] SysctlError),
 }
 
-/// What the configuration says of IPVS.
+/// IPVS settings.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The scheduler's name.
     pub scheduler: Arc<str>,
     /// Virtual services and addresses in these prefixes are not ours.
     pub excluded: Vec<IpNet>,
-    /// Whether this node answers ARP only for addresses of the interface that was asked.
+    /// Whether this node answers ARP only for addresses of the receiving interface.
     pub strict_arp: bool,
-    /// How long idle connections are remembered: TCP, TCP after FIN, UDP.
+    /// Timeouts of idle connections: TCP, TCP after FIN, UDP.
     pub timeouts: [Option<Duration>; 3],
 }
 
@@ -77,7 +77,7 @@ impl Live {
     /// and settings are as they should be.
     ///
     /// # Errors
-    /// If the kernel lacks something, by what name it calls it.
+    /// If the kernel lacks something, with its name.
     pub fn open(family: Family, options: &Options) -> Result<Live, KernelError> {
         let mut ipvs = Ipvs::open()?;
         ipvs.check_scheduler(&options.scheduler)?;

@@ -1,4 +1,4 @@
-//! The IPVS mode: IPVS chooses endpoints, and the table of the nftables mode does all else.
+//! The IPVS mode: IPVS chooses endpoints, and the service table does everything else.
 //!
 //! Reading order: [`virtual_services`] says which ones a Service needs, [`data_path`] has the table that
 //! leads to them; [`desired`], [`applied`] and [`diff`] are what
@@ -6,7 +6,7 @@
 //! destinations go, [`kernel`] is the kernel.
 //! `docs/modes/ipvs.md` explains the shape.
 //!
-//! A sync changes things in the order in which each finds what it refers to:
+//! A sync applies changes in an order in which each object exists before it is referred to:
 //!
 //! 1. virtual services and destinations come,
 //! 2. addresses go,
@@ -46,8 +46,8 @@ use sluice_kernel::Refusal;
 use sluice_kernel::dummy::DummyOp;
 use sluice_kernel::ipvs::{Key, Op};
 
-/// How often it is looked, in a sync, whether somebody else changed something: IPVS does not tell.
-/// Destinations that are to go are looked at then too.
+/// How often a sync checks for changes by other programs, because IPVS does not notify. Draining destinations
+/// are checked then too.
 const LOOK_PERIOD: Duration = Duration::from_secs(4);
 
 /// How often all virtual services are listed at a look: that costs time in proportion to the cluster.
@@ -59,16 +59,16 @@ const WINDOW: usize = 64;
 /// How often a sync starts over because the kernel's state turned out to be another.
 const ATTEMPTS: usize = 4;
 
-/// The IPVS mode for one IP family, beside a table that `N` writes.
+/// The IPVS mode for one IP family, with the service table `N`.
 #[derive(Debug)]
 pub struct Ipvs<N, K = Live> {
     table: N,
     kernel: K,
     scheduler: Arc<str>,
     desired: Desired,
-    /// What the kernel has, as far as we wrote or read it; `None` makes the next sync look.
+    /// The objects that the kernel has, as last written or read; `None` makes the next sync read them.
     applied: Option<Applied>,
-    /// What may be otherwise than it should, and for whom.
+    /// What may differ from the desired objects, and for which Services.
     due: Due,
     drains: Drains,
     looked: Option<Instant>,
@@ -77,14 +77,14 @@ pub struct Ipvs<N, K = Live> {
     cursor: Option<Key>,
 }
 
-/// What may be otherwise than it should, and for whom.
+/// What may differ from the desired objects, and for which Services.
 #[derive(Debug, Default)]
 struct Due {
     keys: BTreeMap<Key, BTreeSet<ServiceName>>,
     addresses: BTreeSet<IpAddr>,
 }
 
-/// A sync under way.
+/// A sync in progress.
 #[derive(Default)]
 struct Work {
     report: Report,
@@ -98,7 +98,7 @@ struct Work {
 }
 
 impl<N: Backend, K: Kernel> Ipvs<N, K> {
-    /// Makes IPVS match, and [`table`](fn@table) what is beside it.
+    /// Syncs IPVS, and the service table through [`table`](fn@table).
     pub fn new(table: N, kernel: K, scheduler: Arc<str>, leaving: Leaving) -> Ipvs<N, K> {
         Ipvs {
             table,
@@ -148,7 +148,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         }
     }
 
-    /// Takes in what the table says of some Services now.
+    /// Updates the desired objects of some Services.
     fn note(&mut self, table: &ForwardingTable, services: &BTreeSet<ServiceName>) {
         for name in services {
             let plan = table.plan(name);
@@ -176,7 +176,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         Ok(())
     }
 
-    /// Looks cheaply, now and then, whether somebody else changed something.
+    /// Checks cheaply, from time to time, for changes by other programs.
     fn look(&mut self) -> Result<Observation, Failed> {
         let now = self.kernel.now();
         let within = |period, at: Option<Instant>| at.is_some_and(|at| now - at < period);
@@ -308,7 +308,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         Ok(())
     }
 
-    /// Lets destinations go that nobody uses any more.
+    /// Deletes drained destinations.
     fn drain(&mut self, family: Family, work: &mut Work) -> Result<(), Failed> {
         let Some(applied) = &self.applied else { return Ok(()) };
         let now = self.kernel.now();

@@ -1,5 +1,5 @@
-//! The kernel of the tests: IPVS, a device with addresses, and the table beside them, as strict as the
-//! kernel about what exists. It may stop after any number of operations.
+//! The kernel of the tests: IPVS, a device with addresses, and the service table, as strict as the kernel
+//! about what exists. It can stop after any number of operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,14 +31,14 @@ pub(super) struct Machine {
     pub(super) addresses: Option<BTreeSet<IpAddr>>,
     /// Connections of a destination.
     pub(super) connections: BTreeMap<(Key, IpAddr, u16), u32>,
-    /// How many operations are still carried out; then nothing is, and nothing answers.
+    /// How many more operations are applied; after that, everything fails.
     pub(super) budget: Option<usize>,
     /// Virtual services of this protocol are refused.
     pub(super) unsupported: Option<Protocol>,
     pub(super) now: Instant,
-    /// Operations that were carried out; a transaction of the table is one.
+    /// The number of applied operations; a transaction of the table is one.
     pub(super) done: usize,
-    /// Questions that were asked.
+    /// The number of reads.
     pub(super) asked: usize,
 }
 
@@ -58,18 +58,18 @@ impl Default for Machine {
     }
 }
 
-/// What becomes of a client.
+/// The outcome for a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     Endpoints(BTreeSet<(IpAddr, u16)>),
     Reject,
     Drop,
-    /// It is sent somewhere where nobody is.
+    /// It is sent to an address that no endpoint has.
     Lost(String),
 }
 
 impl Machine {
-    /// What becomes of a client of a frontend.
+    /// The outcome for a client of a frontend.
     pub(super) fn answer(&self, family: Family, at: &Address, from: SourceClass) -> Answer {
         let protocol = match *at {
             Address::Vip { protocol, .. } | Address::NodePort { protocol, .. } => protocol,
@@ -91,7 +91,7 @@ impl Machine {
         Answer::Endpoints(open.map(|(at, _)| *at).collect())
     }
 
-    /// Whether one more operation is carried out.
+    /// Whether one more operation is applied.
     fn spend(&mut self) -> bool {
         match &mut self.budget {
             Some(0) => false,

@@ -1,5 +1,5 @@
-//! The pure part of the mode, against a strict model of the kernel: what a change costs, that any
-//! order of changes ends in the same objects, and that a sync that stops half-way harms nobody.
+//! The pure part of the mode, against a strict model of the kernel: the cost of a change, the same objects
+//! after any order of changes, and that a sync that stops half-way harms no other Service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl World {
         World::new(machine)
     }
 
-    /// Syncs; how many operations the kernel carried out, a transaction counting as one.
+    /// Syncs; returns the number of applied operations, where a transaction counts as one.
     fn sync(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> usize {
         let before = self.kernel.machine().done;
         let report = self.report(table, scope);
@@ -60,7 +60,7 @@ impl World {
         self.kernel.machine().done - before
     }
 
-    /// What is said to be there is there.
+    /// The applied objects are those of the kernel.
     fn assert_counted(&self, report: &Report) {
         let machine = self.machine();
         let destinations = machine.services.values().map(|(_, destinations)| destinations.len());
@@ -373,7 +373,8 @@ fn each_class_of_sources_finds_its_own_pool() {
     assert_eq!(world.machine().services.len(), 4, "two pools of two ports");
 }
 
-/// Nobody else translates a cluster IP, which is an address of this node: served, without endpoints, or dropped.
+/// No other rule translates a cluster IP, which is an address of this node: served, without endpoints, or
+/// dropped.
 #[test]
 fn a_cluster_ip_that_two_services_have_is_the_older_ones() {
     let policy = TrafficPolicy::Local;

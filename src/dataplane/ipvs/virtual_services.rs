@@ -1,10 +1,9 @@
 //! The virtual services of the IPVS mode, and which frontends are sent there.
 //!
-//! Each pool of a port that traffic uses has a virtual service, at an address of its own:
-//! the cluster IP and port of the Service if traffic to these uses the pool, else another port of the
-//! cluster IP, which nobody may address directly. Traffic to all other frontends is sent there by
-//! `dnat`, so that IPVS, which knows destinations only, need not tell sources apart, and clients of
-//! a port are remembered once, whichever of its addresses they use.
+//! Each pool of a port that traffic uses has a virtual service: at the cluster IP and port of the Service if
+//! traffic to these uses the pool, else at another port of the cluster IP, to which direct traffic is
+//! rejected. Traffic to all other frontends is sent there by `dnat`, so that IPVS, which looks at
+//! destinations only, need not distinguish sources, and all addresses of a port share session affinity.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -43,7 +43,7 @@ impl Whose {
     }
 }
 
-/// A table: its chains, and the rules that lead from one to another, each by what it is deleted by.
+/// A table: its chains and jumps, each with what is needed to delete it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Listing<R> {
     /// Chains that users of iptables define.
@@ -68,7 +68,7 @@ pub(super) struct Removal<R> {
     pub(super) rules: Vec<Jump<R>>,
     /// Chains, with all their rules.
     pub(super) chains: Vec<Arc<str>>,
-    /// Chains that stay because a chain of somebody else leads to them.
+    /// Chains that stay because a chain of another program jumps to them.
     pub(super) used: BTreeMap<Arc<str>, Arc<str>>,
 }
 

@@ -1,4 +1,4 @@
-//! Virtual services of IPVS that no mode needs any more.
+//! IPVS virtual services that no mode needs any more.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,7 @@ use sluice_kernel::addresses::IPVS_DEVICE;
 use sluice_kernel::dummy::{Dummy, DummyError, DummyOp};
 use sluice_kernel::ipvs::{Ipvs, IpvsError, Key, Op};
 
-/// What becomes of connections that IPVS carries: it drops their packets as soon as their virtual
-/// service is gone.
+/// What happens to IPVS connections, whose packets are dropped as soon as their virtual service is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connections {
     /// They may end in peace; what they need stays until then.
@@ -41,8 +40,8 @@ pub enum IpvsLeftoverError {
     Device(#[from] DummyError),
 }
 
-/// Deletes virtual services, their addresses and at last the device. Without the device, IPVS is
-/// somebody else's; with it, kube-proxy takes all of IPVS for its own but for marks and `excluded`
+/// Deletes virtual services, their addresses and finally the device. Without the device, IPVS belongs to
+/// another program; with it, kube-proxy owns all virtual services except those by mark and `excluded`
 /// (upstream: `pkg/proxy/ipvs/proxier.go`, cleanLegacyService).
 pub(super) fn remove(
     excluded: &[IpNet],

@@ -1,4 +1,4 @@
-//! Tables in the text of `iptables-save`, and what takes kube-proxy's part out of them.
+//! Tables from the text of `iptables-save`, and the input that removes kube-proxy's part.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

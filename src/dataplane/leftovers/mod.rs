@@ -1,9 +1,9 @@
-//! What another mode, or the Go kube-proxy, left in the kernel: found and removed.
+//! Finds and removes what another mode, or the Go kube-proxy, left in the kernel.
 //!
-//! To be called when the rules of the mode that starts are in force. [`chains`] says which chains and
-//! rules of iptables are kube-proxy's, [`legacy`] reads and writes those of `iptables-legacy`, [`sets`]
-//! knows ipset's, [`ipvs`] IPVS's. Tables of `iptables-nft` are nf_tables objects and are reached
-//! over netlink, without its programs. `docs/takeover.md` explains the order.
+//! To be called when the rules of the new mode are in place. [`chains`] has which iptables chains and rules
+//! are kube-proxy's, [`legacy`] reads and writes those of `iptables-legacy`, [`sets`] handles ipsets,
+//! [`ipvs`] IPVS. Tables of `iptables-nft` are nf_tables objects and are changed over netlink, without its
+//! programs. `docs/takeover.md` explains the order.
 
 mod chains;
 mod ipvs;
@@ -28,7 +28,7 @@ use sluice_kernel::nft::{ApplyError, Nft, NftError, Op, Refused, TableName};
 use sluice_kernel::policy_routing::{PolicyRouting, PolicyRoutingError};
 use sluice_kernel::xtables::{Table, Variant, XtablesError, legacy_programs, legacy_tables};
 
-/// How often a table is read again that somebody else changes meanwhile.
+/// How often a table is read again if another program changes it meanwhile.
 const ATTEMPTS: usize = 4;
 
 /// What the mode that runs works with, and what therefore stays.
@@ -46,7 +46,7 @@ pub enum InUse {
     Iptables(Variant),
 }
 
-/// Something could not be looked at or removed.
+/// A leftover could not be read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum LeftoverError {
     /// nf_tables cannot be used at all.
@@ -115,9 +115,9 @@ impl LeftoverError {
 pub struct Outcome {
     /// What was removed, for people.
     pub removed: Vec<String>,
-    /// What was left because somebody else uses it, for people.
+    /// Descriptions of what stays because another program uses it.
     pub used: Vec<String>,
-    /// Connections that IPVS carries on; what they need is still there.
+    /// IPVS still has connections; their objects were kept.
     pub connections: u64,
     /// What could not be removed.
     pub failed: Vec<LeftoverError>,
@@ -127,7 +127,7 @@ pub struct Outcome {
 /// use. Virtual services in `excluded` are not kube-proxy's. Of families that are not named, all stays, and
 /// so does what families share.
 ///
-/// It goes on after a failure: what is independent of it goes.
+/// It continues after a failure with what is independent of it.
 pub fn remove(
     in_use: InUse,
     families: &BTreeSet<Family>,
@@ -279,7 +279,7 @@ fn is_absent(refused: &Refused) -> bool {
     refused.contradicts_state()
 }
 
-/// Takes kube-proxy's chains out of a table that iptables-nft made, in one transaction.
+/// Deletes kube-proxy's chains from a table of iptables-nft, in one transaction.
 fn remove_chains(
     nft: &mut Nft,
     table: &TableName,
@@ -299,7 +299,7 @@ fn remove_chains(
         let removal = listing.removal(whose);
         match nft.apply(table, &operations(&removal)) {
             Ok(()) => return Ok(removal),
-            // Somebody else was faster.
+            // Another program was faster.
             Err(ApplyError::Refused(refused))
                 if attempt < ATTEMPTS && refused.iter().any(Refused::contradicts_state) => {}
             Err(error) => return Err(error),

@@ -1,4 +1,4 @@
-//! The sets of ipset that the Go kube-proxy's IPVS mode makes.
+//! The ipsets of the Go kube-proxy's IPVS mode.
 
 /// Their names in IPv4 (upstream: `pkg/proxy/ipvs/ipset.go`). Others have sets that begin with `KUBE-`
 /// too, such as those of kube-router.

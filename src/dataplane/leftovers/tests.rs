@@ -1,4 +1,4 @@
-//! Which parts of recorded and of made-up listings are kube-proxy's.
+//! Recorded and synthetic listings: which parts are kube-proxy's.
 
 use super::chains::{Removal, Whose};
 use super::legacy::{listing, script};

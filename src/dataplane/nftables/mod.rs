@@ -1,7 +1,7 @@
-//! The nftables mode: the kernel translates to an endpoint, which it draws from the slots of a pool.
+//! The nftables mode: the kernel draws an endpoint from the slots of a pool and translates to it.
 //!
-//! All of it is the [service table](crate::service_table). This mode adds nothing of its own: what it
-//! draws by, the userspace mode draws by, too. `docs/modes/nftables.md` explains the shape.
+//! All of it is in the [service table](crate::service_table): the userspace mode uses the same rules for
+//! drawing. See `docs/modes/nftables.md`.
 
 use crate::service_table::{
     DataPath, Elements, FrontendClass, KernelTable, Rules, ServiceTable, SetId, slot_elements,

@@ -1,5 +1,5 @@
-//! Session affinity: what clients are remembered under, and the part that no rule can do. When an endpoint
-//! leaves, what clients remember of it must go too, or they would be sent to it until the timeout.
+//! Session affinity: affinity ids, and the part that no rule can do: when an endpoint is removed, its
+//! affinity entries must be deleted, or clients would be sent to it until the timeout.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use sluice_core::net::fnv1a;
 use sluice_core::plan::{Frontend, PoolEndpoint, PoolKind, PortPlan, ServicePlan};
 use sluice_kernel::nft::{Element, Key, Op};
 
-/// The number under which clients of a frontend are remembered. Frontends of a port share it if they
-/// lead to the same endpoints; one that leads pods and others to different ones has one of its own.
+/// The number of a frontend's affinity entries. Frontends of a port share it if they lead to the same
+/// endpoints; a frontend that leads pods and other sources to different endpoints has its own.
 ///
 /// The highest bit sets it apart from priorities that applications ask for (`SO_PRIORITY`).
 pub(super) fn affinity_number(port: &PortPlan, frontend: &Frontend) -> Option<u32> {
@@ -27,8 +27,8 @@ pub(super) fn affinity_number(port: &PortPlan, frontend: &Frontend) -> Option<u3
     Some(1 << 31 | affinity.id << 2 | endpoints)
 }
 
-/// Every number of a port, with each endpoint that clients may be remembered for under it. Some may
-/// come several times.
+/// Every number of a port, with each endpoint that affinity entries under it may have. May contain
+/// duplicates.
 pub(super) fn remembered(port: &PortPlan) -> impl Iterator<Item = (u32, &PoolEndpoint)> {
     port.frontends
         .iter()
@@ -39,8 +39,8 @@ pub(super) fn remembered(port: &PortPlan) -> impl Iterator<Item = (u32, &PoolEnd
         })
 }
 
-/// The identity under which clients are remembered for an endpoint. It follows from the number and the
-/// endpoint, so that a restart finds it again. It lacks the highest bit, which numbers have.
+/// The endpoint id in affinity entries: a hash of the number and the endpoint, so that a restart finds the
+/// same one. Unlike numbers, it lacks the highest bit.
 ///
 /// Two endpoints of one number have the same identity with a probability of 2^-31; a client of one of
 /// them may then be sent to the other.
@@ -53,8 +53,7 @@ pub(super) fn endpoint_id(number: u32, ip: IpAddr, port: u16) -> u32 {
     hash.and(&port.to_be_bytes()).fold(31)
 }
 
-/// What clients may be remembered under, numbers of frontends and identities of their endpoints: how a
-/// change of some Services changes that.
+/// The numbers and endpoint ids that affinity entries may have, and how changes of Services change them.
 #[derive(Debug, Default)]
 pub(super) struct AffinityChange {
     /// What the changed Services have now.
@@ -78,7 +77,7 @@ impl AffinityChange {
         self.complete = true;
     }
 
-    /// Whether clients may remember endpoints that left.
+    /// Whether there may be affinity entries of removed endpoints.
     pub(super) fn leaves_stale_entries(&self) -> bool {
         self.complete || !self.gone.is_empty()
     }
@@ -114,7 +113,7 @@ fn entry_of(key: &Key) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// The kernel remembers clients under them while a new version of this program comes in.
+    /// Affinity entries keep them across upgrades of this program.
     #[test]
     fn identities_of_endpoints_are_the_same_in_every_version() {
         let table = [

@@ -1,4 +1,4 @@
-//! What the kernel has as far as we wrote or read it, and how a transaction changes that.
+//! The applied objects, and how a transaction changes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use sluice_core::model::ServiceName;
 use sluice_core::plan::{Host, ServicePlan};
 use sluice_kernel::nft::Key;
 
-/// What the kernel has, as far as we wrote or read it.
+/// The objects that the kernel has, as last written or read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Applied {
     pub(super) schema: Schema,
@@ -31,8 +31,8 @@ pub(super) struct Applied {
     elements: i64,
 }
 
-/// What chains and rules follow from, beside what never changes: a change of a few endpoints, as most
-/// are, does not touch it, so that they need not be written down only to be compared.
+/// The inputs of chains and rules. Most changes, of a few endpoints, do not change them, so chains and rules
+/// need not be rendered for comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SchemaInputs {
     pub(super) host: Host,

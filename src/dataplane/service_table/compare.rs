@@ -1,4 +1,4 @@
-//! From what is desired, and what was applied or observed, to the [`Diff`].
+//! From desired, and applied or observed, to the [`Diff`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use sluice_core::model::ServiceName;
 use sluice_core::plan::{PoolEndpoint, PoolKind, PortPlan, ServicePlan};
 use sluice_kernel::nft::{Element, Key, Op, SortedElements};
 
-/// A comparison under way.
+/// A comparison in progress.
 struct Comparison<'a> {
     desired: &'a Desired<'a>,
     diff: Diff,

@@ -1,4 +1,4 @@
-//! What the service table needs of nf_tables, and the kernel's.
+//! The interface to nf_tables, and its implementation by the kernel.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,18 +23,18 @@ pub trait KernelTable: Send {
     fn dump(&mut self) -> Result<Option<Observed>, NftError>;
     /// Reads the elements of one set; none if it is not there.
     fn elements(&mut self, set: &Set) -> Result<Vec<Element>, NftError>;
-    /// The number of transactions so far, of anybody.
+    /// The number of transactions so far, by any program.
     fn generation(&mut self) -> Result<u32, NftError>;
     /// Listens for foreign changes of our table from now on; whether it did so before.
     fn listen(&mut self) -> Result<Listening, NftError>;
-    /// Whether somebody else changed our table since the last call, as far as was listened.
+    /// Whether another program has changed our table since the last call, as far as notifications show.
     fn drifted(&mut self) -> bool;
 }
 
 /// nf_tables of one network namespace, for the tables of all families.
 ///
-/// They share one listener, because the kernel makes a notification of each element as long as
-/// anybody listens: one family would hear, and pay for, the loading of the other.
+/// They share one listener, because the kernel notifies about each element while there is a listener: one
+/// family would receive, and pay for, the initial load of the other.
 #[derive(Debug, Clone)]
 pub struct Connection(Arc<Mutex<Shared>>);
 
@@ -42,7 +42,7 @@ pub struct Connection(Arc<Mutex<Shared>>);
 struct Shared {
     nft: Nft,
     events: NftEvents,
-    /// Tables that somebody else changed.
+    /// Tables that another program changed.
     drifted: BTreeSet<TableName>,
     tables: Vec<TableName>,
 }
@@ -81,8 +81,7 @@ impl Connection {
         self.shared().nft.apply(&TableName::new(family, TRIAL), &ops)
     }
 
-    /// Changes whenever somebody else may have changed our tables. Must be called within a Tokio
-    /// runtime.
+    /// Changes whenever another program may have changed our tables. Must be called within a Tokio runtime.
     ///
     /// # Errors
     /// If the runtime cannot wait for the kernel.

@@ -1,7 +1,7 @@
-//! New connections by Service port, as elements of the kernel's sets count them.
+//! New connections by Service port, counted by elements of sets.
 //!
-//! The elements say in their comments whose they are. So whoever reads them needs nothing else, and they
-//! outlive the daemon.
+//! The comment of each element names its owner, so that reading them needs no other state and they outlive
+//! the daemon.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
@@ -63,7 +63,7 @@ impl ServiceCounters {
     }
 }
 
-/// Whose a counter is, as the comment of its element says it; none if that is too long to be said.
+/// The owner of a counter as in its element's comment; `None` if that is too long.
 pub(super) fn owner(name: &ServiceName, port: &PortPlan) -> Option<String> {
     let text = format!("{name}:{}", port.name);
     (text.len() <= LONGEST).then_some(text)

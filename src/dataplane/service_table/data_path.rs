@@ -12,9 +12,9 @@ use sluice_core::plan::{Host, ServicePlan};
 /// How a proxy mode gets traffic from a frontend to an endpoint: what it adds to the service table, and
 /// where the rules of the table have to mind it. Each mode implements it in its own folder.
 ///
-/// The table finds the frontend of a packet, refuses, drops, marks for masquerading, and picks the pool
-/// by the source; then [`DataPath::deliver`] takes over. It is pure: values in, rules and elements
-/// out. What is not said here is the same in all modes.
+/// The table finds the frontend of a packet, rejects, drops, marks for masquerading, and picks the pool by
+/// the source; then comes [`DataPath::deliver`]. It is pure: values in, rules and elements out. Everything
+/// else is the same in all modes.
 pub(crate) trait DataPath: fmt::Debug + Send {
     /// Whether the table itself chooses the endpoint of a connection of this protocol. Then endpoints
     /// keep their slots over changes and restarts.
@@ -23,10 +23,10 @@ pub(crate) trait DataPath: fmt::Debug + Send {
     /// Whether rules remember clients (session affinity), so that they have to forget endpoints that left.
     fn remembers_clients(&self) -> bool;
 
-    /// The sets that are always there in this mode, beside those of every mode.
+    /// The sets that always exist in this mode, in addition to those of every mode.
     fn sets(&self) -> Vec<SetId>;
 
-    /// Where the base chains are hooked in, and what they jump to beside the chains of every mode.
+    /// The hooks of the base chains, and their jumps in addition to those of every mode.
     fn hooks(&self, host: &Host) -> Hooks {
         let _ = host;
         Hooks::default()

@@ -1,4 +1,4 @@
-//! What the table is to be: a forwarding table in the words of one proxy mode.
+//! Desired: the forwarding table as objects of one proxy mode.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The difference between what is desired and what is there, as operations of one transaction.
+//! Diff: the operations of one transaction that lead to the desired objects.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ impl Changes {
 }
 
 impl Diff {
-    /// Takes all operations out, in an order in which each finds what it refers to.
+    /// Takes all operations, ordered so that each object exists before it is referred to.
     pub(super) fn take_operations(&mut self) -> Ops {
         let before = std::mem::take(&mut self.prepare);
         let after = std::mem::take(&mut self.finish);

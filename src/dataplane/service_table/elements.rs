@@ -1,4 +1,4 @@
-//! The elements that say what the forwarding table says about one Service, in every mode.
+//! The elements of one Service that every mode has.
 
 use ipnet::IpNet;
 
@@ -27,7 +27,7 @@ pub(super) fn frontend_elements(frontend: &Frontend, out: &mut Elements) {
     if is_split(frontend) {
         out.push((SetId::Split(class), Element::new(key)));
     } else if masquerade == Masquerade::Yes && frontend.kind != FrontendKind::ClusterIp {
-        // Cluster IPs are masqueraded by who asks, which one rule decides for all of them.
+        // Masquerading of cluster IPs depends on the source; one rule decides it for all of them.
         out.push((SetId::Masquerade(class), Element::new(key)));
     }
     for (_, route) in lookups(frontend) {
@@ -39,7 +39,7 @@ pub(super) fn frontend_elements(frontend: &Frontend, out: &mut Elements) {
     }
 }
 
-/// The counters of a Service: one element per frontend, whose comment says whose it is.
+/// The counters of a Service: one element per frontend, whose comment names the owner.
 pub(super) fn counter_elements(name: &ServiceName, plan: &ServicePlan, out: &mut Elements) {
     out.extend(plan.ports.iter().flat_map(|port| {
         let owner = counters::owner(name, port);
@@ -50,7 +50,7 @@ pub(super) fn counter_elements(name: &ServiceName, plan: &ServicePlan, out: &mut
     }));
 }
 
-/// Elements that several Services may need at once: they exist while anybody needs them.
+/// Elements that several Services may need at once: they exist while any Service needs them.
 pub(super) fn shared_elements(plan: &ServicePlan, out: &mut Elements) {
     if let Some(ip) = plan.cluster_ip {
         out.push((SetId::ClusterIps, Element::new(Key::new().address(ip))));

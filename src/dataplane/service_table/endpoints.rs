@@ -1,5 +1,5 @@
-//! The elements of endpoints in slots, and of the clients that are remembered for them: what modes write
-//! whose traffic [is drawn](super::rules::Rules::draw_endpoints).
+//! The elements of endpoints in slots and of session affinity, for modes whose rules [draw
+//! endpoints](super::rules::Rules::draw_endpoints).
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ pub(crate) fn slot_elements(plan: &ServicePlan, out: &mut Elements) {
     }
 }
 
-/// A pool, and how its frontend finds it; `number` is what clients are remembered under, if they are.
+/// A pool, and how its frontend finds it; `number` is that of its affinity entries, if any.
 fn pool_elements(
     (class, key): (FrontendClass, Key),
     pool: &[PoolEndpoint],

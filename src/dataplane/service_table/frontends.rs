@@ -6,7 +6,7 @@ use sluice_core::net::Family;
 use sluice_core::plan::{Address, Frontend, PoolKind, Route, SourceClass, Verdict};
 use sluice_kernel::nft::{Field, Key};
 
-/// Frontends that are looked up in the same sets, by the same key.
+/// Frontends that are looked up in the same sets by the same key.
 ///
 /// Most frontends use one pool for all traffic. One whose external policy is Local has a second pool,
 /// for traffic from outside, which is looked up in sets of their own.
@@ -80,7 +80,7 @@ impl FrontendClass {
         key
     }
 
-    /// The frontend, then the source: whom a restricted frontend admits.
+    /// The frontend, then the source: the admitted sources of a restricted frontend.
     pub(super) fn source_key(self, family: Family) -> Vec<Field> {
         let mut key = self.key(family);
         key.push(Field::Saddr(family));

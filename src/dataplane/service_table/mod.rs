@@ -1,9 +1,9 @@
-//! The service table: the table of nf_tables that every mode but iptables has, with Services as elements
-//! of sets and a constant number of rules.
+//! The service table: the nf_tables table of every mode except iptables, with Services as elements of sets
+//! and a constant number of rules.
 //!
-//! The modes nftables, ipvs and userspace differ in the last step only, from a frontend that was found to
-//! an endpoint. That step is a [`DataPath`]; `nftables/`, `ipvs/` and `userspace/` have one each. All else is here,
-//! once.
+//! The modes nftables, ipvs and userspace differ only in the last step, from a frontend to an endpoint. That
+//! step is a [`DataPath`], of which `nftables/`, `ipvs/` and `userspace/` have one each. Everything else is
+//! here, once.
 //!
 //! # What is, what should be, and the difference
 //!
@@ -78,8 +78,8 @@ use sluice_telemetry::trace;
 /// How often a batch is sent again without the Services whose objects were refused.
 const ROUNDS: usize = 8;
 
-/// How often a sync starts over because the kernel's state turned out to be another. The last time,
-/// the table is built anew, whatever is in it.
+/// How often a sync starts over because the kernel's state is not as expected. The last time, the table is
+/// replaced, whatever it contains.
 const ATTEMPTS: usize = 4;
 
 /// The service table of one IP family, kept as a forwarding table asks for.
@@ -114,8 +114,8 @@ impl<T: KernelTable> ServiceTable<T> {
         ServiceTable { counting, ..self }
     }
 
-    /// Listens for foreign changes from now on, and tells whether one may have slipped in since the
-    /// kernel was read at `generation` and changed by `commits` transactions of ours.
+    /// Subscribes to changes by other programs, and returns whether one may have been missed since the kernel
+    /// was read at `generation` and changed by `commits` transactions of ours.
     fn listen(&mut self, generation: u32, commits: u32) -> Result<bool, NftError> {
         match self.kernel.listen()? {
             Listening::Before => Ok(false),
@@ -123,8 +123,8 @@ impl<T: KernelTable> ServiceTable<T> {
         }
     }
 
-    /// Makes the kernel forget clients' affinity to endpoints that left; how many elements it was. If
-    /// it does not, the next sync compares everything.
+    /// Deletes the affinity entries of removed endpoints; returns how many. If the kernel refuses, the next
+    /// sync compares everything.
     fn purge(&mut self, family: Family, affinity: &AffinityChange) -> usize {
         if !affinity.leaves_stale_entries() {
             return 0;
@@ -301,7 +301,7 @@ impl<T: KernelTable> ServiceTable<T> {
     }
 }
 
-/// A sync under way.
+/// A sync in progress.
 struct Work {
     diff: Diff,
     /// The kernel's state, if it was read, with the generation of its rule set.

@@ -1,4 +1,4 @@
-//! The kernel's table, as it was read, in the terms of [`super::sets`].
+//! Observed: the kernel's table as read, in terms of [`super::sets`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct ObservedTable {
 pub(super) enum Repair {
     /// Change what differs, if that can be.
     Migrate,
-    /// Build it anew: there is something in it that stands in the way of every change.
+    /// Replace it: something in it prevents every change.
     Rebuild,
 }
 
@@ -47,8 +47,8 @@ impl ObservedTable {
         self.table.is_some()
     }
 
-    /// The existing schema, if the desired one can be reached from it without building the table
-    /// anew: what both have in common must work alike.
+    /// The existing schema, if the desired one can be reached from it without replacing the table: objects in
+    /// both must be equal.
     pub(super) fn usable(&self, desired: Option<&Schema>) -> Option<Schema> {
         let (table, desired) = (self.table.as_ref()?, desired?);
         if !table.foreign.is_empty() || self.repair == Repair::Rebuild {
@@ -74,8 +74,8 @@ impl ObservedTable {
         (!differs).then_some(existing)
     }
 
-    /// The elements of each of our sets, but for those that rules write. `of_mode` are the sets that are
-    /// always there in this mode only; another mode's are nobody's here, and go as a whole.
+    /// The elements of each of our sets, except those that rules write. `of_mode` are the sets that only this
+    /// mode always has; another mode's are deleted as a whole.
     pub(super) fn elements(&self, of_mode: Vec<SetId>) -> Vec<(SetId, &SortedElements)> {
         let permanent: Vec<_> = SetId::permanent(of_mode).map(|id| (id, id.name())).collect();
         let sets = self.table.iter().flat_map(|table| &table.sets);

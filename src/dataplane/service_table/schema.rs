@@ -1,4 +1,4 @@
-//! Sets, chains and rules as values: all of the table but the elements of its sets.
+//! Sets, chains and rules as values: everything in the table except the elements of its sets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,12 +1,12 @@
-//! The names and shapes of what varies: sets and maps, and which element of them says what.
+//! Sets and maps: their names, types and the meaning of their elements.
 //!
-//! A frontend with n endpoints holds the slots 0 to n-1 of a map `…-endpoints`, keyed by its address
-//! and the slot. Which set `…-slots-N` it is in says how large a number to draw: N is n rounded up to
-//! a power of two, so that N changes rarely and there are few sets. A draw that hits no slot is
-//! repeated (see `rules::draw`). There is no verdict map: the kernel walks through all elements of one
-//! whenever an element that jumps is added, so the cost of a change would grow with the cluster.
+//! A frontend with n endpoints has the slots 0 to n-1 of a map `…-endpoints`, keyed by its address and the
+//! slot. It is in one set `…-slots-N`, where N is n rounded up to a power of two, so that N changes rarely
+//! and there are few sets. A draw of an empty slot is repeated (see `rules::draw`). There is no verdict map:
+//! the kernel visits all elements of one whenever an element with a jump is added, so the cost of a change
+//! would grow with the cluster.
 //!
-//! A set that one mode has for itself is an [`OwnSet`] and stands in the mode's folder.
+//! A set of a single mode is an [`OwnSet`] in the mode's folder.
 
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
@@ -39,8 +39,8 @@ pub(crate) enum SetId {
     Split(FrontendClass),
     /// Frontends that draw from so many slots.
     Slots(FrontendClass, u32),
-    /// The same for those with session affinity, if there is more than one slot: the endpoint that a
-    /// client is remembered for comes before the draw.
+    /// The same for those with session affinity, if there is more than one slot: the affinity entry is looked
+    /// up before the draw.
     StickySlots(FrontendClass, u32),
     /// Endpoints by frontend and slot.
     Endpoints(FrontendClass),
@@ -48,7 +48,7 @@ pub(crate) enum SetId {
     Restricted,
     /// Those sources, by frontend.
     Sources,
-    /// Frontends with session affinity, and the number under which their clients are remembered.
+    /// Frontends with session affinity, and the number of their affinity entries.
     Sticky(FrontendClass),
     /// Those numbers, by the timeout in seconds.
     Remembered(u32),
@@ -102,8 +102,7 @@ impl Hash for OwnSet {
     }
 }
 
-/// How many clients of frontends the kernel remembers at the most; beyond that, new ones have no
-/// affinity.
+/// The maximum number of affinity entries; beyond that, new clients have no affinity.
 const MOST_CLIENTS: u32 = 1 << 20;
 
 /// The entries of a client: under the number of the frontend, and under the endpoint.
@@ -292,8 +291,8 @@ impl SetId {
     }
 }
 
-/// What a client is remembered by, beside the number or identity in the packet's priority. That is there
-/// from before its destination is translated until after that.
+/// The client part of an affinity entry's key; the other part is the number or id in the packet's priority,
+/// which is set from before DNAT until after it.
 ///
 /// A map from clients to endpoints would need one look-up, but no saved ruleset would have it: `nft` 1.0.6
 /// cannot read a rule that writes to a map with IPv6 addresses (it dies of a failed assertion), and leaves

@@ -1,8 +1,7 @@
 //! Which endpoint of a pool sits in which slot.
 //!
-//! Slots are numbered without gaps. An endpoint stays where it is as long as it can, so that a change
-//! of one endpoint changes one or two slots, and a restart, which reads the slots back from the
-//! kernel, changes none.
+//! Slots are numbered without gaps. Endpoints keep their slots as far as possible, so that a change of one
+//! endpoint changes one or two slots, and a restart, which reads the slots from the kernel, changes none.
 
 use std::net::IpAddr;
 

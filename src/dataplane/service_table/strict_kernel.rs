@@ -1,4 +1,4 @@
-//! The kernel of the tests: one table, with what it refuses and what others do to it.
+//! The kernel of the tests: one table, with refusals and changes by other programs.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ impl Model {
             Op::DeleteRule { .. } => return Err("not used by this mode"),
             Op::AddElement { set, element } => {
                 let elements = &mut self.sets.get_mut(&set).ok_or("no set")?.1;
-                // What is there already is accepted, as long as it says the same.
+                // Existing objects are accepted if they are equal.
                 let before = elements.insert(element.key, element.clone());
                 if before.is_some_and(|before| before != element) {
                     return Err("element exists");
@@ -107,7 +107,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Somebody else deletes an element.
+    /// Another program deletes an element.
     pub(crate) fn foreign_delete(&mut self, set: &str, key: Key) {
         let (_, elements) = self.model.sets.get_mut(set).expect("the set is there");
         elements.remove(&key).expect("the element is there");

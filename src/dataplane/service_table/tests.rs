@@ -1,5 +1,5 @@
-//! The pure part of the table: what a change costs, and that any order of changes ends in the same
-//! kernel objects. A strict model of the kernel refuses what the kernel would refuse.
+//! The pure part of the table: the cost of a change, and the same kernel objects after any order of changes.
+//! A strict model of the kernel refuses what the kernel would refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl World {
         World { mode: nftables::table(kernel).counting(counting) }
     }
 
-    /// Syncs and gives the operations that the kernel carried out.
+    /// Syncs and returns the operations that were applied.
     fn sync(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> Vec<Op> {
         let report = self.report(table, scope);
         assert_eq!(report.refused, []);
@@ -213,7 +213,7 @@ fn a_foreign_change_is_repaired_by_the_next_sync() {
     assert_eq!((report.observed, report.operations), (Observation::Drift, 1));
     assert_eq!(world.kernel().model, untouched);
 
-    // One that was not heard of shows when an operation contradicts it.
+    // A missed notification shows when an operation fails because of the change.
     world.kernel().foreign_delete(&endpoints, slot);
     world.kernel().touched = false;
     let mut without_a = table.clone();

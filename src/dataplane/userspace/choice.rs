@@ -1,15 +1,14 @@
-//! Which endpoint a client gets: any one with equal chances, or with session affinity the one that it
-//! had last.
+//! The choice of endpoints: random with equal probability, or with session affinity the client's last one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// How many clients a relay remembers at the most; beyond that, new ones have no affinity.
+/// The maximum number of affinity entries of a relay; beyond that, new clients have no affinity.
 const MOST_CLIENTS: usize = 1 << 18;
 
-/// How many clients are remembered before it is looked for the first time which of them have expired.
+/// The number of affinity entries before expired ones are first removed.
 const FIRST_SWEEP: usize = 1024;
 
 /// The endpoints of a pool, and who uses which.
@@ -35,8 +34,8 @@ struct Remembered {
 }
 
 impl Choice {
-    /// Another pool, and how long clients stay at an endpoint, in seconds. Clients of endpoints that
-    /// left are forgotten.
+    /// Sets another pool, and the affinity timeout in seconds. Affinity entries of removed endpoints are
+    /// deleted.
     pub(super) fn update(&mut self, pool: Vec<SocketAddr>, affinity: Option<u32>) {
         let memory = self.memory.take();
         self.memory = affinity.map(|timeout| {
@@ -91,7 +90,7 @@ impl Memory {
         known.map(|known| known.endpoint)
     }
 
-    /// The time begins anew with every connection.
+    /// Every connection restarts the timeout.
     fn remember(&mut self, client: IpAddr, endpoint: SocketAddr, now: Instant) {
         if self.clients.len() >= self.sweep_at {
             self.clients.retain(|_, known| known.until > now);

@@ -1,4 +1,4 @@
-//! Who gets which endpoint, without sockets and without a clock.
+//! The choice of endpoints, without sockets and without a clock.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! UDP clients: who is known, for how long, and who must go when there are too many.
+//! UDP clients: their timeouts, and which is evicted when there are too many.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -19,16 +19,16 @@ const MOST_CLIENTS: usize = 16 * 1024;
 /// Clients use up at most one in so many descriptors.
 const SHARE: usize = 4;
 
-/// A UDP client, and the socket that stands for it before an endpoint.
+/// A UDP client, and its socket to an endpoint.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) address: SocketAddr,
     pub(super) endpoint: SocketAddr,
     pub(super) upstream: UdpSocket,
-    /// To be told to end.
+    /// Signals the end.
     pub(super) leave: Notify,
     answered: AtomicBool,
-    /// When it was last heard of, in milliseconds after `since`.
+    /// The time of its last datagram, in milliseconds after `since`.
     used: AtomicU64,
     since: Instant,
     _taken: Taken,
@@ -70,7 +70,7 @@ impl Client {
         self.answered.load(Relaxed)
     }
 
-    /// When it was last heard of.
+    /// The time of its last datagram.
     pub(super) fn last(&self) -> Instant {
         self.since + Duration::from_millis(self.used.load(Relaxed))
     }
@@ -121,8 +121,8 @@ impl Clients {
     }
 }
 
-/// The clients of all relays, in the order in which they came: the one that has been silent longest
-/// makes room for a new one, or nearly so (the second-chance order of page replacement).
+/// The clients of all relays in the order of arrival. Approximately the client that has been silent longest
+/// is evicted for a new one (second-chance page replacement).
 #[derive(Debug)]
 pub(super) struct ClientLru {
     most: usize,
@@ -157,7 +157,7 @@ impl ClientLru {
         }
     }
 
-    /// Makes room because descriptors are short; whether there was anybody to go.
+    /// Evicts a client because descriptors are short; returns whether there was one.
     pub(super) fn shrink(&self, counters: &Counters) -> bool {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let found = dismiss_one(&mut queue);
@@ -169,7 +169,7 @@ impl ClientLru {
 }
 
 fn dismiss_one(queue: &mut VecDeque<(Weak<Client>, Instant)>) -> bool {
-    // Everybody has one second chance at the most.
+    // Each client has at most one second chance.
     for _ in 0..2 * queue.len() {
         let Some((client, seen)) = queue.pop_front() else { return false };
         let Some(alive) = client.upgrade() else { continue };

@@ -1,8 +1,8 @@
-//! What the relays have done and are doing, for whoever wants to show it.
+//! Counters of the relays, for metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counts since the start; those of things that are under way go down again.
+/// Counters since the start; those of current connections and clients also decrease.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// TCP connections that are joined, or for which an endpoint is being sought.
@@ -25,7 +25,7 @@ pub struct Counters {
     pub datagrams_to_clients: Count,
     /// Datagrams that were lost because a queue was full, or because there was no endpoint.
     pub lost_datagrams: Count,
-    /// UDP clients that were forgotten early, to make room for others.
+    /// UDP clients that were evicted for others.
     pub evictions: Count,
     /// How often a connection had to wait because descriptors were used up.
     pub shortages: Count,
@@ -53,14 +53,14 @@ impl Count {
         self.0.fetch_sub(1, Relaxed);
     }
 
-    /// Counts something for as long as it is under way.
+    /// Counts something until the guard is dropped.
     pub(super) fn one<T: AsRef<Counters>>(of: T, which: fn(&Counters) -> &Count) -> UnderWay<T> {
         which(of.as_ref()).increment();
         UnderWay { of, which }
     }
 }
 
-/// Something that is under way until this is dropped.
+/// Counts one until it is dropped.
 #[derive(Debug)]
 pub(super) struct UnderWay<T: AsRef<Counters>> {
     of: T,

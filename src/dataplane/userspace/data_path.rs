@@ -1,5 +1,5 @@
-//! The service table of the userspace mode: pools are sockets of this process, and what relays send and
-//! are answered finds its way.
+//! The service table of the userspace mode: pools are sockets of this process, with rules for the relays' own
+//! traffic and its replies.
 
 use std::collections::BTreeSet;
 
@@ -74,8 +74,8 @@ impl DataPath for ToRelays {
         Conditions { node_port_addresses: Statement::new(), ..Conditions::new(family) }
     }
 
-    /// Only what was redirected reaches relays. What they send themselves carries the mark until
-    /// `filter-output`. Who is redirected to them keeps its source, by which clients are remembered.
+    /// Only redirected traffic reaches relays. Their own traffic has the mark until `filter-output`.
+    /// Redirected connections keep their source, which session affinity needs.
     fn rules(&self, rules: &mut Rules<'_>) {
         let mark = rules.table.host.masquerade_mark;
         let port = || statement::is_in(&[Field::L4Proto, Field::Dport], &RELAY_PORTS.name());
@@ -121,8 +121,8 @@ fn mark_answers(rules: &mut Rules<'_>) {
     rules.rule(chain, [reply, statement::socket_is_transparent(), mark]);
 }
 
-/// What is to be masqueraded goes to the relay that shows endpoints the node's address, all else to
-/// the one that shows them the client's; nobody but this table decides which it is.
+/// Traffic to be masqueraded goes to the relay that uses the node's address, all other traffic to the one
+/// that uses the client's; only this table decides which.
 fn choose_by_source(rules: &mut Rules<'_>, frontends: FrontendClass) {
     let (family, mark) = (rules.family(), rules.table.host.masquerade_mark);
     let relayed = || statement::not_protocol(Protocol::Sctp);

@@ -1,4 +1,4 @@
-//! How many sockets the relays may open: the process has other business that needs some, too.
+//! The limit of the relays' descriptors: the rest of the process needs some, too.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::counters::Counters;
 
-/// Descriptors that are left to the rest of the process: one in eight, but so many at the least, and at
-/// the most. HTTP servers have one in sixteen, up to 256.
+/// Descriptors reserved for the rest of the process: one eighth, within these limits. HTTP servers have one
+/// sixteenth, up to 256.
 const RESERVE: (u64, u64) = (96, 320);
 
 /// One in so many descriptors is for connections, however many listeners there are.
 const CONNECTIONS_SHARE: usize = 4;
 
-/// How often it is said that they are used up.
+/// The minimum interval between log lines about a shortage.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// The descriptors that relays may use.
@@ -51,14 +51,13 @@ impl Descriptors {
         Arc::clone(&self.free).try_acquire_many_owned(count).ok()
     }
 
-    /// Takes some for a listener, if enough are left then for connections: a listener that takes the
-    /// last ones would be of no use, to itself and to all others.
+    /// Takes some for a listener if enough remain for connections: a listener without them would be useless.
     pub(super) fn try_take_for_listener(&self, count: u32) -> Option<Taken> {
         let enough = self.free.available_permits() > self.total / CONNECTIONS_SHARE;
         enough.then(|| self.try_take(count)).flatten()
     }
 
-    /// Takes some, and waits for them if need be. Whoever waits takes nothing on meanwhile.
+    /// Takes some, and waits for them if necessary. The caller accepts nothing meanwhile.
     pub(super) async fn take(&self, count: u32) -> Option<Taken> {
         if let Some(taken) = self.try_take(count) {
             return Some(taken);
@@ -67,7 +66,7 @@ impl Descriptors {
         Arc::clone(&self.free).acquire_many_owned(count).await.ok()
     }
 
-    /// Notes that something has to wait, and says so now and then.
+    /// Counts a shortage, and logs it from time to time.
     pub(super) fn used_up(&self) {
         self.counters.shortages.increment();
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);

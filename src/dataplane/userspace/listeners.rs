@@ -1,4 +1,4 @@
-//! The sockets that traffic is redirected to, one for each pool of each port of a Service.
+//! The sockets to which traffic is redirected, one for each pool of each Service port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,7 +21,7 @@ use sluice_kernel::sockets;
 /// Descriptors of a listener: its own, and one for a connection that waits for more.
 const LISTENER: u32 = 2;
 
-/// How often the kernel is asked for another free port because that one is a node port.
+/// How often another free port is requested because the kernel's choice is a node port.
 const ATTEMPTS: usize = 32;
 
 /// Why there is no listener.
@@ -44,7 +44,7 @@ pub(super) struct Listener {
     pub(super) at: SocketAddr,
     pub(super) target: Arc<Target>,
     task: AbortHandle,
-    /// For UDP: they end with it, while TCP connections go on.
+    /// For UDP: clients end with it, while TCP connections continue.
     relay: Option<Arc<udp::Relay>>,
     _taken: Taken,
 }
@@ -121,7 +121,7 @@ impl ListenAddress {
 pub(super) struct TakenPorts(FxHashMap<(Protocol, u16), usize>);
 
 impl TakenPorts {
-    /// Whether somebody else needs a port.
+    /// Whether a port is needed for another purpose.
     pub(super) fn contains(&self, protocol: Protocol, port: u16) -> bool {
         self.0.contains_key(&(protocol, port))
     }

@@ -1,12 +1,12 @@
-//! The userspace mode: this process carries the bytes.
+//! The userspace mode: this process relays the traffic.
 //!
-//! The kernel's part is the [service table](crate::service_table), over a forwarding table in which every
-//! pool is one socket of this process ([`mod@redirected`]): it decides by source, refuses, drops and redirects;
-//! [`data_path`] has the rules that this mode adds. The sockets are in [`listeners`]; [`tcp`] joins connections
-//! ([`pump`] moves the bytes), [`udp`] keeps a socket for each client ([`client_lru`]), [`choice`] picks endpoints.
-//! They run on threads of their own, so that no traffic waits while rules are written. Where endpoints are to see
-//! clients, [`path_probe`] asks whether they can, and [`return_path`] leads answers back.
-//! `docs/modes/userspace.md` explains the shape.
+//! The kernel's part is the [service table](crate::service_table), for a forwarding table in which every pool
+//! is one socket of this process ([`mod@redirected`]): it decides by source, rejects, drops and redirects;
+//! [`data_path`] has the rules that this mode adds. The sockets are in [`listeners`]; [`tcp`] joins
+//! connections ([`pump`] moves the bytes), [`udp`] keeps a socket for each client ([`client_lru`]),
+//! [`choice`] picks endpoints. They run on separate threads, so that no traffic waits while rules are
+//! written. For transparent relays, [`path_probe`] decides whether an endpoint can see the client's address,
+//! and [`return_path`] delivers the replies. See `docs/modes/userspace.md`.
 
 mod choice;
 mod client_lru;
@@ -55,10 +55,10 @@ use sluice_core::plan::{
 use sluice_kernel::policy_routing::{self, PolicyRoutingError};
 use sluice_kernel::sockets;
 
-/// How often it is looked whether connections have ended.
+/// The interval of checks whether connections have ended.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The threads that carry traffic, for all families.
+/// The relay threads, for all families.
 #[derive(Debug, Clone)]
 pub struct Relays(Arc<Threads>);
 
@@ -75,7 +75,7 @@ struct Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Nobody waits here for connections: that was the drain.
+            // Does not wait for connections; that was the drain.
             runtime.shutdown_background();
         }
     }
@@ -86,8 +86,8 @@ impl Relays {
     /// be called within a Tokio runtime.
     ///
     /// # Errors
-    /// If threads cannot be had, or the limit not be read; if endpoints shall see clients, and the kernel
-    /// cannot be asked about routes and flows.
+    /// If threads cannot be started or the limit cannot be read; with transparent relays, if routes and flows
+    /// cannot be queried.
     pub fn start(options: Options) -> io::Result<Relays> {
         let limit = sockets::raise_descriptor_limit()?;
         if let Err(error) = sockets::reuse_ports() {
@@ -118,7 +118,8 @@ impl Relays {
         Arc::clone(&self.0.shared.counters)
     }
 
-    /// Changes when somebody may have removed routing rules that relays need; `None` if they need none.
+    /// Changes when another program may have removed routing rules that relays need; `None` if they need
+    /// none.
     pub fn gone(&self) -> Option<watch::Receiver<()>> {
         self.0.gone.clone()
     }
@@ -126,8 +127,8 @@ impl Relays {
     /// The mode for one family, with `redirect` for the kernel's part.
     ///
     /// # Errors
-    /// If endpoints shall see clients, and this process may not pretend to be one, or the kernel cannot
-    /// deliver what they are answered.
+    /// With transparent relays, if this process may not bind to clients' addresses, or the kernel cannot
+    /// deliver the replies.
     pub fn mode(&self, family: Family, redirect: Box<dyn Backend>) -> Result<Userspace, OpenError> {
         let return_path = match self.gone() {
             None => None,
@@ -166,7 +167,7 @@ pub enum OpenError {
 /// The userspace mode for one IP family.
 pub struct Userspace {
     redirect: Box<dyn Backend>,
-    /// How answers to clients' addresses arrive here, if endpoints shall see these.
+    /// The return path, for transparent relays.
     return_path: Option<ReturnPath>,
     relays: Relays,
     /// Where listeners are opened; `None` without an address of this family.
@@ -176,7 +177,7 @@ pub struct Userspace {
     listeners: Listeners,
     /// Listeners that nothing should lead to once the kernel is up to date, by whose they are.
     leaving: Vec<(ServiceName, Listener)>,
-    /// Whose each port is.
+    /// The owner of each port.
     owners: FxHashMap<(Protocol, u16), ServiceName>,
     /// Ports of the node that each Service claims.
     promised: BTreeMap<ServiceName, BTreeSet<(Protocol, u16)>>,
@@ -215,7 +216,7 @@ impl Userspace {
         for name in &concerned {
             displaced.extend(self.promise(table, name));
         }
-        // Listeners on ports that are somebody's from now on move.
+        // Listeners on ports that are needed for another purpose move.
         concerned.extend(displaced);
         for name in &concerned {
             let plan = self.serve(name, table.plan(name));

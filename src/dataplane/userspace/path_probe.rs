@@ -1,9 +1,9 @@
-//! Whether a relay may use the client's address towards an endpoint: the answer must come back through this
-//! node, and no other connection may have the same ends. Routes and connection tracking tell.
+//! Decides from routes and conntrack whether a relay may use the client's source address: replies must come
+//! back through this node, and no other connection may have the same addresses and ports.
 //!
-//! The kernel answers such questions in the call that asks them, and while it is busy it lets one wait.
-//! So they are asked on threads on which nothing else runs, by a few probers with sockets of their own,
-//! and who has waited for [`PATIENCE`] goes on without an answer: the endpoint sees this node.
+//! The kernel answers these queries synchronously and may block while it is busy. So they run on separate
+//! threads, in a few probers with their own sockets; after [`PATIENCE`] a caller continues without an answer,
+//! and the endpoint sees this node.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,16 +22,16 @@ use sluice_kernel::sockets;
 /// How long a client waits for the kernel's answers. Usually they take some ten microseconds.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// How many questions are asked at a time.
+/// The number of concurrent queries.
 const PROBERS: usize = 4;
 
-/// How many ports are looked at in search of an unused one.
+/// How many ports are tried to find an unused one.
 const PORTS: usize = 9;
 
 /// How many ports are tried for one connection, used ones included.
 pub(super) const MOST_TRIES: usize = 2 * PORTS;
 
-/// What is asked.
+/// A query.
 pub(super) trait Kernel: Send {
     /// The route of a packet that this host sends to an address.
     fn route(&mut self, to: IpAddr) -> io::Result<Route>;
@@ -65,7 +65,7 @@ impl Kernel for Netlink {
     }
 }
 
-/// Whether, and as whom, a relay may stand before an endpoint in the name of a client.
+/// Whether a relay may use a client's address towards an endpoint, and with which port.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question {
     pub(super) protocol: Protocol,
@@ -170,9 +170,9 @@ impl PathProbe {
 impl Question {
     /// The first candidate that is unused, or else the first.
     ///
-    /// Ports from which the client itself talks to the endpoint are avoided: the two could not be told
-    /// apart, and the endpoint would break one of them off. What a UDP client has left in the kernel's
-    /// memory looks like that, too, so these are not left out.
+    /// Ports from which the client has a direct connection to the endpoint are avoided: the two could not be
+    /// told apart, and the endpoint would reset one of them. Old UDP flows of the client look the same, so
+    /// such ports are not excluded.
     fn answer(
         self,
         kernel: &mut dyn Kernel,
@@ -189,9 +189,9 @@ impl Question {
         Ok(candidates.first().copied())
     }
 
-    /// Whether what the endpoint answers to the client's address comes through this node's routing: each
-    /// is behind an interface of its own, the endpoint without a router between. Neighbours on a bridge
-    /// would talk past this node, and what this node says to itself is not routed.
+    /// Whether the endpoint's replies to the client's address pass through this node's routing: both have an
+    /// interface of their own, and the endpoint is directly connected. On a shared bridge, replies would
+    /// bypass this node, and local traffic is not routed.
     fn is_between(self, kernel: &mut dyn Kernel) -> io::Result<bool> {
         let Route::OnLink(at) = kernel.route(self.endpoint.ip())? else { return Ok(false) };
         let back = kernel.route(self.client.ip())?;
@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    /// A kernel in which each flow of `used` is known; it answers when it is told to.
+    /// A kernel with the flows `used`; it answers on request.
     struct Model {
         go_on: Option<mpsc::Receiver<()>>,
         used: Vec<SocketAddr>,
@@ -214,7 +214,7 @@ mod tests {
     impl Kernel for Model {
         fn route(&mut self, to: IpAddr) -> io::Result<Route> {
             if let Some(go_on) = &self.go_on {
-                // Until the test is over.
+                // Until the test ends.
                 let _ = go_on.recv();
             }
             Ok(if to == endpoint().ip() { Route::OnLink(2) } else { Route::Via(1) })

@@ -1,8 +1,7 @@
-//! Bytes from one connection to the other, until both directions have ended or one of them breaks.
+//! Copies bytes between two connections until both directions have ended or one of them breaks.
 //!
-//! What comes in small pieces is copied through a buffer that all connections of a thread share, so
-//! that an idle connection owns no memory. What comes without a pause is spliced through a pipe, so
-//! that no byte is copied to this process and back.
+//! Short bursts are copied through a buffer that all connections of a thread share, so that an idle
+//! connection has no buffer. Continuous streams are spliced through a pipe, without copies to this process.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -46,7 +45,7 @@ pub(super) async fn join(
     let counters = &shared.counters;
     let mut up = pin!(pump(shared, client, endpoint, &counters.bytes_to_endpoints));
     let mut down = pin!(pump(shared, endpoint, client, &counters.bytes_to_clients));
-    // Who has said all it had to say may still break off.
+    // A side that has closed its sending half may still reset.
     tokio::select! {
         ended = &mut up => {
             ended?;
@@ -130,7 +129,7 @@ async fn pump(shared: &Shared, from: &TcpStream, to: &TcpStream, moved: &Count) 
     }
 }
 
-/// Reads once, and writes what was read, as far as it goes without waiting.
+/// Reads once, and writes as much as possible without blocking.
 fn turn(from: &TcpStream, to: &TcpStream, moved: &Count) -> io::Result<Turn> {
     SCRATCH.with_borrow_mut(|buffer| {
         let read = match from.try_read(buffer) {
@@ -206,10 +205,10 @@ async fn splice(
     }
 }
 
-/// Says to one side that the other one has said all.
+/// Passes on that one side has closed its sending half.
 fn finish(to: &TcpStream) -> io::Result<()> {
     match sluice_kernel::sockets::finish(to) {
-        // It has broken off, or ended, meanwhile; who reads from it hears that.
+        // It has been reset or closed meanwhile; the reader gets that error.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         done => done,
     }

@@ -1,8 +1,8 @@
-//! The forwarding table of the kernel's part: the same addresses, routes and restrictions, with
-//! relays of this process in place of endpoints.
+//! The forwarding table of the kernel's part: the same frontends, routes and source ranges, with relays of
+//! this process instead of endpoints.
 //!
-//! So every decision by source is made in the kernel by the same rules as in the nftables mode, and
-//! a relay knows from the socket on which traffic arrives which pool it is for.
+//! So every decision by source is made in the kernel, with the rules of the nftables mode, and a relay knows
+//! its pool from the socket on which traffic arrives.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,8 +42,8 @@ impl RelayKey {
     }
 }
 
-/// Whether sockets of this process carry a protocol in userspace mode. SCTP stays with the kernel: a
-/// relay would lose its streams and its unordered and partly reliable messages.
+/// Whether a protocol is relayed in userspace mode. SCTP is forwarded by the kernel: a relay would lose its
+/// streams and its unordered and partially reliable messages.
 pub fn is_relayed(protocol: Protocol) -> bool {
     match protocol {
         Protocol::Tcp | Protocol::Udp => true,
@@ -73,11 +73,10 @@ pub(super) fn sources(visible: VisibleSource) -> &'static [VisibleSource] {
     }
 }
 
-/// The plan with relays as endpoints; `at` says where they are. Where there is none, traffic is
-/// refused.
+/// The plan with relays as endpoints; `at` has their addresses. Without a relay, traffic is rejected.
 ///
-/// Where endpoints may see clients, the kernel decides by the routes who is masqueraded, and the relay
-/// does it; otherwise a route says nothing about that, because relays send from this node anyway.
+/// With transparent relays, rules decide from the routes which traffic is masqueraded, and the relay does it;
+/// otherwise masquerading is irrelevant, because relays send from this node anyway.
 pub(super) fn redirected(
     plan: &ServicePlan,
     visible: VisibleSource,
@@ -88,7 +87,7 @@ pub(super) fn redirected(
             return port.clone();
         }
         let relays = |kind| -> Vec<PoolEndpoint> {
-            // Not local: that asks for the rule against hairpins, and a relay sends from this node.
+            // Not local: that would add a hairpin rule, and a relay sends from this node.
             let endpoint =
                 |at: SocketAddr| PoolEndpoint { ip: at.ip(), port: at.port(), local: false };
             let relays =

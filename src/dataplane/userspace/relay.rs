@@ -1,4 +1,4 @@
-//! What all relays share, and what one of them knows.
+//! State shared by all relays, and the state of one.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +26,7 @@ pub struct Options {
     pub udp_timeout: Duration,
     /// The same once there was an answer.
     pub udp_answered_timeout: Duration,
-    /// How long connections may take to end after the daemon was told to.
+    /// How long connections may take to end after SIGTERM.
     pub drain: Duration,
     /// Which source endpoints see where it is kept.
     pub visible: VisibleSource,
@@ -68,7 +68,7 @@ impl Shared {
         }
     }
 
-    /// Tells a UDP client that nobody listens; as far as this process may.
+    /// Sends ICMP port unreachable to a UDP client, if this process may.
     pub(super) fn tell_unreachable(&self, client: SocketAddr, listener: SocketAddr) {
         let family = Family::of(client.ip());
         let open = || {
@@ -95,7 +95,7 @@ pub(super) struct Target {
     choice: SharedChoice,
     /// Endpoints on this node, if they may see clients.
     here: Mutex<BTreeSet<SocketAddr>>,
-    /// The endpoints whose connections may go on; `None` is any.
+    /// The endpoints whose connections may continue; `None` is any.
     staying: watch::Sender<Option<BTreeSet<SocketAddr>>>,
     /// Bits of the packet mark by which the kernel knows the relay's own connections.
     pub(super) mark: u32,
@@ -119,7 +119,7 @@ impl Target {
             *self.here.lock().unwrap_or_else(PoisonError::into_inner) = here;
         }
         let pool: Vec<SocketAddr> = pool.iter().map(at).collect();
-        // Before anybody is sent there.
+        // Before any client is sent there.
         self.staying.send_if_modified(|staying| {
             staying.iter_mut().for_each(|staying| staying.extend(&pool));
             false
@@ -167,7 +167,7 @@ impl Target {
         });
     }
 
-    /// Returns when connections to this endpoint shall end.
+    /// Returns when connections to this endpoint must end.
     pub(super) async fn outlived(&self, endpoint: SocketAddr) {
         let mut staying = self.staying.subscribe();
         let gone = |staying: &Option<BTreeSet<SocketAddr>>| {

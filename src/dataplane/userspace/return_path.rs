@@ -1,5 +1,5 @@
-//! The return path of relays that endpoints do not see: what an endpoint answers to a client's address is
-//! marked by the service table, and delivered to this node by rules of policy routing.
+//! Return path of transparent relays: replies to a client's address are marked by the service table and
+//! delivered to this node by policy routing.
 
 use tokio::sync::watch;
 
@@ -12,7 +12,7 @@ pub(super) struct ReturnPath {
     rules: PolicyRouting,
     /// Changes when some may have gone.
     gone: watch::Receiver<()>,
-    /// The mark that they are there for, as far as is known.
+    /// The mark for which they exist, if known.
     mark: Option<u32>,
 }
 
@@ -37,7 +37,7 @@ impl ReturnPath {
             return Ok(0);
         }
         self.gone.mark_unchanged();
-        // After a failure, they are looked at again.
+        // After a failure, they are checked again.
         self.mark = None;
         let changes = self.rules.ensure(mark)?;
         self.mark = Some(mark);

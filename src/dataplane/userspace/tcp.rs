@@ -1,4 +1,4 @@
-//! TCP: each connection of a client is joined with one to an endpoint.
+//! TCP: each client connection is joined with a connection to an endpoint.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Descriptors of a connection: to the client and to the endpoint.
 const CONNECTION: u32 = 2;
 
-/// Accepts until the task is ended; connections go on after that.
+/// Accepts until the task ends; connections continue.
 pub(super) async fn listen(
     listener: TcpListener,
     at: SocketAddr,
@@ -117,8 +117,8 @@ async fn dial(
     None
 }
 
-/// Connects to an endpoint. The kernel's answer, where it is asked, takes nothing from the endpoint's
-/// `patience`: one that is not to blame keeps its clients.
+/// Connects to an endpoint. Time spent on kernel queries is not part of the endpoint's `patience`, so that it
+/// does not lose clients because of them.
 async fn connect(
     client: SocketAddr,
     endpoint: SocketAddr,

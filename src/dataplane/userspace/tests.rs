@@ -1,5 +1,5 @@
-//! The kernel's table from plans alone: whatever the Services are, every packet that would go to an
-//! endpoint goes to the relay of the right pool instead, and all others fare as before.
+//! The kernel's table, from plans alone: for any Services, every packet for an endpoint goes to the relay of
+//! the right pool instead, and the outcome of all others is unchanged.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -53,7 +53,7 @@ fn relay_at(number: usize) -> SocketAddr {
     SocketAddr::new(ip("192.168.0.2"), 40_000 + u16::try_from(number).expect("few"))
 }
 
-/// Packets to every address of the table, and beside it, from each class of sources.
+/// Packets to every address of the table and to neighbouring ones, from each source class.
 fn packets(table: &ForwardingTable) -> Vec<Packet> {
     let ports = table.services.values().flat_map(|plan| &plan.ports);
     let addresses: BTreeSet<(IpAddr, Protocol, u16)> = ports
@@ -161,7 +161,7 @@ fn without_a_relay_traffic_is_refused() {
         to_this_node: false,
         port: 80,
     };
-    // One of two relays is none: nobody shall be masqueraded, or not be, by accident.
+    // With only one of two relays open, neither is used, so that masquerading is never wrong.
     let single = &relays(&table, VisibleSource::Client)[..1];
     for (relays, visible) in [
         (&[][..], VisibleSource::Node),

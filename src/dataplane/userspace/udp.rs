@@ -1,4 +1,4 @@
-//! UDP: each client has a socket of its own before its endpoint, for as long as either of them is heard.
+//! UDP: each client has its own socket to its endpoint, as long as either of them sends.
 
 use std::cell::RefCell;
 use std::io;
@@ -32,7 +32,7 @@ thread_local! {
 /// How many bytes may wait on one relay for the kernel to say where to send them from.
 const MOST_WAITING: usize = 1 << 20;
 
-/// What a datagram that waits takes beside its bytes, or a little more.
+/// The memory overhead of a queued datagram, rounded up.
 const WAITING: usize = 64;
 
 /// Datagrams of new clients, whose sockets are not there yet.
@@ -61,7 +61,7 @@ impl Waiting {
     }
 }
 
-/// What becomes of a datagram of a new client.
+/// The outcome for a datagram of a new client.
 enum Admitted {
     /// It can be sent on.
     As(Arc<Client>),
@@ -82,7 +82,7 @@ pub(super) struct Relay {
     pub(super) shared: Arc<Shared>,
 }
 
-/// After so many times in a row that a socket is said to be readable and is not, it is broken.
+/// A socket that is reported readable but is not this many times in a row is broken.
 const FALSE_ALARMS: u32 = 16;
 
 /// Relays until the task is ended; clients are dismissed by who ends it.
@@ -117,7 +117,7 @@ pub(super) async fn listen(relay: Arc<Relay>) {
 }
 
 impl Relay {
-    /// Takes one datagram in and sends it on.
+    /// Receives one datagram and forwards it.
     fn take_one(self: &Arc<Relay>) -> io::Result<()> {
         SCRATCH.with_borrow_mut(|buffer| {
             let (length, from) = self.listener.try_recv_from(buffer)?;
@@ -145,7 +145,7 @@ impl Relay {
                     self.shared.counters.datagrams_to_endpoints.increment();
                     return true;
                 }
-                // Nobody took the one before: this one goes elsewhere.
+                // The previous endpoint did not accept: try another.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     self.shared.counters.dial_failures.increment();
                     self.clients.remove(&current);
@@ -169,7 +169,7 @@ impl Relay {
         if waiting.queues.contains_key(&from) {
             return if waiting.push(from, datagram) { Admitted::Later } else { Admitted::No };
         }
-        // It may have come in since it was looked for.
+        // It may have been added since the look-up.
         if let Some(client) = self.clients.get(from) {
             return Admitted::As(client);
         }
@@ -244,7 +244,7 @@ impl Relay {
         tracing::debug!(%endpoint, %error, "cannot send to an endpoint");
     }
 
-    /// A socket that stands for a client before an endpoint, in its name if the kernel says how.
+    /// A client's socket to an endpoint, with the client's address if possible.
     async fn open(&self, client: SocketAddr, endpoint: SocketAddr) -> io::Result<UdpSocket> {
         let mark = self.target.mark;
         let question = Question { protocol: Protocol::Udp, client, endpoint };
@@ -264,7 +264,7 @@ impl Relay {
     }
 }
 
-/// Carries answers to a client until it is told to leave or has not been heard of for long.
+/// Forwards replies to a client until it is evicted or times out.
 async fn answers(relay: Arc<Relay>, client: Arc<Client>) {
     let options = relay.shared.options;
     let counters = Arc::as_ref(&relay.shared.counters);
@@ -366,8 +366,8 @@ impl Relay {
     }
 }
 
-/// What became of one datagram to a client says nothing about the next one: errors of the shared
-/// socket may be another client's.
+/// An error of one datagram to a client does not concern the next one: errors of the shared socket may be
+/// another client's.
 fn passing(error: io::Error) -> io::Result<()> {
     tracing::debug!(%error, "an answer was lost");
     Ok(())

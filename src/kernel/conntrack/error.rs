@@ -1,4 +1,4 @@
-//! What can go wrong between this process and connection tracking.
+//! Errors of conntrack.
 
 use std::io;
 
@@ -42,7 +42,7 @@ pub enum ConntrackError {
     Remove {
         family: Family,
         failed: usize,
-        /// What the kernel said about the first one.
+        /// The error of the first one.
         source: io::Error,
     },
 }

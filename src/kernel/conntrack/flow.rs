@@ -1,4 +1,4 @@
-//! One tracked connection, as far as it matters to services.
+//! One conntrack entry, reduced to what Services need.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ pub struct Flow {
     pub source: SocketAddr,
     /// Where its first packet was sent to, before any translation.
     pub destination: SocketAddr,
-    /// Whose replies belong to it: the destination after translation.
+    /// The source of its replies: the destination after translation.
     pub answered_by: SocketAddr,
     /// Whether there was a packet in the other direction, ever.
     pub replied: bool,

@@ -1,4 +1,4 @@
-//! Whether the kernel tracks one certain flow.
+//! Whether conntrack has a given flow.
 
 use std::net::SocketAddr;
 

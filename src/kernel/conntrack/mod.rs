@@ -1,13 +1,12 @@
-//! Connection tracking over netlink: reads the flows that the kernel tracks, and makes it forget some.
+//! Conntrack over netlink: reads flows and deletes some.
 //!
-//! The protocol is defined by `include/uapi/linux/netfilter/nfnetlink_conntrack.h`; what the kernel
-//! does with it is in `net/netfilter/nf_conntrack_netlink.c`. A request to delete that names no flow
-//! empties the whole table there, so the only thing that can be deleted here is a [`Flow`] that was
-//! read before: its address in the table travels back as it came, with the number that tells it from
-//! a later flow between the same ends.
+//! The protocol is defined by `include/uapi/linux/netfilter/nfnetlink_conntrack.h` and implemented in
+//! `net/netfilter/nf_conntrack_netlink.c`. A delete request without a flow empties the whole table, so only a
+//! [`Flow`] that was read before can be deleted here: by its tuple as read, and the id that distinguishes it
+//! from a later flow with the same tuple.
 //!
-//! [`remove_judged`] opens a socket of its own each time: it is used seldom, and what an interrupted reading
-//! leaves behind in a socket is gone with it.
+//! [`remove_judged`] opens its own socket each time: it is rarely used, and closing the socket discards the
+//! rest of an interrupted read.
 
 mod error;
 mod flow;
@@ -37,16 +36,15 @@ const FEW: usize = 4096;
 /// What [`remove`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Removal {
-    /// How many flows were looked at.
+    /// The number of flows read.
     pub seen: usize,
-    /// How many of them the kernel has forgotten.
+    /// The number of flows deleted.
     pub removed: usize,
 }
 
-/// Makes the kernel forget every flow of these protocols for which `stale` says so, in the current
-/// network namespace.
+/// Deletes every flow of these protocols for which `stale` is true, in the current network namespace.
 ///
-/// A flow that ended meanwhile, or was replaced by another between the same ends, is passed over.
+/// A flow that ended meanwhile, or was replaced by another with the same tuple, is skipped.
 ///
 /// # Errors
 /// As for [`remove_judged`].
@@ -59,10 +57,9 @@ pub fn remove(
     remove_judged(family, &which, &stale, || &stale)
 }
 
-/// The same for parts of the table that are read while others go on working: `suspected` chooses flows
-/// during the reading. Then they are judged for good in groups, each with a `judge` that is kept until
-/// the kernel has forgotten its flows; whatever it holds locked stays as it is for that long. A TCP
-/// connection that was read without a reply is read again before, and judged as it is by then.
+/// The same without blocking others during the read: `suspected` selects flows while they are read. They are
+/// then decided in groups, each with a `judge` that is kept until the group's flows are deleted; its locks
+/// are held that long. A TCP flow without a reply is read again before, and decided by its current state.
 ///
 /// Each protocol is read once; all of them together where there are few flows. Kernels before 5.8 send the
 /// flows of all protocols each time; of those, others are not even looked at.
@@ -123,7 +120,7 @@ fn remove_of<J: Fn(&Flow) -> bool>(
             sum.seen += seen;
         }
         if reading == Reading::Incomplete {
-            // Late messages of the unfinished reading shall not be taken for answers.
+            // Late messages of the unfinished read must not be mistaken for answers.
             socket = Conntrack::open()?;
         }
         for group in found.chunks(GROUP) {
@@ -183,9 +180,8 @@ pub fn list_part(
     Err(ConntrackError::Incomplete { family, attempts: ATTEMPTS })
 }
 
-/// Whether the kernel takes a TCP connection up whose beginning it has not seen: then a connection
-/// that it was made to forget is translated anew with its next segment. This is the default
-/// (`net.netfilter.nf_conntrack_tcp_loose`).
+/// Whether conntrack picks up TCP connections mid-stream: then a deleted flow is translated again at its next
+/// segment. This is the default (`net.netfilter.nf_conntrack_tcp_loose`).
 pub fn takes_up_tcp_midstream() -> bool {
     let setting = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_loose");
     setting.map_or(true, |value| value.trim() != "0")

@@ -103,7 +103,7 @@ impl Conntrack {
         }
     }
 
-    /// Makes the kernel forget flows, and says how many it knew.
+    /// Deletes flows, and returns how many existed.
     pub(super) fn forget(
         &mut self,
         family: Family,
@@ -129,7 +129,7 @@ impl Conntrack {
     }
 }
 
-/// What the kernel would not forget.
+/// The flows that could not be deleted.
 #[derive(Debug, Default)]
 struct Refusals {
     /// Flows that were not there any more.

@@ -1,4 +1,4 @@
-//! Messages of connection tracking as bytes.
+//! Conntrack messages as bytes.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -54,7 +54,7 @@ const FILTER_PROTO_NUM: u32 = 1 << 3;
 /// A flow that is `IPS_ASSURED` has this bit as well.
 const SEEN_REPLY: u32 = 1 << 1;
 
-/// How to name a flow to the kernel when it shall forget it.
+/// The tuple and id that name a flow in a delete request.
 ///
 /// Made by [`flow`] alone: without `TUPLE_ORIG`, a request to delete empties the whole table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,7 +144,7 @@ pub(super) fn forget_request(writer: &mut Writer, family: Family, forget: &Forge
     writer.end_message(message);
 }
 
-/// What tells a flow from all others, those between the same ends included.
+/// What identifies a flow, also among those with the same tuple.
 fn name(writer: &mut Writer, forget: &Forget) {
     writer.put(attribute::TUPLE_ORIG | NLA_F_NESTED, &forget.tuple);
     writer.put(attribute::ID, &forget.id);
@@ -174,7 +174,7 @@ pub(super) fn flow(message: &Message<'_>) -> Option<(Flow, Forget)> {
     Some((Flow { protocol, source, destination, answered_by, replied }, forget))
 }
 
-/// Whether a message is a TCP connection that has ended, and is only remembered.
+/// Whether a message is a TCP connection that has ended and waits for its timeout.
 pub(super) fn has_ended(message: &Message<'_>) -> bool {
     const TCP: u16 = 1; // CTA_PROTOINFO_TCP
     const STATE: u16 = 1; // CTA_PROTOINFO_TCP_STATE

@@ -1,7 +1,7 @@
 //! IPVS over generic netlink: virtual services and their destinations (`linux/ip_vs.h`).
 //!
-//! [`object`] has the things, [`wire`] their bytes. IPVS of one network namespace is one table for
-//! both IP families and for everybody who uses it.
+//! [`object`] has the objects, [`wire`] their encoding. IPVS has one table per network namespace, for both IP
+//! families and all programs.
 
 mod object;
 #[cfg(test)]
@@ -98,7 +98,7 @@ impl Ipvs {
         }
     }
 
-    /// What the kernel says of its IPVS.
+    /// The kernel's IPVS version and table size.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -134,7 +134,7 @@ impl Ipvs {
         }
     }
 
-    /// How long idle connections are remembered.
+    /// The timeouts of idle connections.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -149,7 +149,7 @@ impl Ipvs {
         Ok(timeouts.unwrap_or_default())
     }
 
-    /// Sets how long idle connections are remembered; zeros leave what is.
+    /// Sets the timeouts of idle connections; zero keeps the current value.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -162,8 +162,7 @@ impl Ipvs {
         set.map_err(failed("set IPVS's timeouts"))
     }
 
-    /// Carries changes out, in order, and says of each how it went: one that is refused does not keep
-    /// the others from being done.
+    /// Applies changes in order, and returns the result of each: a refused one does not prevent the others.
     ///
     /// # Errors
     /// If the kernel could not be talked to; then it is not known which changes were done.

@@ -171,7 +171,7 @@ impl Forward {
 /// A destination as the kernel lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObservedDestination {
-    /// What was asked for.
+    /// The request.
     pub destination: Destination,
     /// Connections in use.
     pub active: u32,
@@ -181,7 +181,7 @@ pub struct ObservedDestination {
     pub persistent: u32,
 }
 
-/// How long the kernel remembers idle connections, in seconds; as a request, 0 leaves what is.
+/// Timeouts of idle connections, in seconds; in a request, 0 keeps the current value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timeouts {
     /// TCP.

@@ -1,4 +1,4 @@
-//! Messages against bytes written down by hand from `linux/ip_vs.h`.
+//! Messages against bytes written by hand from `linux/ip_vs.h`.
 
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
 

@@ -1,4 +1,4 @@
-//! IPVS messages as bytes. Numbers are in the host's byte order, but for ports and IPv4 netmasks.
+//! IPVS messages as bytes. Numbers are in host byte order, except ports and IPv4 netmasks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -319,7 +319,7 @@ pub(super) fn read_timeouts(content: &[u8]) -> Option<Timeouts> {
     })
 }
 
-/// What the kernel says of its IPVS.
+/// The kernel's IPVS version and table size.
 pub(super) fn read_info(content: &[u8]) -> Option<Info> {
     let [_, major, minor, patch] = read_number(body(content), info::VERSION)?.to_be_bytes();
     let connection_table = read_number(body(content), info::CONN_TAB_SIZE)?;

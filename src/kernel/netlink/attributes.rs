@@ -38,7 +38,7 @@ impl Writer {
         self.buffer.len()
     }
 
-    /// Whether something did not fit, and forgets about it.
+    /// Returns and clears whether something did not fit.
     pub(crate) fn take_overfull(&mut self) -> bool {
         std::mem::take(&mut self.overfull)
     }
@@ -151,7 +151,7 @@ impl Writer {
         u16::try_from(self.buffer.len() - open.0).is_ok()
     }
 
-    /// Takes back all that was written from `len` on.
+    /// Truncates to `len`.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.buffer.truncate(len);
     }

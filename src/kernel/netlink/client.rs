@@ -96,7 +96,7 @@ impl<T: Transport> Client<T> {
         &mut self.transport
     }
 
-    /// Takes sequence numbers that no other message has had for a long time.
+    /// Allocates sequence numbers that have not been used for a long time.
     pub(crate) fn take_sequence(&mut self, count: u32) -> u32 {
         // 0 is reserved for messages that answer nothing.
         if self.sequence.checked_add(count).is_none() {

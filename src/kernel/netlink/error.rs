@@ -61,8 +61,8 @@ pub struct Refusal {
 impl std::error::Error for Refusal {}
 
 impl Refusal {
-    /// Whether it says that the kernel's state is not what the change was made for: something is
-    /// there already, or not there.
+    /// Whether the error means that the kernel's state differs from the expected one: an object exists
+    /// already, or does not exist.
     pub fn contradicts_state(&self) -> bool {
         matches!(
             self.errno,

@@ -1,4 +1,4 @@
-//! What comes in a netlink datagram, whatever the subsystem (`struct nlmsghdr` of `linux/netlink.h`).
+//! The content of a netlink datagram of any subsystem (`struct nlmsghdr` of `linux/netlink.h`).
 
 use netlink_packet_core::{NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSG_DONE, NetlinkBuffer};
 
@@ -41,7 +41,7 @@ pub(crate) fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 impl Message<'_> {
-    /// What a message of type `NLMSG_ERROR` or `NLMSG_DONE` says (`struct nlmsgerr` of `netlink.h`).
+    /// The content of a message of type `NLMSG_ERROR` or `NLMSG_DONE` (`struct nlmsgerr` of `netlink.h`).
     pub(super) fn outcome(&self) -> Result<(), Refusal> {
         const TEXT: u16 = 1; // NLMSGERR_ATTR_MSG
         // The kernel never leaves the number out; without it, nothing is known to have been done.

@@ -1,9 +1,9 @@
 //! nf_tables over netlink: our own encoder, decoder and transaction.
 //!
-//! One process-long socket ([`Nft`]) writes atomic batches of [`Op`]s and reads a table back as
-//! [`Observed`]; a second one ([`NftEvents`]) says when somebody else changed it. Values that go in
-//! come out equal, so observed and desired state can be compared with `==`. Sets carry the user
-//! data that lets `nft list ruleset` print them with `typeof`, because people debug with `nft`.
+//! One socket per process ([`Nft`]) writes atomic batches of [`Op`]s and reads a table as [`Observed`]; a
+//! second one ([`NftEvents`]) notifies about changes by other programs. Values are read back as they were
+//! written, so observed and desired state can be compared with `==`. Sets have the user data with which `nft
+//! list ruleset` prints them with `typeof`, because people debug with `nft`.
 //!
 //! The protocol is defined by `include/uapi/linux/netfilter/nf_tables.h`; the user data is defined
 //! by libnftnl's `udata.h` and by nftables' `src/{payload,meta,numgen,expression}.c`.

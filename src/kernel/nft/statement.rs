@@ -1,8 +1,7 @@
 //! Statements: constructors that make rules read like rules.
 //!
-//! Each gives the expressions that `nft` would make of the words in its description, in the same
-//! registers, so that `nft list` can put them back into words. [`Rule::of`](crate::nft::Rule::of) joins
-//! them.
+//! Each returns the expressions that `nft` would generate for the statement in its description, with the same
+//! registers, so that `nft list` can print them. [`Rule::of`](crate::nft::Rule::of) joins them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +30,12 @@ pub fn concat_at(first: Register, fields: &[Field]) -> Statement {
     loads.expect("rules load only fields that come from packets")
 }
 
-/// `FIELDS @set`: goes on if the set has the key.
+/// `FIELDS @set`: continues if the set has the key.
 pub fn is_in(fields: &[Field], set: &Arc<str>) -> Statement {
     look_up(fields, set, LookupResult::Match)
 }
 
-/// `FIELDS != @set`: goes on if the set lacks the key.
+/// `FIELDS != @set`: continues if the set lacks the key.
 pub fn is_not_in(fields: &[Field], set: &Arc<str>) -> Statement {
     look_up(fields, set, LookupResult::NoMatch)
 }
@@ -181,7 +180,7 @@ pub fn flip_mark_bits(bits: u32) -> Statement {
     vec![LOAD_MARK, Expr::bitwise(&[0xff; 4], &bits.to_ne_bytes()), STORE_MARK]
 }
 
-/// `meta priority set FIELDS map @set`: goes on only if the map has the key.
+/// `meta priority set FIELDS map @set`: continues only if the map has the key.
 pub fn set_priority_to_data_of(fields: &[Field], set: &Arc<str>) -> Statement {
     let mut statement = data_of(fields, set);
     statement.push(Expr::MetaSet { key: MetaKey::Priority, sreg: FIRST });
@@ -270,13 +269,13 @@ pub fn masquerade(flags: NatFlags) -> Statement {
     vec![Expr::Masquerade { flags, port: None }]
 }
 
-/// `update @set { KEY timeout T : DATA }`: remembers `data` of the packet under `key` of the packet,
-/// in a map that rules may write to.
+/// `update @set { KEY timeout T : DATA }`: stores the packet's `data` under its `key`, in a map that rules
+/// may write to.
 ///
-/// To remember the endpoint that a look-up found, say this in a hook after the address translation,
-/// with [`Field::OriginalDaddr`] and [`Field::OriginalDport`] in the key. The kernel would also take
-/// a look-up as the data, but `nft` 1.0.6 dies of a failed assertion when it lists such a rule
-/// (`netlink_parse_dynset` in its `src/netlink_delinearize.c`).
+/// To store the endpoint that a look-up found, use this in a hook after DNAT, with [`Field::OriginalDaddr`]
+/// and [`Field::OriginalDport`] in the key. The kernel would also accept a look-up as the data, but `nft`
+/// 1.0.6 aborts with a failed assertion when it lists such a rule (`netlink_parse_dynset` in its
+/// `src/netlink_delinearize.c`).
 ///
 /// # Panics
 /// If key and data together are longer than the sixteen registers.

@@ -1,4 +1,4 @@
-//! What can be said about messages without a kernel.
+//! Tests of messages without a kernel.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -34,7 +34,7 @@ fn delete(set: &str, number: u32) -> Op {
     Op::DeleteElement { set: set.into(), element: element(number) }
 }
 
-/// The nf_tables messages of a batch, and which operations each stands for.
+/// The nf_tables messages of a batch, and the operations of each.
 fn packing(ops: &[Op], single: &[usize]) -> Vec<(u8, std::ops::Range<usize>)> {
     let single = single.iter().copied().collect();
     let batch = Batch::new(&table(), ops.each(), &single, 100).expect("it can be encoded");
@@ -160,7 +160,7 @@ fn values_pad_their_parts_only_if_there_are_several() {
     assert!(Key::new().port(1) < Key::new().port(256));
 }
 
-/// Expressions of all kinds, most of which the kernel is asked about in the integration test too.
+/// Expressions of all kinds, most of which the integration test also sends to the kernel.
 fn one_of_each() -> Vec<Expr> {
     let (first, last) = (Register::FIRST, Register::word(15));
     let mut all = Vec::new();
@@ -229,7 +229,7 @@ fn truncated_expressions_are_unknown_not_a_panic() {
     }
 }
 
-/// Whoever compares the table must not take it for one without the rule.
+/// A comparison must not treat the table as one without the rule.
 #[test]
 fn a_rule_that_cannot_be_read_is_not_passed_over() {
     let rule = |chain: Option<&str>, handle: Option<u64>| {

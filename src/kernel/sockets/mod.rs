@@ -1,5 +1,5 @@
-//! Sockets that carry other people's traffic: listeners at an address of this node, connections to
-//! endpoints, the pipe between two of them, and the limit on their number.
+//! Sockets of relays: listeners at an address of this node, connections to endpoints, the pipe between two of
+//! them, and the limit on their number.
 
 mod pipe;
 mod transparent;
@@ -23,17 +23,16 @@ use sluice_core::net::Family;
 /// Connections that may wait in the kernel (its own limit is `net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
-/// How many bytes of datagrams may wait in a listening socket. Clients are many, and each wake-up
-/// takes in all that has come.
+/// The receive buffer of a listening UDP socket. There are many clients, and each wake-up reads everything
+/// that has arrived.
 const DATAGRAMS: usize = 4 << 20;
 
-/// How long a peer may be silent before it is asked whether it is still there, how often it is asked,
-/// and at which interval: a peer that vanished is noticed after four minutes.
+/// TCP keep-alive: idle time, number of probes, and interval; a vanished peer is noticed after four minutes.
 const SILENCE: Duration = Duration::from_secs(120);
 const QUESTIONS: u32 = 4;
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Raises this process's limit of open files to the highest that it may have, and tells it.
+/// Raises this process's limit of open files to the hard limit, and returns it.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -88,7 +87,7 @@ pub fn any_address(family: Family) -> Option<IpAddr> {
 /// within a Tokio runtime.
 ///
 /// # Errors
-/// What the kernel says: no descriptor or no port is left.
+/// The kernel's error: no descriptor or no port is left.
 pub fn listen_tcp(at: SocketAddr) -> io::Result<TcpListener> {
     let socket = bound(at, Type::STREAM)?;
     socket.listen(BACKLOG)?;
@@ -99,7 +98,7 @@ pub fn listen_tcp(at: SocketAddr) -> io::Result<TcpListener> {
 /// runtime.
 ///
 /// # Errors
-/// What the kernel says: no descriptor or no port is left.
+/// The kernel's error: no descriptor or no port is left.
 pub fn listen_udp(at: SocketAddr) -> io::Result<UdpSocket> {
     let socket = bound(at, Type::DGRAM)?;
     // Needs CAP_NET_ADMIN; without it, the usual buffer must do.
@@ -120,33 +119,32 @@ fn bound(at: SocketAddr, kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket that is about to connect to an endpoint; its packets carry bits of the packet mark
-/// (`SO_MARK`).
+/// A socket that is about to connect to an endpoint; its packets have these mark bits (`SO_MARK`).
 ///
 /// # Errors
-/// What the kernel says: no descriptor is left, the mark is not permitted.
+/// The kernel's error: no descriptor is left, the mark is not permitted.
 pub fn tcp_to(endpoint: SocketAddr, mark: u32) -> io::Result<TcpSocket> {
     let socket = outgoing(endpoint, Type::STREAM, mark)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// A socket that sends datagrams to one endpoint and receives only its answers, and the errors that
-/// they meet; its packets carry bits of the packet mark. Must be called within a Tokio runtime.
+/// A socket that sends datagrams to one endpoint and receives only its replies, and errors; its packets have
+/// these mark bits. Must be called within a Tokio runtime.
 ///
 /// # Errors
-/// What the kernel says: no descriptor is left, there is no route.
+/// The kernel's error: no descriptor is left, there is no route.
 pub fn udp_to(endpoint: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
     let socket = outgoing(endpoint, Type::DGRAM, mark)?;
     socket.connect(&endpoint.into())?;
     UdpSocket::from_std(socket.into())
 }
 
-/// Sends a datagram to where the socket is connected, now or not at all. (Tokio's `try_send` refuses
-/// until it has heard from a new socket.)
+/// Sends a datagram to the connected peer without waiting. (Tokio's `try_send` fails until a new socket has
+/// been polled.)
 ///
 /// # Errors
-/// `WouldBlock` if the queue is full; `ConnectionRefused` if an earlier datagram found nobody, in
-/// which case this one was not sent.
+/// `WouldBlock` if the queue is full; `ConnectionRefused` if an earlier datagram was rejected, in which case
+/// this one was not sent.
 pub fn send_now(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
     SockRef::from(socket).send(datagram).map(drop)
 }
@@ -179,7 +177,7 @@ pub fn is_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
-/// Ends one direction of a connection: its peer reads an end, and may go on sending.
+/// Closes one direction of a connection: its peer reads the end, and may continue to send.
 ///
 /// # Errors
 /// `NotConnected` if the connection is gone already.

@@ -1,4 +1,4 @@
-//! Bytes from one socket to another that this process never sees: `splice(2)` through a pipe.
+//! Moving bytes between sockets without copying them to this process: `splice(2)` through a pipe.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -7,8 +7,7 @@ use std::ptr::null_mut;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-/// What a pipe shall hold. The kernel gives 64 KiB without being asked, and at most
-/// `fs.pipe-max-size`.
+/// The capacity of a pipe. The kernel's default is 64 KiB, the maximum `fs.pipe-max-size`.
 const CAPACITY: i32 = 1 << 20;
 
 /// A pipe between two sockets.
@@ -36,8 +35,8 @@ impl Pipe {
         self.held
     }
 
-    /// Takes in what a socket has received; 0 is its end. To be called when the pipe is empty, so
-    /// that `WouldBlock` always speaks of the socket.
+    /// Reads from a socket; 0 is its end. To be called when the pipe is empty, so that `WouldBlock` always
+    /// refers to the socket.
     ///
     /// # Errors
     /// `WouldBlock` if nothing has arrived; otherwise what is wrong with the connection.
@@ -47,7 +46,7 @@ impl Pipe {
         Ok(moved)
     }
 
-    /// Gives what it holds to a socket, as far as that takes it.
+    /// Writes its content to a socket, as much as that accepts.
     ///
     /// # Errors
     /// `WouldBlock` if the socket takes nothing now; otherwise what is wrong with the connection.

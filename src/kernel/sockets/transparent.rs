@@ -1,4 +1,4 @@
-//! Sockets towards endpoints with a client's address as their own (`IP_TRANSPARENT`).
+//! Sockets to endpoints that are bound to a client's address (`IP_TRANSPARENT`).
 //!
 //! Answers to them reach this host only if something delivers them here (see [`crate::policy_routing`]).
 
@@ -15,7 +15,7 @@ use sluice_core::net::Family;
 /// Tries whether this process may have such sockets.
 ///
 /// # Errors
-/// If the kernel refuses, for want of CAP_NET_ADMIN and CAP_NET_RAW.
+/// Without CAP_NET_ADMIN and CAP_NET_RAW.
 pub fn try_transparent(family: Family) -> io::Result<()> {
     let domain = match family {
         Family::V4 => Domain::IPV4,
@@ -24,8 +24,8 @@ pub fn try_transparent(family: Family) -> io::Result<()> {
     make_transparent(&Socket::new(domain, Type::DGRAM.cloexec(), None)?, family)
 }
 
-/// The ports that programs of this network namespace get without asking for one
-/// (`net.ipv4.ip_local_port_range`, of both families). Nobody else counts on one of them being free.
+/// The ephemeral ports of this network namespace (`net.ipv4.ip_local_port_range`, for both families). No
+/// other program relies on one of them being free.
 pub fn ephemeral_ports() -> RangeInclusive<u16> {
     const DEFAULT: RangeInclusive<u16> = 32768..=60999;
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
@@ -36,10 +36,10 @@ pub fn ephemeral_ports() -> RangeInclusive<u16> {
     text.ok().and_then(|text| read(&text)).unwrap_or(DEFAULT)
 }
 
-/// As [`super::tcp_to`], with an address and port of somebody else as the source.
+/// As [`super::tcp_to`], with a foreign address and port as the source.
 ///
 /// # Errors
-/// What the kernel says: `AddrInUse` if the port is another socket's.
+/// The kernel's error: `AddrInUse` if another socket has the port.
 pub fn tcp_from(source: SocketAddr, endpoint: SocketAddr, mark: u32) -> io::Result<TcpSocket> {
     let socket = outgoing(endpoint, Type::STREAM, mark)?;
     make_transparent(&socket, Family::of(source.ip()))?;
@@ -49,11 +49,11 @@ pub fn tcp_from(source: SocketAddr, endpoint: SocketAddr, mark: u32) -> io::Resu
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// As [`super::udp_to`], with an address and port of somebody else as the source. Must be called within
-/// a Tokio runtime.
+/// As [`super::udp_to`], with a foreign address and port as the source. Must be called within a Tokio
+/// runtime.
 ///
 /// # Errors
-/// What the kernel says: `AddrInUse` if the port is another socket's.
+/// The kernel's error: `AddrInUse` if another socket has the port.
 pub fn udp_from(source: SocketAddr, endpoint: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
     let socket = outgoing(endpoint, Type::DGRAM, mark)?;
     make_transparent(&socket, Family::of(source.ip()))?;

@@ -1,8 +1,8 @@
-//! ICMP "port unreachable" on behalf of an endpoint: what a UDP client hears when nobody listens.
+//! ICMP "port unreachable" on behalf of an endpoint, for UDP clients.
 //!
-//! The kernel says it for its own closed ports only. This one is about a datagram that a relay took
-//! in; connection tracking recognises the flow from the header that is quoted, and translates it and
-//! the sender to the address that the client used.
+//! The kernel sends it only for its own closed ports. This one is about a datagram that a relay received;
+//! conntrack recognizes the flow from the quoted header, and translates it and the sender to the address that
+//! the client used.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,13 +21,13 @@ pub struct Unreachable {
     socket: Socket,
 }
 
-/// Clients cannot be told.
+/// Clients cannot be notified.
 #[derive(Debug, thiserror::Error)]
 #[error("open a raw {family} socket (needs CAP_NET_RAW): {source}")]
 pub struct UnreachableError {
     /// The family.
     family: Family,
-    /// What the kernel said.
+    /// The error.
     source: io::Error,
 }
 
@@ -50,10 +50,10 @@ impl Unreachable {
         Ok(Unreachable { socket: socket.map_err(|source| UnreachableError { family, source })? })
     }
 
-    /// Tells `client` that its datagram to `listener`, an address of this node, found nobody.
+    /// Notifies `client` that its datagram to `listener`, an address of this node, was not accepted.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn tell(&self, client: SocketAddr, listener: SocketAddr) -> io::Result<()> {
         let to = SocketAddr::new(client.ip(), 0);
         self.socket.send_to(&message(client, listener), &to.into()).map(drop)

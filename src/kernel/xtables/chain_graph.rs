@@ -1,8 +1,8 @@
-//! What is in a table that `iptables-nft` does not print.
+//! The content of a table that `iptables-nft` cannot print.
 //!
-//! Somebody who adds a native rule of nf_tables to `ip nat` makes `iptables-nft-save` print a comment in
-//! place of the whole table, and end with 0. Single chains can still be printed, unless the rule is in them,
-//! and all of them can be written.
+//! If another program adds a native nf_tables rule to `ip nat`, `iptables-nft-save` prints a comment instead
+//! of the whole table, and exits with 0. Single chains can still be printed, unless the rule is in them, and
+//! all of them can be written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct ChainGraph {
 }
 
 impl Xtables {
-    /// What netlink tells of a table; only of `iptables-nft`, whose tables are those of nf_tables.
+    /// A table as read over netlink; only for `iptables-nft`, whose tables are nf_tables.
     ///
     /// # Errors
     /// If the table cannot be read.

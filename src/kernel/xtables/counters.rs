@@ -1,15 +1,14 @@
-//! How many packets rules have met.
+//! Packet counters of rules.
 //!
-//! Upstream lets rules count through nfacct objects, which take a module that many kernels lack
-//! (xt_nfacct). Every rule has counters of its own; they begin at zero when its chain is written anew,
-//! as the counters of a process do when it restarts.
+//! Upstream counts with nfacct objects, which need a module that many kernels lack (xt_nfacct). Every rule
+//! has counters of its own; they start at zero when its chain is written again, like the counters of a
+//! restarted process.
 
 use std::process::Output;
 
 use super::{Table, Xtables, XtablesError, finished, run, text};
 
-/// How long a look at counters waits for the lock: whoever scrapes metrics does not wait for long, and
-/// there is more to be scraped.
+/// How long reading counters waits for the lock: scrapes must not wait long for one part of the metrics.
 const LOCK_SECONDS: u32 = 1;
 
 /// Rules whose packets are counted: those of a chain that contain some words.

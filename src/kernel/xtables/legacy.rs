@@ -1,4 +1,4 @@
-//! What `iptables-legacy` has in this network namespace.
+//! The tables of `iptables-legacy` in this network namespace.
 
 use std::fs;
 

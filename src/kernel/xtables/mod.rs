@@ -1,8 +1,8 @@
-//! iptables, by its own programs: rules are read by `iptables-save` and written by
-//! `iptables-restore`, and which of the two variants is in use on this node is found out.
+//! iptables through its programs: rules are read with `iptables-save` and written with `iptables-restore`;
+//! the variant in use on this node is detected.
 //!
-//! There is no stable interface below the programs: `iptables-legacy` replaces whole tables through a
-//! socket option, `iptables-nft` writes nf_tables objects in a form of its own.
+//! There is no stable interface below the programs: `iptables-legacy` replaces whole tables through a socket
+//! option, `iptables-nft` writes nf_tables objects in its own format.
 
 mod chain_graph;
 mod counters;
@@ -66,7 +66,7 @@ pub enum XtablesError {
     /// It could not be started.
     #[error("start {program}: {source}; install the package iptables or set another proxy mode")]
     Start { program: String, source: std::io::Error },
-    /// Somebody else held the lock all the time.
+    /// Another program held the lock all the time.
     #[error(
         "{program}: another program has held the xtables lock for {LOCK_SECONDS} s; trying again"
     )]
@@ -199,7 +199,7 @@ fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<Output,
     command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(start)?;
     if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-        // A program that refuses a line stops reading; what it says tells why.
+        // A program that refuses a line stops reading; its output has the reason.
         match stdin.write_all(input.as_bytes()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(start(error)),
             _ => {}

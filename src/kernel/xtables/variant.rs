@@ -1,9 +1,9 @@
-//! Which variant of iptables a node uses.
+//! Detection of the iptables variant of a node.
 //!
-//! Two sets of rules that do not know of each other would both be in force, in an order that nobody
-//! chose, so the proxy writes into the one that the kubelet and others write into. It is told in the
-//! same way as the `iptables-wrappers` of kube-proxy's image do (kubernetes-sigs/iptables-wrappers): by a
-//! chain that the kubelet leaves as a hint, else by where there are more rules.
+//! Rules in both variants would be active at once, in an undefined order, so the proxy uses the variant that
+//! the kubelet and others use. It is detected as by the `iptables-wrappers` of kube-proxy's image
+//! (kubernetes-sigs/iptables-wrappers): by a chain that the kubelet leaves as a hint, else the variant with
+//! more rules.
 
 use std::fmt;
 use std::fs;
@@ -36,7 +36,7 @@ impl fmt::Display for Variant {
 }
 
 impl Variant {
-    /// What stands in programs' names: `iptables-nft-save`.
+    /// The part of program names: `iptables-nft-save`.
     pub(super) fn infix(self) -> &'static str {
         match self {
             Variant::Nft => "-nft",

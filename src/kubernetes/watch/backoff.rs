@@ -1,4 +1,4 @@
-//! How long to wait before the next try.
+//! The pause before the next attempt.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Backoff {
         jitter(doubled.min(LONGEST) / 2..doubled.min(LONGEST))
     }
 
-    /// Starts anew after a success.
+    /// Resets after a success.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }

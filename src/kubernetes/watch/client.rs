@@ -40,9 +40,9 @@ pub struct ClientOptions {
     pub kubeconfig: Option<PathBuf>,
     /// The URL of the API server (`--master`); it overrides the kubeconfig's.
     pub master: Option<String>,
-    /// The encoding that is asked for (`clientConnection.contentType`); empty for protobuf.
+    /// The requested encoding (`clientConnection.contentType`); empty for protobuf.
     pub content_type: String,
-    /// The encodings that are asked for in its place (`clientConnection.acceptContentTypes`).
+    /// The encodings requested instead of it (`clientConnection.acceptContentTypes`).
     pub accept_content_types: String,
 }
 
@@ -53,7 +53,7 @@ pub struct ApiServer {
     pub client: kube::Client,
     /// For messages.
     pub url: String,
-    /// The encodings in which it is asked.
+    /// The requested encodings.
     pub content: Content,
 }
 
@@ -228,8 +228,7 @@ struct Over<'a> {
 }
 
 impl Over<'_> {
-    /// A client whose connections are made by `connector`, with TLS over them if the server's URL says
-    /// so.
+    /// A client with connections from `connector`, with TLS if the server's URL is `https`.
     fn client<C>(&self, connector: C) -> kube::Result<kube::Client>
     where
         C: Service<http::Uri> + Clone + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! Counts what is asked of the API server, as client-go does, and notes when it was last heard of.
+//! Metrics of requests to the API server, as in client-go, and the time of the last contact.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl Service<Request<Body>> for Measured {
     }
 }
 
-/// A request under way.
+/// A request in progress.
 struct Asked {
     /// The resource, if it is a watch.
     watch: Option<String>,

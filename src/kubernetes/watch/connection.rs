@@ -1,5 +1,5 @@
-//! Connections to the API server that end when the client certificate is renewed with which they were made
-//! (upstream: `client-go/util/connrotation`).
+//! Connections to the API server that are closed when their client certificate is renewed (upstream:
+//! `client-go/util/connrotation`).
 
 use std::error::Error;
 use std::io;
@@ -145,7 +145,7 @@ fn explain(error: BoxError) -> BoxError {
     }
 }
 
-/// What rustls said, however wrapped.
+/// The error of rustls, unwrapped.
 fn tls_error<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     while let Some(outer) = error.downcast_ref::<io::Error>() {
         error = outer.get_ref()?;

@@ -1,13 +1,13 @@
-//! In which encodings the API server is asked (`clientConnection.contentType` and `acceptContentTypes`).
+//! The encodings requested from the API server (`clientConnection.contentType` and `acceptContentTypes`).
 
 use http::HeaderValue;
 
 /// The encoding that every server has.
 pub(super) const JSON: &str = "application/json";
-/// The encoding that kube-proxy asks for unless it is told otherwise.
+/// kube-proxy's default encoding.
 pub(super) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
-/// What is asked for.
+/// The requested encodings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     accept: HeaderValue,
@@ -22,8 +22,8 @@ impl Default for Content {
 }
 
 impl Content {
-    /// As client-go does it: the encodings of `accept`, and without any, first that of `content_type`, which
-    /// is protobuf if it is empty. What nobody here can read is left out.
+    /// As in client-go: the encodings of `accept`, and without any, first that of `content_type`, which is
+    /// protobuf if empty. Encodings that Sluice cannot decode are left out.
     pub fn new(content_type: &str, accept: &str) -> Content {
         let first = if content_type.trim().is_empty() { PROTOBUF } else { content_type };
         let asked =
@@ -81,7 +81,7 @@ mod tests {
                 "application/vnd.kubernetes.protobuf, application/json;q=0.9",
             ),
             (PROTOBUF, PROTOBUF, PROTOBUF),
-            // Nobody here reads these.
+            // Not decoded here.
             ("application/yaml", "", "*/*"),
             ("", "application/cbor, application/yaml", "application/json"),
             (

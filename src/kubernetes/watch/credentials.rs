@@ -1,10 +1,10 @@
-//! By what client and API server know each other: a token, the CAs that are trusted, a client certificate.
-//! Each may be in files that are renewed while the program runs.
+//! Credentials: a token, trusted CAs, a client certificate. Each may be in files that are renewed at run
+//! time.
 //!
-//! The files are read again every minute, before a connection is made, and when the server does not know
-//! who asks (401). As in client-go (`transport/cert_rotation.go`), connections made with an old client
-//! certificate are closed: the server looks at it with every request, and refuses it once it has expired.
-//! New CAs count for new connections.
+//! The files are read again every minute, before a connection is made, and when the server answers 401. As in
+//! client-go (`transport/cert_rotation.go`), connections with an old client certificate are closed: the
+//! server checks it with every request, and refuses it once it has expired. New CAs are used for new
+//! connections.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Sends Events to the API server (`events.k8s.io/v1`), one at a time and beside everything else.
+//! Sends Events to the API server (`events.k8s.io/v1`), one at a time, in a task of its own.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// An event that could not be sent for this long is no news any more.
 const WORTH: Duration = Duration::from_secs(120);
 
-/// How often growing series are looked at.
+/// How often growing series are checked.
 const LOOK: Duration = Duration::from_secs(15);
 
 /// How long the last events may take when the program ends.
@@ -39,7 +39,7 @@ struct Sink {
     series: Series,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 enum Sent {
     Done,
     /// The server does not want it.
@@ -118,7 +118,7 @@ impl Sink {
         }
     }
 
-    /// Tells the server of series that have grown. What fails is told with the next repetition.
+    /// Sends series that have grown. Failed ones are sent with the next repetition.
     async fn refresh(&mut self) {
         for (key, known) in self.series.due(Timestamp::now()) {
             if let Sent::Refused(_) = self.patch(key.regarding(), &known).await {
@@ -187,7 +187,7 @@ fn namespace(regarding: &Regarding) -> &str {
     regarding.namespace().unwrap_or("default")
 }
 
-/// The API server takes up to 1 KiB.
+/// The API server accepts up to 1 KiB.
 fn shortened(note: &str) -> &str {
     const LONGEST: usize = 1024;
     &note[..note.floor_char_boundary(LONGEST)]

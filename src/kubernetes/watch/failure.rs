@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::lenient::Lenient;
 use super::wire;
 
-/// A longer wait than this is not granted to a server that asks for one.
+/// The maximum Retry-After that is honoured.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How much is quoted of an answer that makes no sense.
 const QUOTED: usize = 60;
@@ -18,22 +18,22 @@ pub(super) enum Failure {
     /// No answer.
     #[error("{0}")]
     Unreachable(String),
-    /// Nobody listens where the server should be.
+    /// The connection failed.
     #[error("{0}")]
     ConnectionRefused(String),
     /// No answer in this time, though there is a connection.
     #[error("no answer within {0:?}")]
     Silent(Duration),
-    /// An answer that says no, and for how long the server wants to be left alone.
+    /// A refusal, with Retry-After.
     #[error("the server answers {code}: {message}")]
     Refused { code: u16, message: String, retry_after: Option<Duration> },
-    /// The server has forgotten the version to go on from.
+    /// The server no longer has the resource version.
     #[error("the server no longer knows the resource version")]
     Expired,
-    /// A streamed list did not get as far as the bookmark that completes it.
+    /// A streamed list ended before the bookmark that completes it.
     #[error("{0}")]
     Unfinished(String),
-    /// A watch was over before it said anything.
+    /// A watch ended before its first event.
     #[error("the server ends the watch at once")]
     Brief,
     /// Something that is no Kubernetes API.
@@ -42,13 +42,13 @@ pub(super) enum Failure {
     /// Something that is labelled as Kubernetes' protobuf and is none.
     #[error("the server sends what is no Kubernetes protobuf: {0}")]
     NotProtobuf(String),
-    /// Nobody listens any more.
+    /// The receiver is gone.
     #[error("the receiver of the updates is gone")]
     Unheard,
 }
 
 impl Failure {
-    /// How long the server wants to be left alone.
+    /// Retry-After.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Failure::Refused { retry_after, .. } => *retry_after,
@@ -61,7 +61,7 @@ impl Failure {
         Failure::Unreachable(format!("the list did not end within {time:?}"))
     }
 
-    /// Whether the server has nothing of what was asked for in the encodings that were asked for.
+    /// Whether the server does not have the requested encodings.
     pub(super) fn is_not_acceptable(&self) -> bool {
         matches!(self, Failure::Refused { code: 406 | 415, .. })
     }
@@ -71,7 +71,7 @@ impl Failure {
         matches!(self, Failure::Refused { code: 429, .. })
     }
 
-    /// What became of a text that is not what was asked for.
+    /// The error for a body that is not the expected object.
     pub(super) fn malformed(error: impl fmt::Display, text: &str) -> Failure {
         let quoted: String = text.trim().chars().take(QUOTED).collect();
         Failure::Malformed(format!("{error} in {quoted:?}"))

@@ -1,6 +1,5 @@
-//! What a kubeconfig, or the Pod's service account, says of the API server. As in client-go: inline data
-//! counts for more than a file, names of files are relative to the kubeconfig, and of several YAML documents
-//! the first counts.
+//! The kubeconfig or the Pod's service account. As in client-go: inline data takes precedence over files,
+//! file names are relative to the kubeconfig, and of several YAML documents the first is used.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -50,7 +49,7 @@ impl Text {
 
 /// How to get to the API server.
 pub(super) struct Access {
-    /// The URL, and what is said in headers. What it has on TLS is not used.
+    /// The URL and the headers. Its TLS settings are not used.
     pub(super) config: kube::Config,
     /// The kubeconfig, for messages.
     path: Option<PathBuf>,
@@ -64,7 +63,7 @@ pub(super) struct Access {
     /// A client certificate and its key.
     pub(super) pair: Option<(Text, Text)>,
     pub(super) token_file: Option<PathBuf>,
-    /// An inline token beside the file.
+    /// An inline token in addition to the file.
     pub(super) token: Option<String>,
 }
 
@@ -227,7 +226,7 @@ fn make_absolute(kubeconfig: &mut Kubeconfig, folder: &Path) {
         absolute(&mut user.client_certificate);
         absolute(&mut user.client_key);
         absolute(&mut user.token_file);
-        // A program without a slash is looked for in PATH.
+        // A program without a slash is searched in PATH.
         if let Some(exec) = user
             .exec
             .as_mut()
@@ -277,7 +276,7 @@ fn explain(error: &KubeconfigError, context: &str) -> String {
         KubeconfigError::ParseClusterUrl(_) => {
             format!("server of the cluster of context {context:?} is no URL: {cause}")
         }
-        // Without a proxy-url of its own, kube looks at the environment, too.
+        // Without a proxy-url, kube uses the environment, too.
         KubeconfigError::ParseProxyUrl(_) => {
             "the variable HTTPS_PROXY or https_proxy names no URL; write it like http://host:3128"
                 .to_owned()

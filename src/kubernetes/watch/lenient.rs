@@ -1,8 +1,8 @@
-//! Decoding that a wrong type in one field cannot stop: the types, and how JSON becomes them.
+//! Decoding that tolerates a wrong type in a field: the types, and their JSON decoding.
 //!
-//! An API server checks types, so a wrong one is an oddity, but an oddity in one object must not
-//! cost the whole list. [`Lenient`] keeps the mistake in the place where it was made; `convert` reports
-//! it under the field's name and everything around it stays in force.
+//! An API server checks types, so a wrong type is rare, but in one object it must not invalidate the whole
+//! list. [`Lenient`] keeps the error in its field; `convert` reports it under the field's name and uses
+//! everything else.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,8 +12,7 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
-/// A field that may be absent (or null, which means the same in the Kubernetes API) or of a type
-/// that nobody expected.
+/// A field that may be absent (or null, which means the same in the Kubernetes API) or of a wrong type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Lenient<T> {
     #[default]
@@ -86,7 +85,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for LenientVisitor<T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let decoded = T::deserialize(SeqAccessDeserializer::new(&mut seq));
-        // What was not read must be, or the parser stands in the middle of the list.
+        // The rest must be consumed, or the parser would stop in the middle of the list.
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Self::keep(decoded, "a list"))
     }

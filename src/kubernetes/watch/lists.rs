@@ -1,4 +1,4 @@
-//! How a list is asked for: as a stream where the server can, else page by page.
+//! Lists: streamed if the server supports it, else paged.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -21,14 +21,14 @@ const STREAM_PAUSE: Duration = Duration::from_secs(10);
 /// A server that streams lists is done after this.
 const STREAM_WITHIN: Duration = Duration::from_secs(120);
 
-/// How the next list is asked for.
+/// How the next list is requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ListMethod {
     /// As a watch that begins with all objects (KEP-3157): one object at a time in memory, and no
     /// load on etcd.
     Streamed,
-    /// Page by page, because a streamed list has just failed. If pages come, and there is a reason
-    /// why it was for being streamed, the server is asked for pages from then on.
+    /// Paged, because a streamed list has just failed. If pages work, and streaming was a possible reason,
+    /// lists are paged from then on.
     Instead(Option<String>),
     /// Page by page for good: this server gave pages where it gave no stream.
     Paged,
@@ -56,14 +56,14 @@ impl ListFrom {
 }
 
 impl Failure {
-    /// Whether a streamed list that ended with this is tried again as a stream: the server is not there, or
-    /// asks to be left alone (`isWatchErrorRetriable` in client-go).
+    /// Whether a streamed list that ended with this error is retried as a stream: the server is unreachable,
+    /// or sent Retry-After (`isWatchErrorRetriable` in client-go).
     fn leads_to_a_stream(&self) -> bool {
         matches!(self, Failure::ConnectionRefused(_)) || self.is_too_many_requests()
     }
 
-    /// Whether a streamed list that ended with this may have failed for being streamed. A server that
-    /// cannot be reached, wants to be left alone, or does not know this client yet says nothing about that.
+    /// Whether a streamed list that ended with this error may have failed because of streaming. Unreachable
+    /// servers, Retry-After and missing permissions are no indication.
     fn is_of_streaming(&self) -> bool {
         match self {
             Failure::Unreachable(_)
@@ -87,8 +87,8 @@ impl Failure {
 }
 
 impl<K: Kind> Source<K> {
-    /// A complete list. If a streamed one fails, pages are asked for next, as by client-go: old etcds, other
-    /// stores and proxies on the way fail in many ways.
+    /// A complete list. If a streamed one fails, pages are requested next, as in client-go: old etcds, other
+    /// stores and proxies fail in many ways.
     pub(super) async fn list(&mut self) -> Result<Round, Failure> {
         if self.method == ListMethod::Streamed {
             let failure = match self.list_streamed().await {
@@ -118,7 +118,7 @@ impl<K: Kind> Source<K> {
         list
     }
 
-    /// Reads the objects that a streamed list begins with, then goes on as a watch.
+    /// Reads the initial objects of a streamed list, then continues as a watch.
     async fn list_streamed(&mut self) -> Result<Round, Failure> {
         let query = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
         let (mut stream, deadline) = self.open(query).await?;
@@ -196,7 +196,7 @@ impl<K: Kind> Source<K> {
         loop {
             let (rest, warnings) = match self.page(from, by_pages, token.as_deref()).await {
                 Err(Failure::Expired) if token.is_some() => {
-                    // The store forgets faster than pages come.
+                    // The store compacts faster than pages are read.
                     (by_pages, token) = (false, None);
                     self.feed.begin();
                     continue;
@@ -258,8 +258,8 @@ impl<K: Kind> Source<K> {
         self.send(change).await?;
         self.warn(warnings).await?;
         if matches!(self.state, Some(ConnectionState::Lost(_))) {
-            // Whether changes arrive, the watch will tell; where none is to be had, each list
-            // would be reported as a return, and each watch as a loss.
+            // The watch shows whether changes arrive; where no watch works, each list would be reported as
+            // connected, and each watch as lost.
             self.reachability.wake();
             return Ok(());
         }

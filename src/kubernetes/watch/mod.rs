@@ -1,9 +1,8 @@
-//! The Kubernetes side: lists and watches what this node needs and turns it into
-//! [`Change`]s of the model.
+//! Lists and watches the resources that this node needs, and converts them to [`Change`]s of the model.
 //!
-//! One task per resource ([`Resource`]) keeps itself connected for ever; what goes wrong with the
-//! API server is reported ([`Update::Connection`]) and never ends the proxy, because the rules in the
-//! kernel stay right for as long as nothing changes.
+//! One task per resource ([`Resource`]) reconnects for ever; problems with the API server are reported
+//! ([`Update::Connection`]) and never end the proxy, because the rules in the kernel stay right as long as
+//! nothing changes.
 //!
 //! The client speaks protobuf, and JSON where the server has no other. It decodes only the fields that count,
 //! from the bytes of the connection (`wire`, `protobuf`, `lenient`), one object at a time, straight into the
@@ -102,7 +101,7 @@ pub enum Update {
     Connection {
         /// Which resource's connection.
         resource: Resource,
-        /// What became of it.
+        /// The outcome.
         state: ConnectionState,
     },
 }

@@ -1,4 +1,4 @@
-//! One API object, in the encoding in which it came.
+//! One API object, in its received encoding.
 
 use serde::Deserialize;
 

@@ -26,7 +26,7 @@ pub(super) trait Kind: Send + Sync + 'static {
     /// The change that the end of an object is.
     fn gone(&mut self, key: Self::Key) -> Option<Change>;
 
-    /// What is to be said about a list that lacks something.
+    /// The warning about an incomplete list.
     fn lacking(&self) -> Vec<Warning> {
         Vec::new()
     }
@@ -40,7 +40,7 @@ pub(super) struct ObjectFeed<K: Kind> {
     list: Vec<(K::Key, Option<K::Value>)>,
     /// Warnings that were already reported, so that a relist does not repeat them.
     last_warnings: FxHashMap<Option<K::Key>, Vec<Warning>>,
-    /// The same before the list began: what the list does not name is forgotten.
+    /// The same before the list began: objects that the list lacks are removed.
     warnings_before_list: FxHashMap<Option<K::Key>, Vec<Warning>>,
 }
 
@@ -65,12 +65,12 @@ impl<K: Kind> ObjectFeed<K> {
         self.deduplicate(key, warnings)
     }
 
-    /// Takes an object off the list again.
+    /// Removes an object from the list.
     pub(super) fn withdraw(&mut self, object: Object<'_>) {
         self.list.extend(self.kind.convert(object).key.map(|key| (key, None)));
     }
 
-    /// Ends the list. What it lacks is said once, not with every list that is the same.
+    /// Ends the list. Warnings about missing parts are given once, not with every identical list.
     pub(super) fn finish(&mut self) -> (Option<Change>, Vec<Warning>) {
         self.warnings_before_list = FxHashMap::default();
         let change = self.kind.all(on_the_list(std::mem::take(&mut self.list)));
@@ -97,7 +97,7 @@ impl<K: Kind> ObjectFeed<K> {
         self.kind.gone(key)
     }
 
-    /// The warnings, unless they are what was last said about this object.
+    /// The warnings, unless they equal the object's last ones.
     fn deduplicate(&mut self, key: Option<K::Key>, warnings: Vec<Warning>) -> Vec<Warning> {
         if warnings.is_empty() {
             self.last_warnings.remove(&key);

@@ -263,7 +263,7 @@ mod tests {
     async fn a_page_that_is_cut_off_is_none() {
         let plain = page(3);
         let packed = packed(&plain);
-        // What follows the list in the envelope says nothing.
+        // The rest of the envelope is not used.
         for cut in 0..plain.len() - 4 {
             let cut = read_all(&[TYPE], std::iter::once(&plain[..cut])).await;
             assert!(matches!(cut, Err(Failure::NotProtobuf(_))), "{cut:?}");

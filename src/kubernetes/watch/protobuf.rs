@@ -1,4 +1,4 @@
-//! As much of the protobuf wire format as Kubernetes' messages need, read in place.
+//! The part of the protobuf wire format that Kubernetes' messages need, read in place.
 //!
 //! Generated decoders (prost) own every string they find and refuse a whole message for one bad byte. Here a
 //! field is a slice of what arrived, and a mistake stays where it was made ([`Lenient::Wrong`]), so that both
@@ -31,13 +31,13 @@ pub(super) enum Value<'a> {
 
 /// A message of which some fields are read.
 pub(super) trait Message<'a>: Default {
-    /// Takes a field in. One that is not known is skipped.
+    /// Decodes a field. Unknown ones are skipped.
     fn set(&mut self, number: u64, value: Value<'a>);
 }
 
 /// A `map<string, string>` of which some keys are read.
 pub(super) trait Entries<'a>: Default {
-    /// Takes an entry in.
+    /// Decodes an entry.
     fn insert(&mut self, key: &str, value: Lenient<Text<'a>>);
 }
 
@@ -72,7 +72,7 @@ pub(super) fn open(bytes: &[u8]) -> Result<&[u8], Malformed> {
     Ok(object)
 }
 
-/// Takes a varint off the front. Without one, the bytes end too early, or the number is too long.
+/// Takes a varint from the front. `None` if it is truncated or too long.
 pub(super) fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for (i, byte) in bytes.iter().enumerate().take(10) {
@@ -130,7 +130,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// How a field is taken in, by its Go type.
+/// How a field is decoded, by its Go type.
 impl<'a> Value<'a> {
     /// `[]byte`.
     pub(super) fn bytes(self, into: &mut &'a [u8]) {

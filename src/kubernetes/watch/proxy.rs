@@ -1,9 +1,9 @@
-//! The way to the API server through a proxy, chosen as client-go chooses it.
+//! Proxy selection for the API server, as in client-go.
 //!
-//! A kubeconfig's `proxy-url` counts for its cluster, whatever the environment says. Without one, the
-//! variables `HTTPS_PROXY` (for `https://`), `HTTP_PROXY` (for `http://`) and `NO_PROXY` count, in
-//! capitals or not, and this host itself is never asked through a proxy (upstream: `client-go/rest/config.go`,
-//! Proxy; `golang.org/x/net/http/httpproxy`).
+//! A kubeconfig's `proxy-url` is used for its cluster, whatever the environment is. Without one, the
+//! variables `HTTPS_PROXY` (for `https://`), `HTTP_PROXY` (for `http://`) and `NO_PROXY` are used, in upper
+//! or lower case, but never for this host itself (upstream: `client-go/rest/config.go`, Proxy;
+//! `golang.org/x/net/http/httpproxy`).
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,6 +1,5 @@
-//! What the tasks that watch have in common. One line of the log says that the connection to the API
-//! server is lost, one that it is back, however many tasks notice; and the first to get through
-//! rouses the others from their waiting.
+//! The state shared by all watches. One log line says that the connection to the API server is lost, and one
+//! that it is back, for all watches together; and the first watch that gets through wakes the others.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +20,7 @@ pub(super) struct Reachability {
 struct State {
     lost: BTreeSet<Resource>,
     last_said: Option<Said>,
-    /// It was said that the server does not stream lists.
+    /// It was logged that the server does not stream lists.
     pages_said: bool,
     /// The server was asked for protobuf and has none. After an outage it is asked again: it may be another
     /// one, or a newer.
@@ -49,8 +48,8 @@ impl Reachability {
         *self.returns.borrow()
     }
 
-    /// Waits until the server has come back more often than this. A task that counted before it
-    /// asked the server misses no return, however long the answer takes.
+    /// Waits until the server has come back more often than this. A task that reads the count before its
+    /// request misses no return, however long the request takes.
     pub(super) async fn returned(&self, before: u64) {
         let mut returns = self.returns.subscribe();
         // An error would mean that the sender is gone, and that is here.
@@ -71,12 +70,12 @@ impl Reachability {
         );
     }
 
-    /// Whether the server is asked for nothing but JSON.
+    /// Whether only JSON is requested.
     pub(super) fn has_only_json(&self) -> bool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).only_json
     }
 
-    /// The server does not give what it was asked for, and gives JSON.
+    /// The server does not have the requested encoding, but JSON.
     pub(super) fn only_json(&self, reason: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::mem::replace(&mut state.only_json, true) {

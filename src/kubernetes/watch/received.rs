@@ -1,4 +1,4 @@
-//! The body of an answer as it comes: unpacked, and forgotten as far as it was read.
+//! The body of a response as it arrives: decompressed, and dropped once read.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const PACKED_PIECE: usize = 4 << 10;
 pub(super) enum More {
     /// There may be more to read now.
     Came,
-    /// Nothing came until the deadline. Nothing is lost; the next call goes on.
+    /// Nothing arrived before the deadline. Nothing is lost; the next call continues.
     Silence,
     /// The server ended the answer.
     End,
@@ -62,7 +62,7 @@ impl Received {
         self.buffer.capacity() + unpacked
     }
 
-    /// Takes the next so many bytes, which are there.
+    /// Takes the next bytes, which must be available.
     pub(super) fn take(&mut self, count: usize) -> &[u8] {
         let start = self.read;
         self.read += count;
@@ -78,7 +78,7 @@ impl Received {
                 Ok(None) => return self.end(),
                 Ok(Some(Err(error))) => return Err(Failure::Unreachable(causes(&error))),
                 Ok(Some(Ok(frame))) => {
-                    // Trailers carry nothing.
+                    // Trailers are not used.
                     let data = frame.into_data().unwrap_or_default();
                     if self.unpacking.is_none() {
                         self.buffer.extend_from_slice(&data);
@@ -92,7 +92,7 @@ impl Received {
         Ok(More::Came)
     }
 
-    /// Reads everything that there is, as far as the limit.
+    /// Reads everything up to the limit.
     pub(super) async fn whole(
         mut self,
         limit: usize,

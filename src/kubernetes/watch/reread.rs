@@ -1,6 +1,6 @@
-//! What is read from files, and read again while the program runs: tokens, CAs and client
-//! certificates are renewed in place. As in client-go, what cannot be used leaves the last one in use: a
-//! file may be missing for a moment, or a pair be half-written.
+//! Files that are read again at run time: tokens, CAs and client certificates are renewed in place. As in
+//! client-go, an unusable file leaves the last value in use: a file may be missing for a moment, or a pair
+//! half-written.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -125,7 +125,7 @@ impl<T> Reread<T> {
         Ok(true)
     }
 
-    /// Says what is wrong at the second look in a row: at the first one, somebody may be writing.
+    /// Reports a problem only at the second read in a row: at the first one, the file may be incomplete.
     fn note(&self, state: &mut State<T>, reason: String) {
         let said = match &state.fault {
             Some(fault) if fault.said => true,

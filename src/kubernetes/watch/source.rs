@@ -1,4 +1,4 @@
-//! One task per resource: list, watch, and start over, for ever.
+//! One task per resource: list, watch, and repeat for ever.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use super::{ApiServer, ConnectionState, Content, Message, Resource, Update, Watc
 use sluice_core::model::{Change, Warning};
 use sluice_telemetry::trace::Arrival;
 
-/// A watch that lives less than this and says nothing has failed.
+/// A watch that lasts less than this without an event has failed.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// How long the server lets a watch live; the spread keeps a cluster's watches from ending together.
 const WATCH_FOR: std::ops::Range<Duration> = Duration::from_secs(240)..Duration::from_secs(360);
 /// A watch that the server has not ended so long after its time is dead.
 const OVERTIME: Duration = Duration::from_secs(30);
-/// After so many refusals of a watch one after another the version to go on from is suspected.
+/// After this many consecutive refusals of a watch, its resource version is suspected.
 const REFUSALS_BEFORE_RELIST: u32 = 4;
 /// After this many refusals (about 10 s) a 403 is taken seriously: a starting API server also answers 403
 /// until RBAC is loaded.
@@ -129,7 +129,7 @@ pub(super) fn percent(text: &str) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Listing,
-    /// The watch is asked for, or open.
+    /// The watch is requested, or open.
     Watching,
 }
 
@@ -154,23 +154,23 @@ pub(super) struct Source<K: Kind> {
     pub(super) path: String,
     pub(super) reachability: Arc<Reachability>,
     updates: mpsc::Sender<Message>,
-    /// Between tries of a list; starts anew with each list that comes.
+    /// Between attempts of a list; reset by each list that succeeds.
     pub(super) list_backoff: Backoff,
-    /// Between tries of a watch; starts anew with each watch that lives, whatever it ends with. A list
-    /// does not count: a server that gives lists and ends watches is asked ever more rarely.
+    /// Between attempts of a watch; reset by each watch that lasts, however it ends, but not by lists: with a
+    /// server that serves lists and ends watches, the pauses grow.
     watch_backoff: Backoff,
     phase: Phase,
     pub(super) method: ListMethod,
-    /// The resource version to go on from; without one, a list is due.
+    /// The resource version to continue from; without one, a list is due.
     pub(super) version: Option<String>,
     /// How new a paged list must be, if there is no such version.
     pub(super) list_from: ListFrom,
     /// This server divides into pages what others have in their watch cache.
     pub(super) pages_from_cache: bool,
-    /// Refusals one after another, whatever for but too many requests. Failures to reach the server do
-    /// not count: nodes that all list anew after an outage take their server down again.
+    /// Consecutive refusals, except 429. Connection failures do not count: if all nodes listed again after an
+    /// outage, they would overload the server.
     pub(super) refusals: u32,
-    /// How often the server had come back when it was last asked, or last heard of.
+    /// The count of returns of the server at the last request or message.
     returns: u64,
     /// The last wait was cut short by the server's return; the next one is not.
     roused: bool,
@@ -251,7 +251,7 @@ impl<K: Kind> Source<K> {
         Ok((WatchStream::new(answer), Instant::now() + life + OVERTIME))
     }
 
-    /// Asks the server, and once more for JSON if it has nothing that was asked for.
+    /// Sends a request, and again for JSON if the server does not have the requested encodings.
     pub(super) async fn get(
         &self,
         path_and_query: &str,
@@ -360,15 +360,15 @@ impl<K: Kind> Source<K> {
             let origin = arrival.watch_event(&K::RESOURCE);
             self.deliver(Message { update: Update::Change(change), origin, arrived }).await?;
         }
-        // Last, so that a change that was not sent is asked for again.
+        // Last, so that a change that was not sent is requested again.
         if version.is_some() {
             self.version = version;
         }
         Ok(())
     }
 
-    /// Reports a failure, decides how to go on, and waits until then. An error means that nobody
-    /// listens.
+    /// Reports a failure, decides how to continue, and waits until then. An error means that the receiver is
+    /// gone.
     async fn recover(&mut self, failure: Failure) -> Result<(), Failure> {
         tracing::debug!(resource = %K::RESOURCE, %failure, "starting over");
         let busy = failure.is_too_many_requests();
@@ -421,9 +421,9 @@ impl<K: Kind> Source<K> {
         Ok(())
     }
 
-    /// Waits before the next try: not less than the server asks for, and else not longer than until
-    /// another source gets through. That shortens every second wait at most: sources that get through
-    /// and fail again would else rouse each other without a pause.
+    /// Waits before the next attempt: at least Retry-After, and otherwise at most until another source gets
+    /// through. That shortens at most every second wait: otherwise sources that get through and fail again
+    /// would wake each other without a pause.
     async fn wait(&mut self, failure: &Failure) {
         let backoff = match self.phase {
             Phase::Listing => &mut self.list_backoff,
@@ -451,9 +451,9 @@ impl<K: Kind> Source<K> {
         self.list_from = ListFrom::Newest;
     }
 
-    /// Whether a refusal says that the cluster has no such API, or that its role for proxies is older
-    /// than it. A server that has just started forbids everything until it knows the roles, so what
-    /// was allowed before still is.
+    /// Whether a refusal means that the cluster has no such API, or that its role for proxies is older than
+    /// the API. A starting server answers 403 to everything until it has loaded the roles, so what was
+    /// allowed before is not meant.
     fn lacks_api(&self, code: u16) -> bool {
         let missing = code == 404 || (code == 403 && !self.ever_listed);
         K::RESOURCE == Resource::ServiceCidrs && missing

@@ -1,4 +1,4 @@
-//! Requests and the bytes of their answers.
+//! Requests and the bytes of their responses.
 
 use std::error::Error;
 use std::time::Duration;
@@ -44,7 +44,7 @@ fn no_answer(error: &(dyn Error + 'static)) -> Failure {
 #[derive(Debug, Clone)]
 pub(super) struct Asking<'a> {
     pub(super) path_and_query: &'a str,
-    /// The encodings that are asked for.
+    /// The requested encodings.
     pub(super) accept: HeaderValue,
     /// Whether the answer may be packed.
     pub(super) gzip: bool,
@@ -105,8 +105,7 @@ fn text_of(headers: &HeaderMap, name: HeaderName) -> String {
     value.unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// For how long a refusing server wants to be left alone. As by client-go, a date is not read, and
-/// only a refusal counts that is the server's trouble.
+/// Retry-After of a refusal. As in client-go, a date is ignored, and only 429 and 5xx are considered.
 fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
     if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
         return None;

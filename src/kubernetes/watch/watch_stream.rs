@@ -20,7 +20,7 @@ const LENGTH: usize = 4;
 /// What came of waiting for an event.
 pub(super) enum Next<'a> {
     Event(Event<'a>),
-    /// Nothing came until the deadline. Nothing is lost; the next call goes on.
+    /// Nothing arrived before the deadline. Nothing is lost; the next call continues.
     Silence,
     /// The server ended the answer.
     End,

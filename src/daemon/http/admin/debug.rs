@@ -1,4 +1,4 @@
-//! `/debug/`: the log's verbosity, and what there is in place of Go's profiles.
+//! `/debug/`: the log's verbosity, and the answer to requests for Go's profiles.
 
 use http::{Method, Request, StatusCode};
 
@@ -13,7 +13,7 @@ const FLAGS: &str = "<html>\n<head>\n<title>/debug/flags/</title>\n</head>\n<bod
                      <br>\nflags:<br>\n<table>\n<tr>v<br>\n</table>\n<br>\nfull flags configurable<br>\n\
                      </body>\n</html>\n";
 
-/// What is said about profiles, which are an affair of Go's runtime.
+/// The answer about profiles, which only Go's runtime has.
 const NO_PROFILES: &str = "no profiles are served: this is not a Go program; use perf, for example \
                            `perf record -g -p $(pidof kube-proxy)`\n";
 

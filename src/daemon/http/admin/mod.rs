@@ -1,6 +1,6 @@
-//! What operators ask for at `metricsBindAddress`: metrics, the mode, the configuration, the flags, and
-//! the log's verbosity. Answers are the Go kube-proxy's, byte for byte where the content is the same
-//! (upstream: `cmd/kube-proxy/app/server.go`, serveMetrics). See `docs/health.md`.
+//! The admin endpoints at `metricsBindAddress`: metrics, the mode, the configuration, the flags, and the
+//! log's verbosity. Answers are the Go kube-proxy's, byte for byte where the content is the same (upstream:
+//! `cmd/kube-proxy/app/server.go`, serveMetrics). See `docs/health.md`.
 
 mod debug;
 mod negotiate;
@@ -22,7 +22,7 @@ use sluice_telemetry::metrics::Metrics;
 
 use self::scrape::Scrapes;
 
-/// Gives a text that is made anew for every request.
+/// Returns a text that is computed for every request.
 pub(crate) type Text = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Sets the log's verbosity (`-v`).

@@ -1,4 +1,4 @@
-//! `/flagz` and `/statusz` (KEP-4828, KEP-4827), for people and for programs.
+//! `/flagz` and `/statusz` (KEP-4828, KEP-4827), as text, JSON and YAML.
 
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ const NAME: &str = "kube-proxy";
 const CAUTION: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting \
                        compatibility guarantees and is for debugging purposes only.\n";
 
-/// What is served beside `/statusz` itself, as upstream lists it.
+/// The paths that `/statusz` lists, as upstream.
 const PATHS: [&str; 5] = ["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode"];
 
 /// What stands where Go's version does.

@@ -1,4 +1,4 @@
-//! Which path is answered by what.
+//! Routing of requests.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::http::server::{Answer, TEXT, bare, not_found, typed};
 /// The type of the metrics' text, as Go's client declares it.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
-/// Go's client says here when the process started.
+/// Go's client has the process start time here.
 const STARTED: HeaderName = HeaderName::from_static("process-start-time-unix");
 
 /// Answers a request.

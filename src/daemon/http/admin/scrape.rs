@@ -1,5 +1,5 @@
-//! Scrapes. Whoever gathers what is measured may have to wait for the kernel or for a program, so it
-//! happens on a thread that may wait, one at a time: those who ask meanwhile get the same text.
+//! Scrapes. Collecting metrics may block on the kernel or on a program, so it runs on a thread that may
+//! block, one scrape at a time: concurrent requests get the same text.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ const MOST: usize = 64;
 #[derive(Clone)]
 pub(super) struct Scrapes {
     metrics: Metrics,
-    /// Who is told the text of the scrape that is under way.
+    /// The requests that wait for the current scrape.
     under_way: Arc<Mutex<Option<watch::Sender<Option<Bytes>>>>>,
 }
 
@@ -40,7 +40,7 @@ impl Scrapes {
         text.clone().ok_or(NoText::Failed)
     }
 
-    /// Waits with others for the scrape that is under way, or starts one.
+    /// Waits for the current scrape, or starts one.
     fn join(&self) -> Result<watch::Receiver<Option<Bytes>>, NoText> {
         let mut under_way = self.under_way();
         if let Some(tell) = &*under_way {
@@ -60,7 +60,7 @@ impl Scrapes {
         Ok(told)
     }
 
-    /// How many wait for the scrape that is under way.
+    /// The number of requests that wait for the current scrape.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.under_way().as_ref().map_or(0, watch::Sender::receiver_count)
@@ -71,7 +71,7 @@ impl Scrapes {
     }
 }
 
-/// Whoever comes after this is dropped starts a scrape, however the last one ended.
+/// After this is dropped, the next request starts a scrape, however the last one ended.
 struct Ends(Scrapes);
 
 impl Drop for Ends {

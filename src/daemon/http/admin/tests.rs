@@ -1,4 +1,4 @@
-//! Answers as the Go kube-proxy 1.36.2 gave them to the same requests.
+//! The answers of the Go kube-proxy 1.36.2 to the same requests.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -244,7 +244,7 @@ async fn a_scrape_that_takes_long_holds_nobody_up_and_is_shared() {
     }
     let reply = answer(Arc::clone(&admin), get("/metrics")).now_or_never().expect("at once");
     assert_eq!(reply.status(), 503, "not any number of them");
-    // Whoever leaves does not end what others wait for.
+    // A request that is cancelled does not end the scrape of others.
     let mut scrapers = scrapers.into_iter();
     scrapers.next().expect("there are many").abort();
     tokio::task::spawn_blocking(move || let_go.send(()).map(|()| let_go))

@@ -1,4 +1,4 @@
-//! What askers read, byte for byte as the Go kube-proxy writes it: balancers and scripts parse it.
+//! Response bodies, byte for byte the Go kube-proxy's: load balancers and scripts parse them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::state::{Eligibility, Pace, Report};
 use crate::http::server::{Answer, typed};
 use sluice_core::model::ServiceName;
 
-/// Go's zero time, which stands for "never".
+/// Go's zero time, which means "never".
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// How many endpoints of a Service this node has: balancers may weigh nodes by it.
@@ -82,7 +82,7 @@ pub(super) fn service(service: &ServiceName, local_endpoints: usize, pace: Pace)
     answer
 }
 
-/// A connection that outlives the Service it asks about.
+/// A connection that outlives its Service.
 pub(super) fn no_such_service() -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

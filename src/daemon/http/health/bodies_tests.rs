@@ -1,4 +1,4 @@
-//! Answers as they stand in the Go kube-proxy's source, byte for byte.
+//! The Go kube-proxy's answers, byte for byte.
 
 use futures::FutureExt;
 use http_body_util::BodyExt;

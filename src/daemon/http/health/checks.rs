@@ -51,7 +51,7 @@ impl FamilyChecks {
     }
 }
 
-/// A link-local address means nothing without its link, and no balancer asks there.
+/// A link-local address is useless without its link, and load balancers do not use it.
 fn can_listen(ip: &IpAddr) -> bool {
     !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
@@ -61,7 +61,7 @@ fn check(wanted: &DesiredChecks, at: SocketAddr) -> Option<&Check> {
     wanted.get(&Family::of(at.ip()))?.by_port.get(&at.port())
 }
 
-/// Who hears of sockets that cannot be bound, and from which Node.
+/// The recorder of Events about sockets that cannot be bound, and the Node's name.
 #[derive(Debug)]
 pub(super) struct NodeEvents {
     pub(super) recorder: Recorder,
@@ -100,7 +100,7 @@ struct Listeners {
     refused: BTreeMap<SocketAddr, Refusal>,
 }
 
-/// Why nothing is answered at a socket, and for whom.
+/// Why a socket cannot be bound, and for which Services.
 #[derive(Debug, PartialEq, Eq)]
 struct Refusal {
     service: ServiceName,
@@ -154,7 +154,7 @@ impl Listeners {
         }
     }
 
-    /// Says once why a Service's balancers get no answer: this is what its owner should hear of.
+    /// Reports once, also as an Event for the Service's owner, why its health checks get no answer.
     fn refuse(&mut self, at: SocketAddr, service: &ServiceName, error: &io::Error) {
         let refusal = Refusal { service: service.clone(), reason: error.to_string() };
         if self.refused.get(&at) != Some(&refusal) {

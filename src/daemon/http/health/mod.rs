@@ -1,5 +1,4 @@
-//! Who asks, and what they are told: is this proxy healthy, should this node get traffic, and has
-//! it pods of this Service?
+//! Health checks: is this proxy healthy, should this node get traffic, and does it have pods of a Service?
 //!
 //! The loop reports to a [`Health`]; [`start`] answers from it on sockets of its own. See
 //! `docs/health.md`.
@@ -46,17 +45,17 @@ impl Health {
         self.state().set_timeout(timeout);
     }
 
-    /// A change waits for being carried out in a family.
+    /// A change waits for its sync in a family.
     pub(crate) fn queued(&self, family: Family) {
         self.state().queued(family, Moment::now());
     }
 
-    /// All changes are in force in a family.
+    /// All changes of a family are applied.
     pub(crate) fn updated(&self, family: Family) {
         self.state().updated(family, Moment::now());
     }
 
-    /// A family cannot be served, and nobody needs it: it does not count.
+    /// A family cannot be served, and no Service needs it: it does not count.
     pub(crate) fn left_out(&self, family: Family) {
         self.state().left_out(family);
     }
@@ -71,8 +70,8 @@ impl Health {
         self.state().node(node);
     }
 
-    /// Takes the health checks of a family, and where they are asked for, from its table. Listeners
-    /// follow; those that stay are not touched.
+    /// Updates the health checks of a family and their addresses from its table, and the listeners; unchanged
+    /// ones are not touched.
     pub(crate) fn checks(&self, table: &ForwardingTable) {
         let checks = FamilyChecks::of(table);
         self.checks.send_if_modified(|wanted| {
@@ -95,7 +94,7 @@ impl Health {
     }
 }
 
-/// Where health is told, and by which Node's name.
+/// The address of health checks, and the Node's name.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// Where `/healthz` and `/livez` are served; without it, only Services' checks are answered.

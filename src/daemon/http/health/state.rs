@@ -1,5 +1,4 @@
-//! What is known of the proxy's health: a small state machine over moments that others read from
-//! the clocks.
+//! The proxy's health: a small state machine over instants that others read from the clocks.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -25,7 +24,7 @@ impl Moment {
 /// Whether the kernel follows the API's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Pace {
-    /// Every change is in force, or has not waited for too long yet.
+    /// Every change is applied, or has not waited for too long yet.
     InTime,
     /// A change has been waiting for longer than it should.
     Late,
@@ -57,7 +56,7 @@ pub(super) struct State {
     node: Eligibility,
 }
 
-/// What is to be said at one moment.
+/// The answers at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Report {
     pub(super) now: Timestamp,
@@ -76,18 +75,18 @@ impl State {
         self.timeout = timeout;
     }
 
-    /// A change waits for being carried out. Only the oldest one matters.
+    /// A change waits for its sync. Only the oldest one matters.
     pub(super) fn queued(&mut self, family: Family, at: Moment) {
         self.families.entry(family).or_default().waiting_since.get_or_insert(at.monotonic);
     }
 
-    /// Everything is carried out.
+    /// Everything is applied.
     pub(super) fn updated(&mut self, family: Family, at: Moment) {
         let updated = Some(at.wall);
         self.families.insert(family, Progress { updated, ..Progress::default() });
     }
 
-    /// A family cannot be served, and nobody needs it: it does not count.
+    /// A family cannot be served, and no Service needs it: it does not count.
     pub(super) fn left_out(&mut self, family: Family) {
         let progress = self.families.entry(family).or_default();
         *progress = Progress { left_out: true, waiting_since: None, ..*progress };
@@ -98,8 +97,8 @@ impl State {
         self.families.entry(family).or_default().left_out = false;
     }
 
-    /// The own Node as it is now. When it is gone, what it said last holds on: upstream decides by
-    /// the copy that it keeps, and whoever wants the node empty says so before deleting it.
+    /// This node's Node. After its deletion the last state stays: upstream uses its cached copy, and whoever
+    /// drains a node marks it before deleting it.
     pub(super) fn node(&mut self, node: Option<&Node>) {
         match node {
             Some(node) if node.leaving => self.node = Eligibility::Ineligible,

@@ -1,8 +1,8 @@
-//! How many connections the HTTP servers hold, and which of them goes when another one comes.
+//! The limit of connections of the HTTP servers, and which one a new connection replaces.
 //!
-//! Nobody is kept out: whoever comes takes the place of the connection that has waited for its next
-//! request, or not taken its last answer, for the longest. So idle, half-open and slow connections cost
-//! a bounded number of descriptors and bytes, and a probe that asks is answered.
+//! No client is refused: a new connection replaces the one that has been idle, or has not read its last
+//! answer, for the longest time. So idle, half-open and slow connections cost a bounded number of descriptors
+//! and bytes, and probes are answered.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ const MOST: u64 = 256;
 /// One in so many descriptors is for connections, where descriptors are few.
 const SHARE: u64 = 16;
 
-/// Bytes of answers that connections may not have taken yet, beside the last one.
+/// The maximum size of unread answers of all connections, in addition to the last one.
 const UNREAD: usize = 16 << 20;
 
 /// The connections of all HTTP servers.
@@ -88,7 +88,7 @@ impl Connections {
         Seat { connections, leave, doing }
     }
 
-    /// Frees a descriptor, as far as that is possible.
+    /// Frees a descriptor if possible.
     pub(super) fn make_way(&self) {
         let mut state = self.state();
         let oldest = state.waiting.keys().next().copied();
@@ -108,7 +108,7 @@ impl State {
         turn
     }
 
-    /// Whether somebody waited in this turn, who does not any more.
+    /// Whether a connection that waited in this round no longer does.
     fn remove(&mut self, turn: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&turn)?;
         self.unread -= waiting.unread;
@@ -164,8 +164,7 @@ impl Seat {
         }
     }
 
-    /// Returns when the connection has to make way for another one, or has waited for `patience` at the
-    /// least.
+    /// Returns when the connection is replaced by another one, or has waited for at least `patience`.
     pub(super) async fn dismissed(&self, patience: Duration) {
         loop {
             let before = *self.doing();
@@ -217,7 +216,7 @@ mod tests {
         assert_eq!([&answered, &idle, &active, &fourth].map(leaves), [false, true, false, false]);
         let fifth = connections.admit();
         assert_eq!([&answered, &active, &fourth, &fifth].map(leaves), [false, true, false, false]);
-        // Who was sent away counts no more, and asks for nothing.
+        // A replaced connection does not count any more, and gets no answer.
         idle.asked();
         drop((idle, active));
         answered.answered(10);

@@ -1,8 +1,7 @@
-//! Small HTTP servers for those who ask this proxy something: listening, with second tries, and
-//! answers in the form of Go's servers.
+//! Small HTTP servers: listening with retries, and answers in the form of Go's servers.
 //!
 //! All of them run on a thread of their own ([`runtime`]) and share one limit of connections
-//! ([`Connections`]), so that neither what the daemon does elsewhere nor other clients delay an answer.
+//! ([`Connections`]), so that neither other work of the daemon nor other clients delay an answer.
 
 mod connections;
 mod serve;
@@ -33,11 +32,11 @@ pub(crate) const RETRY: Duration = Duration::from_secs(5);
 /// before many other connections are.
 const LOOK_AFTER: u32 = 8;
 
-/// A runtime for HTTP servers: one thread, which nothing else may hold up, and one beside it for what
-/// takes long. It takes four descriptors.
+/// A runtime for HTTP servers: one thread that nothing else blocks, and one for long tasks. It takes four
+/// descriptors.
 ///
 /// # Errors
-/// If a thread or a descriptor cannot be had.
+/// If a thread or a descriptor is not available.
 pub(crate) fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -128,7 +127,7 @@ pub(crate) struct BindError {
     pub(crate) field: &'static str,
     /// The address.
     pub(crate) address: SocketAddr,
-    /// What the kernel said.
+    /// The error.
     pub(crate) reason: io::Error,
 }
 
@@ -155,7 +154,7 @@ impl ListenAddress {
         }
     }
 
-    /// Tries until the address can be bound, and says once why it cannot.
+    /// Retries until the address can be bound, and logs once why it cannot.
     async fn bound(self, first: io::Result<TcpListener>) -> TcpListener {
         let ListenAddress { address, what, .. } = self;
         let mut attempt = first;
@@ -182,7 +181,7 @@ impl ListenAddress {
     }
 }
 
-/// A response of this type, whose body is not to be taken for anything else.
+/// A response of this type, with `nosniff`.
 pub(crate) fn typed(status: StatusCode, content_type: &'static str, body: String) -> Answer {
     let mut answer = bare(status, content_type, body);
     let nosniff = HeaderValue::from_static("nosniff");

@@ -1,4 +1,4 @@
-//! A small HTTP server whose connections cannot do much harm.
+//! A small HTTP server with limits on time, size and connections.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(crate) async fn serve<F, R>(
                 Ok((stream, _)) => {
                     troubles.none();
                     inside.spawn(connection(stream, connections.admit(), answer.clone()));
-                    // Its request is read before many others come in, for which it had to make way.
+                    // Its request is read before many others arrive that would replace it.
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
@@ -84,7 +84,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(BUFFER)
-        // Who has asked may close that half, as with Go's server.
+        // A client may close its half after the request, as with Go's server.
         .half_close(true)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);

@@ -1,8 +1,8 @@
-//! Who may answer at each frontend, and which tracked flows a change has made wrong.
+//! The endpoints that may answer at each frontend, and the flows that a change has made stale.
 //!
-//! A change of rules comes into force in steps: tables are committed one after the other, and a packet
-//! that has met the old rules of one is tracked only when it leaves. So every frontend that a change
-//! concerns is looked at once the last rule is in force, and once more [`SETTLING`] later.
+//! Rules take effect in steps: tables are committed one after the other, and a packet that has met the old
+//! rules of one enters conntrack only when it leaves. So the flows of every frontend affected by a change are
+//! checked once the last rule is in place, and again [`SETTLING`] later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,16 +20,16 @@ use sluice_core::plan::{
 use sluice_dataplane::Backend;
 use sluice_kernel::conntrack::{Flow, Part};
 
-/// How long after the rules of a change are in force the last packet that met older ones is tracked or
-/// gone: on a loaded node, its sender may be interrupted on the way.
+/// The time after a sync until the last packet that met older rules has left: on a loaded node, its sender
+/// may be interrupted meanwhile.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// So many frontends are kept apart while flows cannot be looked at.
+/// The number of frontends remembered separately while conntrack cannot be read.
 const MOST_SUSPECTS: usize = 10_000;
 
 /// What the rest of the loop knows, for one family.
 pub(in crate::sync) struct World<'a> {
-    /// What is in force.
+    /// The applied rules.
     pub(in crate::sync) table: &'a ForwardingTable,
     /// What it was made from.
     pub(in crate::sync) snapshot: &'a Snapshot,
@@ -37,17 +37,17 @@ pub(in crate::sync) struct World<'a> {
     pub(in crate::sync) local: &'a BTreeSet<IpAddr>,
     /// Whether node ports answer on localhost, where they are open on all of these.
     pub(in crate::sync) on_localhost: bool,
-    /// Who has put it in force.
+    /// The backend that applied them.
     pub(in crate::sync) backend: &'a mut dyn Backend,
 }
 
 /// The endpoints that may answer at a frontend, as connection tracking sees them.
 type Answerers = Arc<BTreeSet<SocketAddr>>;
 
-/// A frontend, as far as it decides about flows.
+/// The properties of a frontend that decide about flows.
 #[derive(Debug)]
 struct Served {
-    /// Whose flows may go on; nobody if nothing depends on it.
+    /// The endpoints whose flows are kept; empty if unused.
     answerers: Answerers,
     /// Whether flows that are translated to others are removed.
     cuts: bool,
@@ -56,16 +56,16 @@ struct Served {
     admit: Admit,
 }
 
-/// Something that is to be looked at.
+/// A frontend whose flows must be checked.
 #[derive(Debug, Clone, Copy)]
 struct Suspect {
     /// When its rules came into force.
     since: Instant,
-    /// It has been looked at, but so early that more may follow.
+    /// It has been checked, but too early to be final.
     looked: bool,
 }
 
-/// Every frontend whose flows can go wrong, and which of them have to be looked at.
+/// Every frontend whose flows can become stale, and those whose flows must be checked.
 #[derive(Debug)]
 pub(super) struct Frontends {
     family: Family,
@@ -75,7 +75,7 @@ pub(super) struct Frontends {
     nobody: Answerers,
     /// The node's addresses that accept traffic to node ports now.
     node: BTreeSet<IpAddr>,
-    /// Those that did, until the flows to them have been looked at.
+    /// Former ones, until their flows have been checked.
     left: BTreeMap<IpAddr, Suspect>,
     /// Frontends that came or went, lost an endpoint, or send sources to endpoints that they did not
     /// send there before.
@@ -99,7 +99,7 @@ impl Frontends {
         }
     }
 
-    /// Takes in what the table has now for the touched Services; it is in force since `now`.
+    /// Updates the frontends of the touched Services from the table, which was applied at `now`.
     pub(super) fn update(
         &mut self,
         world: &mut World<'_>,
@@ -135,7 +135,7 @@ impl Frontends {
         }
     }
 
-    /// Whether a Service had frontends when its rules were last in force.
+    /// Whether a Service had frontends in the last applied rules.
     pub(super) fn holds(&self, service: &ServiceName) -> bool {
         self.held.contains_key(service)
     }
@@ -167,8 +167,7 @@ impl Frontends {
         self.all = Some(Suspect::new(now));
     }
 
-    /// Nothing can be looked at for now: the suspects are not kept, and all are looked at once that is
-    /// possible.
+    /// Conntrack cannot be read: suspects are not kept, and all frontends are checked once it can be.
     pub(super) fn give_up(&mut self, now: Instant) {
         self.suspects.clear();
         self.left.clear();
@@ -182,8 +181,8 @@ impl Frontends {
         }
     }
 
-    /// Whose flows may go on at the frontends of a port, if any are removed. What the backend itself
-    /// carries to others is ended.
+    /// The endpoints whose flows are kept at the frontends of a port, if flows are deleted there. The
+    /// backend's own connections to others are closed.
     fn answerers(
         &self,
         world: &mut World<'_>,
@@ -215,14 +214,14 @@ impl Frontends {
         }
     }
 
-    /// When something has to be looked at: an instant that has passed if at once.
+    /// When flows must be checked next; a past instant means at once.
     pub(super) fn due(&self) -> Option<Instant> {
         let all = self.suspects.values().chain(self.left.values()).chain(&self.all);
         all.map(|suspect| if suspect.looked { suspect.since + SETTLING } else { suspect.since })
             .min()
     }
 
-    /// The flows that have to be looked at.
+    /// The flows that must be checked.
     pub(super) fn wanted(&self) -> BTreeMap<Protocol, Part> {
         let node_ports = || {
             let addresses = self.served.keys().filter(|_| !self.left.is_empty());
@@ -238,7 +237,7 @@ impl Frontends {
         (protocol, if silent { Part::Unreplied } else { Part::All })
     }
 
-    /// Whether the kernel must forget a flow.
+    /// Whether a flow is stale.
     pub(super) fn is_stale(&self, flow: &Flow) -> bool {
         let (protocol, ip, port) = (flow.protocol, flow.destination.ip(), flow.destination.port());
         let suspected = |at| self.all.is_some() || self.suspects.contains_key(at);
@@ -261,7 +260,7 @@ impl Frontends {
         (self.suspects.contains_key(&vip) || at_node_port) && is_left_over(flow)
     }
 
-    /// All that was suspected was looked at, by a reading that began then.
+    /// All suspects were checked, by a read that began at that time.
     pub(super) fn settle(&mut self, begun: Instant) {
         let stays = |suspect: &mut Suspect| {
             if suspect.since <= begun {
@@ -316,7 +315,7 @@ fn forwards(frontend: &Frontend) -> u8 {
 fn is_suspicious(protocol: Protocol, before: Option<&Served>, now: Option<&Served>) -> bool {
     match (before, now) {
         (None, None) => false,
-        // What went to nobody, or was made while the daemon did not run.
+        // Untranslated flows, and flows created while the daemon did not run.
         (None, Some(now)) => protocol != Protocol::Tcp || now.cuts || now.forwards != 0,
         // TCP connections end as they may.
         (Some(_), None) => protocol != Protocol::Tcp,
@@ -324,9 +323,9 @@ fn is_suspicious(protocol: Protocol, before: Option<&Served>, now: Option<&Serve
     }
 }
 
-/// Whether a flow to a frontend is answered by somebody who should not, or by nobody although
-/// somebody should. Of TCP, the latter is what has not been answered at all: a connection that was
-/// made is never taken from the one who made it.
+/// Whether a flow to a frontend is translated to an endpoint that no longer serves, or not translated
+/// although it should be. The latter applies to TCP flows without a reply only: established connections are
+/// never broken.
 fn has_outlived(flow: &Flow, served: &Served) -> bool {
     if flow.is_redirected() {
         return served.cuts && !served.answerers.contains(&flow.answered_by);
@@ -343,9 +342,9 @@ fn is_left_over(flow: &Flow) -> bool {
     flow.is_redirected() && flow.protocol != Protocol::Tcp
 }
 
-/// The endpoints of a port that may go on answering: all that serve. Traffic policies, topology and
-/// the preference for endpoints that do not terminate choose for new flows only, as they do for TCP
-/// connections (upstream: `pkg/proxy/conntrack/cleanup.go`).
+/// The endpoints of a port whose flows are kept: all that serve. Traffic policies, topology and the
+/// preference for endpoints that do not terminate apply to new flows only, as for TCP connections (upstream:
+/// `pkg/proxy/conntrack/cleanup.go`).
 fn serving(
     snapshot: &Snapshot,
     service: &ServiceName,

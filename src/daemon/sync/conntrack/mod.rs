@@ -1,11 +1,10 @@
-//! Which tracked flows have outlived their endpoint, and the removal of these.
+//! Finds and deletes stale flows.
 //!
-//! The kernel translates a flow for as long as it remembers it. A UDP client that goes on sending
-//! from one port keeps the flow alive, so without help it would talk to a dead endpoint for ever, or
-//! to nobody if it began before there was one. [`Frontends`] (pure) remembers who may answer at each
-//! address and knows after a change which flows are wrong. A thread per family asks the kernel for them
-//! once the new rules are in force ([`remover`]): a large table takes its time, and neither health nor the
-//! next change waits for it. `docs/conntrack.md` says what is removed and why.
+//! Conntrack keeps the translation of a flow as long as the flow lives. A UDP client that keeps sending from
+//! one port keeps it alive, and would send to a dead endpoint for ever, or to none if it began before there
+//! was one. [`Frontends`] (pure) knows which endpoints may answer at each address, and after a change which
+//! flows are stale. A thread per family deletes these once the new rules are in place ([`remover`]): reading
+//! a large table takes time, and neither health nor the next change waits for it. See `docs/conntrack.md`.
 
 mod frontends;
 mod remover;
@@ -22,7 +21,7 @@ use sluice_core::net::Family;
 use sluice_core::plan::ForwardingTable;
 use sluice_telemetry::metrics::Metrics;
 
-/// What becomes of a TCP connection whose endpoint is no longer one of its Service.
+/// What happens to TCP connections whose endpoint no longer belongs to the Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum RemovedTcp {
     /// It lives for as long as the endpoint answers (upstream's behaviour).
@@ -36,7 +35,7 @@ pub(crate) enum RemovedTcp {
 #[derive(Debug)]
 pub(super) struct Conntrack {
     shared: Arc<Shared>,
-    /// Services that may have changed since the rules were last in force.
+    /// Services that may have changed since the last applied rules.
     touched: BTreeSet<ServiceName>,
     /// Rules may have been missing, of which it is not known.
     shaken: bool,
@@ -46,11 +45,11 @@ pub(super) struct Conntrack {
 /// it was made under.
 pub(super) struct Rules<'a>(MutexGuard<'a, State>);
 
-/// Where [`Rules`] are to be had.
+/// The source of [`Rules`].
 pub(super) struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Waits at the most until a few flows have been removed.
+    /// Waits at most for the deletion of a few flows.
     pub(super) fn hold(&self) -> Rules<'_> {
         Rules(self.0.lock())
     }

@@ -1,4 +1,4 @@
-//! The thread that looks for stale flows and removes them.
+//! The thread that finds and deletes stale flows.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use sluice_core::net::Family;
 use sluice_kernel::conntrack::{self, ConntrackError, Flow, Removal};
 use sluice_telemetry::metrics::Metrics;
 
-/// After a reading, it rests for so many times as long as that took: a large table that changes all the
-/// time takes a quarter of a core at the most.
+/// After a read, it rests this many times as long as the read took, so that a large table that changes
+/// constantly takes at most a quarter of a core.
 const REST: u32 = 3;
 
 /// How long it rests after a failure.
@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// The same on a kernel that does not offer its connections; a module may be loaded later.
 const RETRY_UNSUPPORTED: Duration = Duration::from_secs(60);
 
-/// Between two groups of removals, whoever waits gets his turn.
+/// Between two groups of deletions, a waiting sync gets its turn.
 const TURN: Duration = Duration::from_micros(50);
 
 /// What the loop and the thread share.
@@ -40,18 +40,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There may be something to look at.
+    /// There may be flows to check.
     pub(super) fn tell(&self) {
         self.news.notify_one();
     }
 
-    /// The thread shall end; what it has not looked at, the next daemon looks at when it starts.
+    /// The thread must end; the next daemon checks everything when it starts.
     pub(super) fn close(&self) {
         self.lock().closing = true;
         self.tell();
     }
 
-    /// Waits until something has to be looked at, but not before `rested`; whether it has.
+    /// Waits until flows must be checked, but at least until `rested`; returns whether they must.
     fn wait(&self, rested: Instant) -> bool {
         let mut state = self.lock();
         loop {
@@ -112,7 +112,7 @@ fn start_with(
 #[derive(Debug, PartialEq, Eq)]
 enum Trouble {
     None,
-    /// This failed; it was said once and is tried again.
+    /// This failed; it was logged once and is retried.
     Passing(String),
     /// The kernel does not offer its connections, or not to this process.
     Unsupported,
@@ -173,8 +173,7 @@ mod tests {
     use super::*;
     use sluice_config::Mode;
 
-    /// While a large table is read, rules are written and their frontends noted; what was noted is looked
-    /// at next.
+    /// While a large table is read, rules are written and their frontends recorded; these are checked next.
     #[test]
     fn a_reading_that_takes_long_holds_no_change_up() {
         let (begun, begins) = mpsc::channel();
@@ -182,7 +181,7 @@ mod tests {
         let look = move |shared: &Shared| {
             let since = Instant::now();
             let _ = begun.send(());
-            // Until the test says so, or is over.
+            // Until the test signals it, or ends.
             let _ = goes_on.recv();
             shared.lock().frontends.settle(since);
             Ok(Removal::default())

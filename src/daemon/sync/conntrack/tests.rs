@@ -9,7 +9,7 @@ use Condition::{Ready, Terminating, Unusable};
 /// The one pod that is on another node.
 const REMOTE: u8 = 77;
 
-/// What the API says at one moment.
+/// A state of the API.
 #[derive(Clone, Default)]
 struct Api {
     services: Vec<Service>,
@@ -86,7 +86,7 @@ fn world<'a>(
 }
 
 impl Frontends {
-    /// Takes a state of the API in, in which these Services have changed.
+    /// Applies a state of the API in which these Services have changed.
     fn see(&mut self, api: &Api, touched: &[&str]) {
         let snapshot = api.snapshot();
         let (table, _) = build(Family::V4, "node-a", host(), &snapshot);
@@ -96,12 +96,12 @@ impl Frontends {
         self.update(&mut world, &touched, long_ago());
     }
 
-    /// All is looked at, long after it was in force.
+    /// Everything is checked, long after it was applied.
     fn look(&mut self) {
         self.settle(long_ago() + 10 * SETTLING);
     }
 
-    /// The protocols of the flows that have to be looked at.
+    /// The protocols of the flows that must be checked.
     fn suspected(&self) -> BTreeSet<Protocol> {
         self.wanted().into_keys().collect()
     }
@@ -132,7 +132,7 @@ const NODE_PORT: &str = "192.168.0.2:30053";
 const POD_1: &str = "10.244.1.1:8080";
 const POD_2: &str = "10.244.1.2:8080";
 
-/// Before, after, and of which flows (to, answered by) the kernel must forget which.
+/// Before, after, and which of the flows (to, answered by) are stale.
 #[track_caller]
 fn check(
     protocol: Protocol,
@@ -182,7 +182,7 @@ fn flows_to_an_endpoint_that_is_gone_are_stale() {
         [
             (VIP, POD_1, true),
             (NODE_PORT, POD_1, true),
-            // Nobody could answer these better.
+            // No endpoint could answer these.
             (VIP, VIP, false),
             (NODE_PORT, NODE_PORT, false),
         ],
@@ -426,7 +426,7 @@ fn a_connection_that_nobody_answered_is_stale_where_a_frontend_has_just_come() {
     }
 }
 
-/// Before, after, and whether flows to nobody at the cluster IP and at the node port are looked at.
+/// Before, after, and whether untranslated flows at the cluster IP and at the node port are checked.
 #[test]
 fn flows_to_nobody_are_looked_at_whenever_sources_are_sent_to_an_endpoint_anew() {
     let local = |protocol| Service {
@@ -497,7 +497,7 @@ fn what_changed_is_looked_at_at_once_and_again_a_little_later() {
     assert!(frontends.judges(Protocol::Udp, VIP, POD_1));
     frontends.settle(changed + SETTLING);
     assert_eq!(frontends.due(), None);
-    // A reading that began before a change says nothing about it.
+    // A read that began before a change does not cover it.
     frontends.see(&api(&[(1, Ready)]), &["dns"]);
     frontends.settle(changed.checked_sub(SETTLING).expect("some time has passed"));
     assert_eq!(frontends.due(), Some(changed));

@@ -1,4 +1,4 @@
-//! Session affinity in rules: how clients are remembered, and found again.
+//! The rules of session affinity.
 //!
 //! ```text
 //! filter-…-pre-dnat ─▶ sticky: which number a frontend has
@@ -17,9 +17,8 @@ use sluice_kernel::nft::statement::{self, Statement};
 use sluice_kernel::nft::{Chain, ChainKind, DynsetOp, Field, Hook, ct_state, ct_status};
 
 impl Rules<'_> {
-    /// Session affinity: before the destination is translated, the number that clients are remembered
-    /// under goes into the packet's priority; afterwards the client is remembered under it and under the
-    /// identity of the endpoint, and the priority is as if nothing had been.
+    /// Session affinity: before DNAT, the frontend's number is stored in the packet's priority; after DNAT,
+    /// the client is added with the number and with the endpoint id, and the priority is reset.
     pub(in crate::service_table) fn affinity(&mut self) {
         for class in [FrontendClass::Vip, FrontendClass::NodePort] {
             let sticky = SetId::Sticky(class);
@@ -65,14 +64,14 @@ impl Rules<'_> {
             let id = statement::set_priority_to_data_of(&endpoint, &SetId::EndpointIds.name());
             let clear = statement::clear_priority;
             self.rule("affinity", [numbered(), remember(), id, remember(), clear()]);
-            // An endpoint that has just left is nobody's.
+            // An endpoint that was just removed has no id.
             self.rule("affinity", [numbered(), clear()]);
         }
     }
 
-    /// Session affinity: a client that is known gets the endpoint that it is remembered for, if that is
-    /// still in a slot; all others draw. The identity of the endpoint in each slot is tried in turn; only
-    /// clients that are remembered under the frontend's number come so far.
+    /// Session affinity: a client with an affinity entry gets its endpoint, if that is still in a slot; all
+    /// others draw. The endpoint id of each slot is tried in turn; only clients with an entry under the
+    /// frontend's number get that far.
     pub(super) fn recall(&mut self, class: FrontendClass, size: u32) -> Arc<str> {
         let chain: Arc<str> = format!("{class}-recall-{size}").into();
         let client = client_key(self.family());

@@ -1,4 +1,4 @@
-//! Who may not use an address, and what nobody serves.
+//! Rules that reject or drop.
 
 use super::writer::{REJECT, Rules, all};
 use crate::service_table::frontends::FrontendClass;
@@ -47,8 +47,8 @@ impl Rules<'_> {
         }
     }
 
-    /// The chain that refuses, by a reset for TCP: a client whose connection connection tracking has
-    /// forgotten would ignore an ICMP error.
+    /// The chain that rejects, TCP with a reset: a client whose connection is no longer in conntrack would
+    /// ignore an ICMP error.
     fn reject_chain(&mut self) {
         self.rule(REJECT, [statement::protocol(Protocol::Tcp), statement::reject_by_reset()]);
         self.rule(REJECT, [statement::reject(self.family())]);

@@ -1,4 +1,4 @@
-//! Whose source address becomes this node's.
+//! Rules of masquerading.
 
 use super::writer::Rules;
 use crate::service_table::sets::SetId;

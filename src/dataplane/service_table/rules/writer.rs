@@ -1,4 +1,4 @@
-//! The words that rules are written with: chains, rules, and the matches that many of them share.
+//! The writer of chains and rules, and the matches that many of them share.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -110,7 +110,7 @@ impl fmt::Display for ShownElement<'_> {
 pub struct ElementExtra {
     /// The end of a range, inclusive.
     pub last: Option<Last>,
-    /// How long it lives after its last use, if not as long as the set says.
+    /// Its timeout, if it differs from the set's.
     pub timeout: Option<Duration>,
     /// How long it has still to live; set by the kernel.
     pub expires: Option<Duration>,
@@ -136,7 +136,7 @@ impl Last {
     }
 }
 
-/// What an element holds beside its key.
+/// The data of an element.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Value {
     /// Nothing, in a plain set.

@@ -1,4 +1,4 @@
-//! Many elements in little memory.
+//! A compact list of elements.
 
 use std::cmp::Ordering;
 

@@ -1,4 +1,4 @@
-//! Expressions: what rules are made of.
+//! Expressions, the parts of rules.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +106,7 @@ pub enum Expr {
         /// The new value.
         sreg: Register,
     },
-    /// Loads a property of the socket that the packet is for; goes on only if there is one.
+    /// Loads a property of the packet's socket; continues only if there is one.
     Socket {
         /// Which one.
         key: SocketKey,
@@ -157,7 +157,7 @@ pub enum Expr {
         /// Length of one number in bytes: 2, 4 or 8.
         size: u32,
     },
-    /// Looks a key up in a set; goes on only if it is there (or is not).
+    /// Looks up a key in a set; continues only if it is there (or is not).
     Lookup {
         /// The set or map.
         set: Arc<str>,
@@ -213,13 +213,13 @@ pub enum Expr {
         /// The new port, in network byte order.
         port: Option<RegisterRange>,
     },
-    /// Drops the packet and tells the sender.
+    /// Rejects the packet.
     Reject(Reject),
     /// Looks an address up in the routing tables.
     Fib {
-        /// What is asked for.
+        /// The requested encodings.
         result: FibResult,
-        /// What is looked up and how.
+        /// The look-up.
         flags: FibFlags,
         /// Where the answer goes.
         dreg: Register,
@@ -234,7 +234,7 @@ pub enum Expr {
         key: Register,
         /// Where the data begins, for maps.
         data: Option<Register>,
-        /// The element's life, if not as long as the set says.
+        /// The element's timeout, if it differs from the set's.
         timeout: Option<Duration>,
     },
     /// Counts packets and bytes. The counts are not part of the value; see
@@ -250,7 +250,7 @@ pub enum Expr {
         unit: LimitUnit,
         /// Packets beyond the rate that are let through at once.
         burst: u32,
-        /// Whether it goes on within or beyond the limit.
+        /// Whether it matches within or beyond the limit.
         matches: LimitMatch,
     },
     /// Writes a line to the kernel log.
@@ -272,7 +272,7 @@ pub enum LookupResult {
     Match,
     /// Goes on if the key is not there.
     NoMatch,
-    /// Loads the element's data; goes on if the key is there.
+    /// Loads the element's data; continues if the key is there.
     Data(Register),
     /// Ends the rule with the element's verdict.
     Verdict,

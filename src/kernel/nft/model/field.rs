@@ -1,4 +1,4 @@
-//! The parts that keys and data are made of.
+//! Fields, the parts of keys and data.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

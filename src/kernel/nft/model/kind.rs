@@ -1,4 +1,4 @@
-//! The numbered choices within expressions: which header, which property, which comparison.
+//! Enumerations in expressions: headers, properties, comparisons.
 
 use sluice_core::net::Family;
 
@@ -208,7 +208,7 @@ numbered! {
 
 /// Values of [`FibResult::AddressType`] (`RTN_*` in `rtnetlink.h`).
 pub mod address_type {
-    /// Somebody else's.
+    /// Of another program.
     pub const UNICAST: u32 = 1;
     /// This host's.
     pub const LOCAL: u32 = 2;
@@ -269,7 +269,7 @@ impl NatFlags {
     pub(crate) const ASKED: u32 = 1 << 2 | 1 << 3 | 1 << 4;
 }
 
-/// What is looked up in the routing tables, and how (`enum nft_fib_flags`).
+/// The route look-up (`enum nft_fib_flags`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FibFlags(pub(crate) u32);
 
@@ -294,7 +294,7 @@ impl std::ops::BitOr for FibFlags {
     }
 }
 
-/// How the sender of a rejected packet is told.
+/// The answer to a rejected packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reject {
     /// With an ICMP (in `ip6` tables: ICMPv6) destination unreachable of this code.

@@ -1,4 +1,4 @@
-//! Tables and what is in them as values. Nothing here knows bytes of messages, or a socket.
+//! Tables and their objects as values. Nothing here depends on message formats or sockets.
 
 mod element;
 mod element_list;

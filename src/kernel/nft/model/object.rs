@@ -65,7 +65,7 @@ pub struct BaseChain {
     pub hook: Hook,
     /// Order among the chains of the hook, lowest first.
     pub priority: i32,
-    /// What becomes of a packet that leaves the chain at its end.
+    /// The verdict at the end of the chain.
     pub policy: Policy,
 }
 
@@ -143,7 +143,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// A rule that says these statements ([`crate::nft::statement`]) in order.
+    /// A rule of these statements ([`crate::nft::statement`]) in order.
     pub fn of<const N: usize>(chain: impl Into<Arc<str>>, statements: [Vec<Expr>; N]) -> Rule {
         Rule::new(chain, statements.into_iter().flatten().collect())
     }

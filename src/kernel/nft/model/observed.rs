@@ -1,4 +1,4 @@
-//! A table as the kernel has it.
+//! A table as read from the kernel.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Operations: what a batch consists of.
+//! Operations, the parts of a batch.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Many operations in little memory.
+//! A compact list of operations.
 
 use std::borrow::Cow;
 use std::sync::Arc;

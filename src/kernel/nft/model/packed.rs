@@ -1,4 +1,4 @@
-//! Values as registers and set elements hold them: short byte strings, inline.
+//! Values of registers and set elements: short byte strings, stored inline.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -80,7 +80,7 @@ impl<const N: usize> Packed<N> {
         self
     }
 
-    /// Takes bytes as the kernel gives them, padded already; `None` if they are too many.
+    /// From the kernel's bytes, which are padded already; `None` if there are too many.
     pub fn from_bytes(bytes: &[u8]) -> Option<Packed<N>> {
         let mut packed = Packed::new();
         packed.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);

@@ -13,7 +13,7 @@ pub struct Set {
     pub name: Arc<str>,
     /// The parts of the key.
     pub key: Vec<Field>,
-    /// What an element holds beside its key.
+    /// The data of an element.
     pub kind: SetKind,
     /// Properties.
     pub flags: SetFlags,

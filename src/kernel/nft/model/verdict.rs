@@ -1,9 +1,9 @@
-//! What rules and verdict maps end with.
+//! Verdicts of rules and verdict maps.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// What becomes of a packet.
+/// A verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verdict {
     /// Go on to the next base chain of the hook.

@@ -1,4 +1,4 @@
-//! Puts operations into one transaction.
+//! Encodes operations as one transaction.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -15,7 +15,7 @@ use crate::nft::wire::encode::{begin, operation, put_element};
 use crate::nft::wire::uapi::elem::LIST_ELEMENTS;
 use crate::nft::wire::uapi::{BATCH_BEGIN, BATCH_END, SUBSYS_NFTABLES};
 
-/// A transaction as bytes, and which operations each of its messages stands for.
+/// A transaction as bytes, and the operations of each of its messages.
 ///
 /// The message at index `i` has the sequence number `first + 1 + i`; `first` is that of the
 /// message that begins the batch.
@@ -26,8 +26,8 @@ pub(crate) struct Batch {
     messages: Vec<Range<usize>>,
 }
 
-/// The messages of a transaction as [`crate::nft::Nft::apply`] sends them: to look at them, or at what it
-/// costs to write them, without a kernel.
+/// The messages of a transaction as [`crate::nft::Nft::apply`] sends them, for tests and benchmarks without a
+/// kernel.
 ///
 /// # Errors
 /// If an object does not fit into its message.
@@ -36,8 +36,8 @@ pub fn encoded<O: Operations + ?Sized>(table: &TableName, ops: &O) -> Result<Vec
 }
 
 impl Batch {
-    /// Writes all operations. Elements that follow each other and go the same way are packed into
-    /// one message as far as its length allows, except those in `single`.
+    /// Writes all operations. Consecutive additions, or deletions, of elements are packed into one message as
+    /// far as its length allows, except those in `single`.
     pub(crate) fn new<'a>(
         table: &TableName,
         ops: impl Iterator<Item = Cow<'a, Op>>,

@@ -1,5 +1,5 @@
-//! Who calls whom in a table of somebody else, without the rules themselves: there may be hundreds of
-//! thousands of them.
+//! The chains and jumps of another program's table, without its other rules, of which there may be hundreds
+//! of thousands.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

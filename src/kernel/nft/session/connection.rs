@@ -47,7 +47,7 @@ impl Nft {
         self.client.port()
     }
 
-    /// Generation of the rule set: changes with each transaction of anybody.
+    /// Generation of the rule set: changes with each transaction of any program.
     pub fn generation(&mut self) -> Result<u32, NftError> {
         let mut generation = None;
         let what = "the generation of the rule set";

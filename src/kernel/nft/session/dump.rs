@@ -21,8 +21,7 @@ const ATTEMPTS: u32 = 20;
 impl Nft {
     /// Reads a table; `None` if there is none of this name.
     ///
-    /// If somebody changes any table meanwhile, it is read again, so that what is returned was
-    /// there at one moment.
+    /// If any table changes meanwhile, it is read again, so that the result is a consistent snapshot.
     pub fn dump(&mut self, table: &TableName) -> Result<Option<Observed>, NftError> {
         let (read, generation) = self.at_one_moment(table, |nft| nft.read_table(table))?;
         Ok(read.map(|read| Observed { generation, ..read }))
@@ -153,8 +152,8 @@ impl Nft {
 }
 
 impl Observed {
-    /// Takes in a rule. One that cannot be read, or is in a chain that cannot, is said to be there: a
-    /// table that has it is not what it should be.
+    /// Adds a rule. One that cannot be decoded, or is in a chain that cannot, is recorded as foreign: its
+    /// table differs from the desired one.
     pub(crate) fn take_rule(&mut self, body: &[u8]) {
         let rule = decode::rule(body);
         match rule.and_then(|rule| Some((self.chains.get_mut(&rule.rule.chain)?, rule))) {

@@ -1,4 +1,4 @@
-//! Reads what the elements of a set count.
+//! Reads the counters of a set's elements.
 
 use super::connection::Nft;
 use super::error::NftError;

@@ -1,4 +1,4 @@
-//! What can go wrong between this process and nf_tables.
+//! Errors of nf_tables.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Notifications of foreign changes.
+//! Notifications about changes by other programs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,7 +21,7 @@ use crate::nft::wire::uapi::{GROUP_NFTABLES, msg};
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NftEvent {
-    /// Somebody else changed something in this table.
+    /// Another program changed this table.
     ForeignChange(TableName),
     /// Notifications were lost: anything may have happened to any table.
     Overflow,
@@ -39,10 +39,10 @@ pub enum Listening {
 /// Transactions from this many operations on are not listened to.
 const LARGE: usize = 1000;
 
-/// A socket that hears of every change of nf_tables in its network namespace.
+/// A socket for notifications about all changes of nf_tables in its network namespace.
 ///
-/// The kernel drops notifications of our own changes before they take up room here, but it makes
-/// them all the same: see [`NftEvents::apply_unheard`].
+/// The kernel drops notifications about our own changes before they use the queue, but it creates them all
+/// the same: see [`NftEvents::apply_unheard`].
 #[derive(Debug)]
 pub struct NftEvents {
     socket: Socket,
@@ -53,7 +53,7 @@ pub struct NftEvents {
 }
 
 impl NftEvents {
-    /// Opens the socket. From [`NftEvents::listen`] on, it hears of changes of `tables` by sockets
+    /// Opens the socket. From [`NftEvents::listen`] on, it is notified about changes of `tables` by sockets
     /// other than `own` ([`crate::nft::Nft::port_id`]).
     pub fn open(own: u32, tables: Vec<TableName>) -> Result<NftEvents, NftError> {
         let mut socket = Socket::open(NETLINK_NETFILTER)?;
@@ -74,10 +74,10 @@ impl NftEvents {
 
     /// Applies operations as [`Nft::apply`] does, but a large transaction without listening.
     ///
-    /// As long as anybody listens, the kernel makes a notification of 4 KiB and more for each element
-    /// and keeps them all until it commits: 100,000 elements take 600 MB for half a second, and twice
-    /// the time. If the generation of the rule set does not prove that nobody else used the gap, the
-    /// next event is an overflow.
+    /// While there is a listener, the kernel creates a notification of 4 KiB and more for each element and
+    /// keeps them all until the commit: 100,000 elements take 600 MB for half a second, and twice the time.
+    /// Unless the generation of the rule set proves that no other program made a change in the gap, the next
+    /// event is an overflow.
     pub fn apply_unheard<O: Operations + ?Sized>(
         &mut self,
         nft: &mut Nft,
@@ -100,8 +100,8 @@ impl NftEvents {
         result
     }
 
-    /// Changes whenever there may be an event: each time when somebody else changed anything in
-    /// nf_tables. Must be called within a Tokio runtime.
+    /// Changes whenever there may be an event: each time another program changed anything in nf_tables. Must
+    /// be called within a Tokio runtime.
     pub fn follow(&self) -> Result<watch::Receiver<()>, NftError> {
         let wait = |source| NftError::Option { option: "readiness", source };
         // The same socket: it is read in `try_next`, here is only waited for.

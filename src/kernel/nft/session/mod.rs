@@ -1,4 +1,4 @@
-//! What goes on with the kernel: transactions, readings, events.
+//! Communication with the kernel: transactions, reads, events.
 
 pub(crate) mod batch;
 mod chain_graph;

@@ -1,4 +1,4 @@
-//! How much there is in nf_tables of the current network namespace, whoever made it.
+//! The number of nf_tables objects in the current network namespace, of all programs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,8 +23,7 @@ pub struct ObjectCount {
 }
 
 impl Nft {
-    /// Counts the objects of all tables of a family. Somebody who changes them meanwhile makes the
-    /// count inexact.
+    /// Counts the objects of all tables of a family. Concurrent changes make the count inexact.
     ///
     /// # Errors
     /// If they cannot be read.

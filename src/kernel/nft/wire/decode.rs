@@ -118,7 +118,7 @@ pub(crate) struct Elements {
 }
 
 impl Elements {
-    /// Takes the elements of one message.
+    /// Decodes the elements of one message.
     pub(crate) fn read(&mut self, body: &[u8]) {
         let Some(list) = find(body, elem::LIST_ELEMENTS) else { return };
         for (kind, item) in attributes(list) {

@@ -250,7 +250,7 @@ fn statement(writer: &mut Writer, expr: &Expr) {
             writer.put_u32(limit::FLAGS, matches.number());
         }
         Expr::Log { prefix: Some(prefix) } => writer.put_name(log::PREFIX, prefix),
-        // An unknown expression is sent without content, so that the kernel says what it is.
+        // An unknown expression is sent without content, so that the kernel's error names it.
         _ => {}
     }
 }

@@ -1,4 +1,4 @@
-//! The same as bytes of netlink messages, both ways. Nothing here knows a socket.
+//! Encoding and decoding of netlink messages. Nothing here depends on sockets.
 
 pub(crate) mod decode;
 pub(crate) mod encode;

@@ -147,7 +147,7 @@ pub(crate) fn set(set: &Set) -> Option<Vec<u8>> {
     writer.finish()
 }
 
-/// The fields of a set's key, from its user data; `None` if that says nothing or something else.
+/// The fields of a set's key, from its user data; `None` if it has none or is not understood.
 pub(crate) fn read_key(bytes: &[u8]) -> Option<Vec<Field>> {
     find(bytes, set::KEY_TYPEOF).and_then(read_typeof)
 }

@@ -1,7 +1,7 @@
 //! From API objects to the model.
 //!
-//! Every function takes one object, in either encoding, and never fails: what cannot be used becomes a
-//! [`Warning`], and the rest of the object is in force.
+//! Every function takes one object, in either encoding, and never fails: invalid fields become a [`Warning`],
+//! and the rest of the object is used.
 
 mod node;
 mod service;
@@ -28,7 +28,7 @@ use super::wire::{self, Time};
 use sluice_core::model::Warning;
 use sluice_core::net::{parse_cidr, parse_ip};
 
-/// What became of one object.
+/// The result for one object.
 #[derive(Debug, PartialEq)]
 pub(super) struct Converted<K, T> {
     /// The object's name, unless it has none that can be read.

@@ -1,4 +1,4 @@
-//! The own Node (`pkg/proxy/node.go` upstream) and ServiceCIDRs.
+//! This node's Node (`pkg/proxy/node.go` upstream) and ServiceCIDRs.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Whatever a field holds, the object stays known by its name.
+//! Whatever its fields are, the object keeps its name.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

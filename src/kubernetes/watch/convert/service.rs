@@ -64,7 +64,7 @@ fn convert(
     let kind = kind(spec.kind, notes)?;
     let cluster_ips = cluster_ips(spec.cluster_ip, spec.cluster_ips, notes)?;
     let external_policy = policy("spec.externalTrafficPolicy", spec.external_traffic_policy, notes);
-    // Meaningful only where upstream's NeedsHealthCheck says so.
+    // Used only if upstream's NeedsHealthCheck holds.
     let checked = kind == ServiceType::LoadBalancer && external_policy == TrafficPolicy::Local;
     let health_port =
         notes.take_port(format_args!("spec.healthCheckNodePort"), spec.health_check_node_port);
@@ -201,8 +201,8 @@ fn load_balancer_ips(status: wire::ServiceStatus<'_>, notes: &mut Notes<'_>) -> 
     ips
 }
 
-/// A family with a prefix of length zero is not restricted. A prefix that cannot be read admits
-/// nobody, so a list of nothing else admits nobody.
+/// A family with a range of length zero is not restricted. An invalid range admits no source, so a list of
+/// only invalid ranges admits none.
 fn source_ranges(value: wire::Texts<'_>, notes: &mut Notes<'_>) -> SourceRanges {
     const FIELD: &str = "spec.loadBalancerSourceRanges";
     let texts = notes.take(format_args!("{FIELD}"), value).unwrap_or_default();

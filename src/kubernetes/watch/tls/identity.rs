@@ -1,4 +1,4 @@
-//! The certificate by which the API server knows this client, and its key.
+//! The client certificate and its key.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(in crate::watch) fn pair(
         .ok_or("client-certificate is no X.509 certificate: check that it was copied as a whole")?;
     let kind = first.key();
     let key = signing_key(key, kind, provider)?;
-    // Not asked of rustls, which does not parse certificates of version 1.
+    // Not by rustls, which does not parse certificates of version 1.
     if key.public_key().is_some_and(|public| public.as_ref() != first.key_info) {
         return Err("client-certificate and client-key do not belong together".to_owned());
     }

@@ -1,6 +1,6 @@
-//! TLS to the API server, by rustls. Not left to kube, which refuses much that client-go takes
-//! (a bundle of CAs with one broken block, a server certificate that is its own CA, client certificates
-//! of version 1), and reads client certificates once.
+//! TLS to the API server, with rustls. Not through kube, which refuses much that client-go accepts (a bundle
+//! of CAs with one broken block, a server certificate that is its own CA, client certificates of version 1),
+//! and reads client certificates once.
 
 mod identity;
 mod pem;
@@ -54,7 +54,7 @@ pub(super) fn config(
         Identity::Pair(pair) => builder.with_client_cert_resolver(Arc::new(identity::Shown(pair))),
         Identity::Program(resolver) => builder.with_client_cert_resolver(resolver),
     };
-    // A session that goes on keeps the old client certificate, and the server's is not checked again.
+    // A resumed session keeps the old client certificate, and the server's is not checked again.
     config.resumption = Resumption::disabled();
     Ok(config)
 }

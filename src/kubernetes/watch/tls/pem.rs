@@ -1,5 +1,5 @@
-//! Blocks of PEM, found as Go's `encoding/pem` finds them: a block that is broken harms no other, and
-//! text between blocks means nothing.
+//! PEM blocks, parsed as Go's `encoding/pem` does: an invalid block does not affect others, and text between
+//! blocks is ignored.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

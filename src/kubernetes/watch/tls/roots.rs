@@ -1,4 +1,4 @@
-//! Whom the API server's certificate must come from, and whether it does.
+//! Verification of the API server's certificate.
 
 use std::sync::Arc;
 
@@ -256,7 +256,7 @@ impl ServerCertVerifier for Checked {
     }
 }
 
-/// Takes whatever a server shows: `insecure-skip-tls-verify`.
+/// Accepts any certificate: `insecure-skip-tls-verify`.
 #[derive(Debug)]
 pub(super) struct Unchecked;
 
@@ -272,8 +272,8 @@ impl ServerCertVerifier for Unchecked {
         Ok(ServerCertVerified::assertion())
     }
 
-    // Whoever is in between could have a key of their own: to check its signature protects nobody,
-    // and keys that we do not know are welcome, too.
+    // An attacker could use a key of their own, so checking its signature protects nothing, and unsupported
+    // keys are accepted, too.
     fn verify_tls12_signature(
         &self,
         _message: &[u8],

@@ -1,5 +1,5 @@
-//! What rustls does not tell of a certificate (X.509, RFC 5280): how long it counts, what it may be
-//! used for, and its key, also of one of version 1, which rustls does not parse.
+//! The properties of a certificate (X.509, RFC 5280) that rustls does not expose: validity, usage, and key,
+//! also for version 1, which rustls does not parse.
 //!
 //! Nothing here proves anything. Signatures are checked by rustls.
 
@@ -54,9 +54,9 @@ pub(super) struct Certificate<'a> {
     pub(super) key_info: &'a [u8],
     /// Whether it calls itself a CA's (basicConstraints).
     pub(super) is_ca: bool,
-    /// Whether a server may use it: it says so, or does not say for what it is (extendedKeyUsage).
+    /// Whether a server may use it: extendedKeyUsage has serverAuth, or is absent.
     pub(super) for_servers: bool,
-    /// Whether its key may sign certificates (keyUsage): it says so, or does not say what its key is for.
+    /// Whether its key may sign certificates: keyUsage has keyCertSign, or is absent.
     signs: bool,
     /// From version 3 on, only a certificate that calls itself a CA's is one.
     version: u8,

@@ -84,7 +84,7 @@ pub(super) struct StatusDetails {
     pub(super) retry_after_seconds: Lenient<i64>,
 }
 
-/// What a watch needs of any object: where to go on, and whether a bookmark ends the first list.
+/// What a watch needs of any object: the resource version, and whether a bookmark ends the initial list.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Versioned<'a> {
