@@ -36,6 +36,8 @@ const FROM: u16 = 5000;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The daemon's log line for each family.
 const REMOVED: &str = "removed stale flows family=";
+/// What it says when there are none.
+const NONE_LEFT: &str = "found no stale flows family=";
 
 /// A program that is the daemon with `--reset-removed-tcp-endpoints`.
 static RESETTING: OnceLock<PathBuf> = OnceLock::new();
@@ -124,23 +126,27 @@ impl World {
         ]
     }
 
-    /// How often the daemon has removed flows of a family.
-    fn removals(&self, family: Family) -> usize {
-        let count = |proxy: &mut sluice_cluster::Proxy| {
-            proxy.lines_with(&format!("{REMOVED}{family}")).len()
-        };
+    /// How often the daemon has said this of a family.
+    fn said(&self, what: &str, family: Family) -> usize {
+        let count =
+            |proxy: &mut sluice_cluster::Proxy| proxy.lines_with(&format!("{what}{family}")).len();
         self.cluster.with_proxy("node-a", count).expect("the daemon runs")
     }
 
-    /// Does something, and waits until the daemon has removed flows of both families after it.
+    /// Does something, and waits until the daemon has removed flows of both families after it. A reading that
+    /// was under way has passed some of them by, so it must have found none after that.
     fn until_removed<T>(&self, what: impl FnOnce(&World) -> T) -> T {
-        let before = Family::BOTH.map(|family| self.removals(family));
+        let before = Family::BOTH.map(|family| self.said(REMOVED, family));
         let result = what(self);
         for (family, before) in Family::BOTH.into_iter().zip(before) {
-            let wait = |proxy: &mut sluice_cluster::Proxy| {
-                proxy.wait_for(&format!("{REMOVED}{family}"), before, PATIENCE)
-            };
-            self.cluster.with_proxy("node-a", wait).expect("it runs").expect("flows were removed");
+            let of =
+                |what: &'static str| move |line: &&str| line.contains(&format!("{what}{family}"));
+            eventually("flows are removed, and none is left", || {
+                let log = self.cluster.with_proxy("node-a", |proxy| proxy.log()).expect("it runs");
+                let mut lines = log.lines();
+                lines.by_ref().filter(of(REMOVED)).nth(before)?;
+                lines.find(of(NONE_LEFT)).map(drop)
+            });
         }
         result
     }
