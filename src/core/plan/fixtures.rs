@@ -116,3 +116,16 @@ pub fn any_change() -> impl Strategy<Value = Change> {
     let slice_gone = name.prop_map(|n| Change::SliceGone(SliceName::new("default", n)));
     prop_oneof![4 => put, 1 => gone, 4 => put_slice, 1 => slice_gone]
 }
+
+/// Two Services, `a` and `b` (with node port 30081), with an endpoint here and one elsewhere each.
+pub fn two_services() -> Snapshot {
+    let mut services = vec![service("a", "10.96.0.1"), service("b", "10.96.0.2")];
+    services[1].ports[0].node_port = Some(30081);
+    let endpoints = || {
+        vec![
+            endpoint("10.244.1.1", Condition::Ready, true),
+            endpoint("10.244.2.1", Condition::Ready, false),
+        ]
+    };
+    snapshot(services, vec![slice("a", "1", endpoints()), slice("b", "1", endpoints())])
+}

@@ -1,15 +1,13 @@
 //! The loop among its sources.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use sluice_config::{Mode, parse};
-use sluice_core::model::{Change, Node, ServiceName};
+use sluice_core::model::{Change, Node};
 use sluice_core::plan::ForwardingTable;
 use sluice_core::plan::fixtures::service;
 use sluice_dataplane::{Report, Scope, SyncError};
@@ -88,51 +86,4 @@ async fn a_flood_of_changes_lets_other_sources_have_their_turn() {
     tokio::spawn(run(setup, sources, stop)).await.expect("no panic");
     let syncs = syncs.load(Ordering::SeqCst);
     assert!(syncs < FLOOD, "{syncs} changes went before a change of the configuration");
-}
-
-/// A backend that says which Services it was told of, and when.
-struct Noting(std::sync::mpsc::Sender<(ServiceName, Instant)>);
-
-impl Backend for Noting {
-    fn sync(&mut self, _: &ForwardingTable, scope: &Scope) -> Result<Report, SyncError> {
-        let now = Instant::now();
-        for service in &scope.services {
-            // Nobody listens any more when the test is over.
-            let _ = self.0.send((service.clone(), now));
-        }
-        Ok(Report::default())
-    }
-}
-
-/// With a second between two syncs, half of these changes would wait for half a second.
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_hundred_changes_a_second_none_waits() {
-    let (updates, inbox) = mpsc::channel(1000);
-    for message in known() {
-        updates.send(message).await.expect("the loop is not there yet");
-    }
-    let (_configure, configured) = watch::channel(config(""));
-    let (_addresses, addresses) = watch::channel(BTreeSet::new());
-    let (_foreign, foreign) = watch::channel(());
-    let (told, tell) = std::sync::mpsc::channel();
-    let sources = Sources { updates: inbox, addresses, foreign, config: configured };
-    let setup = setup(config(""), Noting(told), Share::of_a_core(100));
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(run(setup, sources, stop.clone()));
-    let mut sent = BTreeMap::new();
-    for number in 0..400 {
-        let service = service(&format!("web-{number}"), &format!("10.96.1.{}", number % 250 + 1));
-        sent.insert(service.name.clone(), Instant::now());
-        let message = Update::Change(Change::Service(service)).into();
-        updates.send(message).await.expect("the loop runs");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    // The loop ends when it has taken in what was sent.
-    drop(updates);
-    running.await.expect("no panic");
-    let mut latencies: Vec<Duration> = tell.iter().map(|(name, at)| at - sent[&name]).collect();
-    latencies.sort();
-    assert!(latencies.len() >= 300, "{} changes came to the backend", latencies.len());
-    let median = latencies[latencies.len() / 2];
-    assert!(median < Duration::from_millis(100), "the median is {median:?}");
 }

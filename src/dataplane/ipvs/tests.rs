@@ -12,7 +12,9 @@ use crate::service_table::ServiceTable;
 use crate::{Backend, Observation, Report, Scope};
 use sluice_core::model::{Change, Condition, Service, ServiceName, Snapshot, TrafficPolicy};
 use sluice_core::net::{Family, Protocol};
-use sluice_core::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
+use sluice_core::plan::fixtures::{
+    any_change, endpoint, host, ip, service, slice, snapshot, two_services,
+};
 use sluice_core::plan::{
     Address, ForwardingTable, Planner, PortPlan, Route, ServicePlan, SourceClass, Verdict, build,
 };
@@ -174,19 +176,6 @@ fn a_change_of_one_service_in_ten_thousand_costs_a_few_operations() {
     assert_eq!(change(&[100, 101]), (0, 0), "nothing changed");
     assert_eq!(change(&[101]), (2, 1), "one leaves: weight 0, counted, gone");
     assert_eq!(change(&[]), (3, 1), "the last one leaves: weight 0, rejected, all gone");
-}
-
-/// Two Services with an endpoint here and one elsewhere.
-fn two_services() -> Snapshot {
-    let mut services = vec![service("a", "10.96.0.1"), service("b", "10.96.0.2")];
-    services[1].ports[0].node_port = Some(30081);
-    let pods = || {
-        vec![
-            endpoint("10.244.1.1", Condition::Ready, true),
-            endpoint("10.244.2.1", Condition::Ready, false),
-        ]
-    };
-    snapshot(services, vec![slice("a", "1", pods()), slice("b", "1", pods())])
 }
 
 fn web_a() -> Key {

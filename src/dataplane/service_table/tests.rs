@@ -15,7 +15,9 @@ use crate::{Backend, Observation, Report, Scope};
 use crate::{ipvs, nftables, userspace};
 use sluice_core::model::{Change, Condition, Service, ServiceName, Snapshot};
 use sluice_core::net::Family;
-use sluice_core::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
+use sluice_core::plan::fixtures::{
+    any_change, endpoint, host, ip, service, slice, snapshot, two_services,
+};
 use sluice_core::plan::{
     ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, Planner, PodDetector, build,
 };
@@ -180,19 +182,6 @@ fn host_facts_change_rules_and_no_service() {
     let addresses = || NodePortAddresses::Only([ip("192.168.0.2"), ip("192.168.0.3")].into());
     assert_eq!(with(&|host| host.node_ports = addresses()), 1, "an address more");
     assert_eq!(with(&|host| host.node_ports = NodePortAddresses::AnyLocal), 2, "by fib");
-}
-
-/// Two Services with two endpoints each.
-fn two_services() -> Snapshot {
-    let mut services = vec![service("a", "10.96.0.1"), service("b", "10.96.0.2")];
-    services[1].ports[0].node_port = Some(30081);
-    let endpoints = || {
-        vec![
-            endpoint("10.244.1.1", Condition::Ready, true),
-            endpoint("10.244.2.1", Condition::Ready, false),
-        ]
-    };
-    snapshot(services, vec![slice("a", "1", endpoints()), slice("b", "1", endpoints())])
 }
 
 fn vip_key(table: &ForwardingTable, name: &str) -> Key {
