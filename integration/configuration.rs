@@ -303,13 +303,13 @@ fn live() -> Outcome {
     assert!(before.contains("10.244.0.0/16"), "pods are known by their addresses:\n{before}");
 
     one.write(&config("nodePortAddresses: [0.0.0.0/0]"));
-    let line = daemon.wait_for("its new values count");
+    let line = daemon.wait_for("the new values are in effect");
     assert!(line.contains("nodePortAddresses"), "{line}");
     wait_for_table("NodePorts answer on all addresses", |text| !text.contains("192.168.0.2"));
 
     let text = config("nftables: {masqueradeBit: 20, masqueradeAll: true, syncPeriod: 5s}");
     one.write(&text.replace("clusterCIDR: 10.244.0.0/16,", "clusterCIDR: 10.245.0.0/16,"));
-    let line = daemon.wait_for_nth("its new values count", 1);
+    let line = daemon.wait_for_nth("the new values are in effect", 1);
     let fields = "clusterCIDR nftables.masqueradeAll nftables.masqueradeBit nftables.syncPeriod nodePortAddresses";
     assert!(line.contains(fields), "{line}");
     let after = wait_for_table("the other bit is used", |text| text.contains("0x00100000"));
@@ -335,7 +335,7 @@ fn live_iptables() -> Outcome {
     let before = nat();
     assert!(before.contains("0x4000/0x4000") && before.contains("192.168.0.2"), "{before}");
     one.write(&iptables("iptables: {masqueradeBit: 20}\nnodePortAddresses: [0.0.0.0/0]"));
-    one.daemon.wait_for("its new values count");
+    one.daemon.wait_for("the new values are in effect");
     eventually("the other bit is used", || {
         Some(nat()).filter(|text| text.contains("0x100000/0x100000") && !text.contains("0x4000"))
     });
@@ -355,7 +355,7 @@ fn live_in(mode: &str) -> Outcome {
         table.contains("0x00004000") && table.contains("192.168.0.2")
     });
     one.write(&text("iptables: {masqueradeBit: 20}\nnodePortAddresses: [0.0.0.0/0]"));
-    let line = one.daemon.wait_for("its new values count");
+    let line = one.daemon.wait_for("the new values are in effect");
     assert!(line.contains("masqueradeBit") && line.contains("nodePortAddresses"), "{line}");
     wait_for_table("the other bit is used, and all addresses", |table| {
         table.contains("0x00100000")
@@ -398,7 +398,7 @@ fn config_map() -> Outcome {
     let one = Configured::start_in(folder);
     publish(one.folder.path(), "..2026_01_02", &config("nftables: {masqueradeBit: 21}"))?;
     fs::remove_dir_all(one.folder.path().join("..2026_01_01"))?;
-    one.daemon.wait_for("its new values count");
+    one.daemon.wait_for("the new values are in effect");
     wait_for_table("the other bit is used", |text| text.contains("0x00200000"));
     Ok(())
 }
@@ -407,7 +407,7 @@ fn refused() -> Outcome {
     let mut one = Configured::start("");
     let before = table();
     one.write(&config("nftables: {masqueradeBit: 77}\noomScoreAdj: 9999"));
-    one.daemon.wait_for("the configuration in force stays");
+    one.daemon.wait_for("the current configuration stays");
     for problem in ["MasqueradeBit: Invalid value: 77", "OOMScoreAdj: Invalid value: 9999"] {
         assert_eq!(one.daemon.lines_with(problem).len(), 1, "{}", one.daemon.log());
     }
@@ -477,7 +477,7 @@ fn set_up() -> Outcome {
     one.write(&config(
         &TIMEOUTS.replace("udpTimeout: 20s", "udpTimeout: 25s").replace("123", "124"),
     ));
-    one.daemon.wait_for("its new values count");
+    one.daemon.wait_for("the new values are in effect");
     assert_eq!(conntrack("udp_timeout"), "25");
     assert_eq!(fs::read_to_string(&score)?.trim(), "124");
     Ok(())

@@ -295,7 +295,7 @@ fn drift() -> Outcome {
     ];
     for (count, harm) in harms.iter().enumerate() {
         run("nft", harm);
-        daemon.wait_for_nth("somebody else changed our table; repaired family=IPv4", count);
+        daemon.wait_for_nth("another program changed our table; repaired family=IPv4", count);
         assert_eq!(sorted_elements(&table("ip")), sorted_elements(&whole), "after {harm:?}");
     }
     assert_eq!(run("nft", &["list", "table", "ip", "other"]), other);

@@ -60,7 +60,7 @@ impl Scene {
         eventually(&format!("{what}: the endpoint sees {client}"), || {
             let saw = seen(from, protocol, to);
             let log = self.cluster.with_proxy("node-a", |proxy| proxy.log()).unwrap_or_default();
-            let unanswered = log.contains("cannot ask the kernel for routes and flows");
+            let unanswered = log.contains("cannot query routes and flows");
             assert!(saw == client || unanswered, "{what}: the endpoint saw {saw}, not {client}");
             (saw == client).then_some(())
         });

@@ -40,7 +40,7 @@ pub enum AddressError {
     #[error("list this node's addresses: {0}")]
     List(#[from] NetlinkError),
     /// Notifications have ended.
-    #[error("hear of changes of this node's addresses: {0}")]
+    #[error("subscribe to changes of this node's addresses: {0}")]
     Hear(#[source] io::Error),
 }
 

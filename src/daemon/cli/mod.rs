@@ -37,10 +37,10 @@ struct RunFlags {
     /// A KubeProxyConfiguration file. It is watched: see docs/configuration.md for what a change does.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Write the configuration that counts, with all defaults, to this file, and exit.
+    /// Write the effective configuration, with all defaults, to this file, and exit.
     #[arg(long, value_name = "FILE")]
     write_config_to: Option<PathBuf>,
-    /// Set up what needs full root privileges, and exit. The daemon can then be run with
+    /// Apply the settings that need full root privileges, and exit. The daemon can then be run with
     /// CAP_NET_ADMIN alone.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
@@ -60,7 +60,7 @@ struct RunFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_name = "BOOL|raw")]
     version: version::Query,
-    /// The shape of the rules of the iptables mode: `compact` has fewer of them and finds a Service
+    /// The layout of the rules of the iptables mode: `compact` has fewer of them and finds a Service
     /// through prefixes; `classic` is as in the Go kube-proxy, for study and comparison.
     #[arg(long, value_name = "LAYOUT", default_value = "compact")]
     iptables_layout: IptablesLayout,
@@ -83,8 +83,8 @@ struct RunFlags {
     #[arg(long, value_name = "PERCENT", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     sync_cpu_percent: u32,
-    /// In userspace mode: for how many seconds connections may go on when the daemon is told to end,
-    /// while new ones are refused.
+    /// In userspace mode: seconds that existing connections have to end after SIGTERM, while new ones are
+    /// refused.
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     userspace_drain: u64,
     /// In userspace mode: let endpoints on this node see clients' addresses where other modes do.

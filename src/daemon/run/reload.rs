@@ -61,7 +61,7 @@ impl Reload {
         match texts.and_then(|texts| self.text(texts)) {
             Ok(text) => self.change(&text, stop).await,
             Err(reason) => tracing::error!(
-                "cannot read the changed configuration file {reason}; the configuration in force stays"
+                "cannot read the changed configuration file {reason}; the current configuration stays"
             ),
         }
     }
@@ -75,7 +75,7 @@ impl Reload {
         let new = match (self.file.interpret)(text) {
             Ok(new) => new,
             Err(error) => {
-                tracing::error!("{error:#}; the configuration in force stays");
+                tracing::error!("{error:#}; the current configuration stays");
                 return;
             }
         };
@@ -106,7 +106,7 @@ impl Reload {
         if change.live.iter().any(of_the_node) {
             let (settings, config) = (self.settings.clone(), new.config.clone());
             if tokio::task::spawn_blocking(move || settings.set_up(&config)).await.is_err() {
-                tracing::error!("the node could not be set up anew; its settings stay");
+                tracing::error!("the node's settings could not be applied again; they stay");
             }
         }
         new.config.remarks().iter().for_each(|remark| tracing::warn!("{remark}"));
@@ -114,7 +114,7 @@ impl Reload {
         tracing::info!(
             fields = change.live.join(" "),
             ignored,
-            "the configuration file has changed; its new values count"
+            "the configuration file has changed; the new values are in effect"
         );
     }
 }

@@ -84,7 +84,7 @@ impl Said {
         if outcome.connections > 0 && !std::mem::replace(&mut self.waits, true) {
             tracing::info!(
                 connections = outcome.connections,
-                "IPVS carries connections on; its leftovers go when these have ended"
+                "IPVS still has connections; its leftovers are removed when they have ended"
             );
         }
     }

@@ -44,7 +44,7 @@ impl Summary<'_> {
             tracing::warn!(
                 %family,
                 operations = report.operations,
-                "somebody else changed our table; repaired"
+                "another program changed our table; repaired"
             );
         }
         if self.first {

@@ -246,7 +246,7 @@ impl<T: Programs> Iptables<T> {
         if let Err(error) = self.programs.route_localnet() {
             tracing::warn!(
                 %error,
-                "node ports do not answer on 127.0.0.1: cannot write net.ipv4.conf.all.route_localnet"
+                "node ports are not open on 127.0.0.1: cannot write net.ipv4.conf.all.route_localnet"
             );
         }
     }

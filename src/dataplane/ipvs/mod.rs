@@ -314,7 +314,7 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         let now = self.kernel.now();
         let ops = self.drains.finished(&mut self.kernel, applied, &self.desired, now)?;
         if !ops.is_empty() {
-            tracing::debug!(%family, operations = ops.len(), "destinations without connections go");
+            tracing::debug!(%family, operations = ops.len(), "deleting destinations without connections");
         }
         self.services(&ops, work)
     }

@@ -141,7 +141,7 @@ impl Shared {
                 }
                 Ok(Some(NftEvent::Overflow)) => self.drifted.extend(self.tables.iter().cloned()),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot hear of foreign changes; comparing everything");
+                    tracing::warn!(%error, "missed changes by other programs; comparing everything");
                     self.drifted.extend(self.tables.iter().cloned());
                     return;
                 }

@@ -417,7 +417,7 @@ impl Backend for Userspace {
             std::thread::sleep(LOOK);
         }
         if active() > 0 {
-            tracing::warn!(connections = active(), "connections are cut");
+            tracing::warn!(connections = active(), "closing connections");
         }
     }
 }

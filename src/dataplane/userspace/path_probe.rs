@@ -122,7 +122,7 @@ impl PathProbe {
         let problem = match answer {
             Ok(Ok(source)) => {
                 if self.mute.swap(false, Relaxed) {
-                    tracing::info!("the kernel answers questions about routes and flows again");
+                    tracing::info!("the kernel answers queries of routes and flows again");
                 }
                 return source;
             }
@@ -131,7 +131,7 @@ impl PathProbe {
         };
         if !self.mute.swap(true, Relaxed) {
             tracing::warn!(
-                "cannot ask the kernel for routes and flows: {problem}; until it answers, endpoints see \
+                "cannot query routes and flows: {problem}; until it answers, endpoints see \
                  this node in place of clients"
             );
         }

@@ -19,7 +19,7 @@ pub enum ConntrackError {
     NotPermitted,
     /// The kernel does not offer its connections over netlink.
     #[error(
-        "this kernel does not show its connections: load the module (modprobe nf_conntrack_netlink)"
+        "this kernel cannot list its connections: load the module (modprobe nf_conntrack_netlink)"
     )]
     Unsupported,
     /// A request could not be sent.

@@ -9,7 +9,7 @@ pub enum NetlinkError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// A list changed while it was read, every time.
-    #[error("the kernel's list changed while it was read; trying again helps")]
+    #[error("the kernel's list changed while it was read; try again")]
     Interrupted,
     /// The kernel refused.
     #[error("{0}")]

@@ -81,7 +81,7 @@ pub enum XtablesError {
     },
     /// The table has rules that it cannot print, so it printed none.
     #[error(
-        "{program} cannot print the table {table}: somebody has put a native nf_tables rule into it"
+        "{program} cannot print the table {table}: another program has put a native nf_tables rule into it"
     )]
     Incompatible { program: String, table: Table },
     /// Nothing works without extensions that are not there.

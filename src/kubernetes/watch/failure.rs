@@ -37,7 +37,7 @@ pub(super) enum Failure {
     #[error("the server ends the watch at once")]
     Brief,
     /// Something that is no Kubernetes API.
-    #[error("the server sends what is no Kubernetes API answer: {0}")]
+    #[error("the answer is not one of the Kubernetes API: {0}")]
     Malformed(String),
     /// Something that is labelled as Kubernetes' protobuf and is none.
     #[error("the server sends what is no Kubernetes protobuf: {0}")]

@@ -160,7 +160,7 @@ impl Listeners {
         if self.refused.get(&at) != Some(&refusal) {
             tracing::warn!(
                 %service,
-                "cannot answer health checks at {at}: {error}; load balancers take this node for \
+                "cannot answer health checks at {at}: {error}; load balancers consider this node \
                  down until it works, trying again every {RETRY:?}"
             );
             // Upstream: `pkg/proxy/healthcheck/service_health.go`, syncServices.

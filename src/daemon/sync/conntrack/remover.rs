@@ -103,7 +103,7 @@ fn start_with(
         .name(format!("conntrack-{family}").to_lowercase())
         .spawn(move || run(&of_thread, family, &metrics, look));
     if let Err(error) = started {
-        tracing::error!(%family, %error, "cannot start a thread; flows to endpoints that are gone are not removed");
+        tracing::error!(%family, %error, "cannot start a thread; stale flows are not deleted");
     }
     shared
 }
@@ -138,7 +138,7 @@ fn run(
             }
             Err(error @ (ConntrackError::Unsupported | ConntrackError::NotPermitted)) => {
                 if trouble != Trouble::Unsupported {
-                    tracing::warn!(%family, "{error}; until then, flows to endpoints that are gone are not removed");
+                    tracing::warn!(%family, "{error}; until then, stale flows are not deleted");
                 }
                 shared.lock().frontends.give_up(Instant::now());
                 (Trouble::Unsupported, RETRY_UNSUPPORTED)

@@ -53,7 +53,7 @@ pub enum NftError {
     #[error("read {what}: {source}")]
     Read { what: String, source: io::Error },
     /// The kernel sent something that does not follow the protocol.
-    #[error("understand the kernel's message about {what}: {why}")]
+    #[error("decode the kernel's message about {what}: {why}")]
     Malformed { what: String, why: &'static str },
     /// A name, comment or value does not fit into its netlink attribute.
     #[error("encode {object}: {why}")]
