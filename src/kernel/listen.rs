@@ -55,13 +55,13 @@ fn bind(address: SocketAddr, reach: Reach) -> io::Result<TcpListener> {
 /// The pause after an error that is likely to recur.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// After so many successes an error is news again.
-const GOOD_ROW: u32 = 100;
+/// After so many successes an error is logged again.
+const SUCCESSES_TO_FORGET: u32 = 100;
 
 /// Whether an error of accept(2) or recvfrom(2) is about one peer, so that the next call does better
 /// (accept(2), "Error handling"). All others may last: no descriptor or memory is left, a security module
 /// forbids it, the socket is broken.
-pub fn is_passing(error: &io::Error) -> bool {
+pub fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(
@@ -84,46 +84,46 @@ pub fn is_passing(error: &io::Error) -> bool {
 /// Errors of a receiving socket: logged once, with a pause, so that a persistent error costs only an
 /// occasional retry.
 #[derive(Debug)]
-pub struct Troubles {
-    /// What cannot be done, after "cannot".
-    what: String,
-    said: Option<String>,
-    good: u32,
+pub struct SocketErrors {
+    /// What failed, for messages: "cannot …".
+    action: String,
+    logged: Option<String>,
+    successes: u32,
 }
 
-impl Troubles {
-    /// None yet; `what` follows "cannot" in messages.
-    pub fn new(what: String) -> Troubles {
-        Troubles { what, said: None, good: 0 }
+impl SocketErrors {
+    /// None yet. `action` follows "cannot" in messages.
+    pub fn new(action: String) -> SocketErrors {
+        SocketErrors { action, logged: None, successes: 0 }
     }
 
-    /// It worked.
-    pub fn none(&mut self) {
-        if self.said.is_some() {
-            self.good += 1;
-            if self.good >= GOOD_ROW {
-                self.said = None;
+    /// Counts a success: after many, the same error is logged again.
+    pub fn succeeded(&mut self) {
+        if self.logged.is_some() {
+            self.successes += 1;
+            if self.successes >= SUCCESSES_TO_FORGET {
+                self.logged = None;
             }
         }
     }
 
-    /// It failed. Returns when it should be tried again.
-    pub async fn met(&mut self, error: &io::Error) {
-        let what = &self.what;
-        if is_passing(error) {
-            tracing::debug!(%error, "cannot {what}");
+    /// Logs an error unless it is known, and waits until the next attempt is due.
+    pub async fn failed(&mut self, error: &io::Error) {
+        let action = &self.action;
+        if is_transient(error) {
+            tracing::debug!(%error, "cannot {action}");
             return;
         }
-        self.good = 0;
+        self.successes = 0;
         let reason = error.to_string();
-        if self.said.as_ref() != Some(&reason) {
-            let way_out = if is_shortage(error) {
+        if self.logged.as_ref() != Some(&reason) {
+            let advice = if is_shortage(error) {
                 "; raise the limit of open files (LimitNOFILE, ulimit -n)"
             } else {
                 ""
             };
-            tracing::warn!("cannot {what}: {reason}{way_out}; trying again every {PAUSE:?}");
-            self.said = Some(reason);
+            tracing::warn!("cannot {action}: {reason}{advice}; trying again every {PAUSE:?}");
+            self.logged = Some(reason);
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -139,7 +139,7 @@ pub fn break_for_good(socket: &impl std::os::fd::AsFd) {
 /// Whether a receive loop pauses when it gets only errors. The clock must be paused: it stands still while a
 /// task is busy.
 #[cfg(any(test, feature = "fixtures"))]
-pub async fn rests(taking_in: impl Future<Output = ()>) -> bool {
+pub async fn pauses(receiving: impl Future<Output = ()>) -> bool {
     let mut looks = 0;
     let busy = std::future::poll_fn(|_| {
         looks += 1;
@@ -147,7 +147,7 @@ pub async fn rests(taking_in: impl Future<Output = ()>) -> bool {
         if spins { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     });
     tokio::select! {
-        () = taking_in => panic!("it ended"),
+        () = receiving => panic!("the loop ended"),
         () = busy => false,
         () = tokio::time::sleep(PAUSE * 20) => true,
     }
@@ -158,19 +158,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_that_lasts_is_said_once_until_all_was_well_for_long() {
-        let mut troubles = Troubles::new("do it".to_owned());
+    async fn an_error_that_lasts_is_logged_once_until_all_was_well_for_long() {
+        let mut errors = SocketErrors::new("do it".to_owned());
         let error = |number| io::Error::from_raw_os_error(number);
-        troubles.met(&error(libc::ECONNABORTED)).await;
-        assert_eq!(troubles.said, None, "it was one peer's");
-        troubles.met(&error(libc::EPERM)).await;
-        let said = troubles.said.clone();
-        assert!(said.is_some());
-        (1..GOOD_ROW).for_each(|_| troubles.none());
-        troubles.met(&error(libc::EPERM)).await;
-        (1..GOOD_ROW).for_each(|_| troubles.none());
-        assert_eq!(troubles.said, said, "it comes and goes");
-        troubles.none();
-        assert_eq!(troubles.said, None, "it would be news");
+        errors.failed(&error(libc::ECONNABORTED)).await;
+        assert_eq!(errors.logged, None, "it was one peer's");
+        errors.failed(&error(libc::EPERM)).await;
+        let logged = errors.logged.clone();
+        assert!(logged.is_some());
+        (1..SUCCESSES_TO_FORGET).for_each(|_| errors.succeeded());
+        errors.failed(&error(libc::EPERM)).await;
+        (1..SUCCESSES_TO_FORGET).for_each(|_| errors.succeeded());
+        assert_eq!(errors.logged, logged, "it comes and goes");
+        errors.succeeded();
+        assert_eq!(errors.logged, None, "the next one is logged again");
     }
 }

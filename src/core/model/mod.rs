@@ -3,11 +3,13 @@
 //! Values only: strings of the API have become addresses, ports and enums, unused fields are gone, and invalid
 //! fields have become [`Warning`]s. `watch` fills this model, `plan` reads it.
 
+mod connections;
 mod endpoint;
 mod node;
 mod service;
 mod snapshot;
 
+pub use connections::ServiceConnections;
 pub use endpoint::{Condition, Endpoint, EndpointPort, EndpointSlice, Hints, SliceName};
 pub use node::{Kept, Node};
 pub use service::{Service, ServiceName, ServicePort, ServiceType, SourceRanges, TrafficPolicy};

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use tokio::sync::watch;
 
 use sluice_config::{Config, Mode};
+use sluice_core::model::ServiceConnections;
 use sluice_core::net::Family;
 use sluice_dataplane::iptables::{self, Iptables};
 use sluice_dataplane::ipvs::{self, Ipvs};
@@ -18,7 +19,7 @@ use sluice_dataplane::{Backend, Unopened};
 use sluice_kernel as kernel;
 use sluice_kernel::nft::Counting;
 use sluice_kernel::xtables::{self, CountedRule, Xtables};
-use sluice_telemetry::metrics::{IptablesPackets, Metrics, RelayCount, ServiceConnections};
+use sluice_telemetry::metrics::{IptablesPackets, Metrics, RelayCount};
 
 /// How often the iptables mode checks for changes by other programs. A flushed table is repaired within this
 /// time, anything that is checked in turn within three times of it.
@@ -112,15 +113,7 @@ fn service_connections(counters: &ServiceCounters) -> Vec<ServiceConnections> {
             tracing::warn!(%family, %error, "cannot read the counters of Services; they are left out");
             Vec::new()
         });
-        all.extend(counts.into_iter().map(|it| ServiceConnections {
-            family,
-            namespace: it.namespace,
-            service: it.service,
-            port: it.port,
-            protocol: it.protocol,
-            address: it.address,
-            connections: it.connections,
-        }));
+        all.extend(counts);
     }
     all
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::frontends::FrontendClass;
 use super::sets::{SetId, TABLE};
-use sluice_core::model::ServiceName;
+use sluice_core::model::{ServiceConnections, ServiceName};
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::PortPlan;
 use sluice_kernel::nft::{ElementCounter, Nft, NftError, TableName};
@@ -16,23 +16,6 @@ use sluice_kernel::nft::{ElementCounter, Nft, NftError, TableName};
 /// The longest comment of an element (`NFTNL_UDATA_COMMENT_MAXLEN` of libnftnl's `udata.h`, without the
 /// zero at its end).
 const LONGEST: usize = 127;
-
-/// What one frontend of a Service port counted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceCount {
-    /// The Service's namespace.
-    pub namespace: String,
-    /// The Service's name.
-    pub service: String,
-    /// The port's name, which may be empty.
-    pub port: String,
-    /// Its protocol.
-    pub protocol: Protocol,
-    /// The address and port that clients use; of a node port `:` and the number.
-    pub address: String,
-    /// The first packets of connections to it.
-    pub connections: u64,
-}
 
 /// Reads counters from the kernel, through a socket of its own: a sync does not wait for it.
 #[derive(Debug)]
@@ -51,7 +34,7 @@ impl ServiceCounters {
     ///
     /// # Errors
     /// If the kernel cannot be read.
-    pub fn read(&self, family: Family) -> Result<Vec<ServiceCount>, NftError> {
+    pub fn read(&self, family: Family) -> Result<Vec<ServiceConnections>, NftError> {
         let mut nft = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let table = TableName::new(family, TABLE);
         let mut all = Vec::new();
@@ -73,7 +56,7 @@ fn service_count(
     family: Family,
     class: FrontendClass,
     count: &ElementCounter,
-) -> Option<ServiceCount> {
+) -> Option<ServiceConnections> {
     let (name, port) = count.comment.as_deref()?.split_once(':')?;
     let (namespace, service) = name.split_once('/')?;
     let key = count.key.as_bytes();
@@ -87,9 +70,9 @@ fn service_count(
     // Each part is padded to four bytes.
     let [protocol, _, _, _, high, low, ..] = *rest else { return None };
     let number = u16::from_be_bytes([high, low]);
-    Some(ServiceCount {
-        namespace: namespace.to_owned(),
-        service: service.to_owned(),
+    Some(ServiceConnections {
+        family,
+        service: ServiceName::new(namespace, service),
         port: port.to_owned(),
         protocol: Protocol::from_number(protocol)?,
         address: match ip {

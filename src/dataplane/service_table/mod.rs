@@ -56,7 +56,7 @@ use self::affinity::AffinityChange;
 use self::applied::Applied;
 use self::compare::{from_applied, from_observed};
 pub use self::connection::{Connection, KernelTable, LiveTable};
-pub use self::counters::{ServiceCount, ServiceCounters};
+pub use self::counters::ServiceCounters;
 pub(crate) use self::data_path::DataPath;
 use self::desired::Desired;
 use self::diff::Diff;
@@ -130,7 +130,7 @@ impl<T: KernelTable> ServiceTable<T> {
             return 0;
         }
         self.try_purge(family, affinity).unwrap_or_else(|error| {
-            tracing::warn!(%family, %error, "clients may still be sent to endpoints that left; trying again");
+            tracing::warn!(%family, %error, "session affinity may still use removed endpoints; trying again");
             self.applied = None;
             0
         })

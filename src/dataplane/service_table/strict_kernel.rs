@@ -118,7 +118,7 @@ impl Kernel {
 
 impl KernelTable for Kernel {
     fn apply(&mut self, ops: &Ops) -> Result<(), ApplyError> {
-        let ops: Vec<Op> = ops.each().map(Cow::into_owned).collect();
+        let ops: Vec<Op> = ops.ops().map(Cow::into_owned).collect();
         let refusal = |(op, errno)| Refused {
             op: if self.vague { 0 } else { op },
             count: if self.vague { ops.len() } else { 1 },

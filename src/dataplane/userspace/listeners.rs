@@ -151,7 +151,7 @@ pub(super) type Listeners = BTreeMap<RelayKey, Listener>;
 mod tests {
     use super::*;
     use crate::userspace::relay::Options;
-    use sluice_kernel::listen::{break_for_good, rests};
+    use sluice_kernel::listen::{break_for_good, pauses};
 
     fn shared() -> Arc<Shared> {
         let minute = std::time::Duration::from_secs(60);
@@ -171,13 +171,13 @@ mod tests {
             let target = Arc::new(Target::new(0, VisibleSource::Node, SharedChoice::default()));
             let (listener, to) = (sockets::listen_tcp(at).expect("a socket"), Arc::clone(&target));
             break_for_good(&listener);
-            assert!(rests(tcp::listen(listener, at, to, shared())).await, "TCP at {ip}");
+            assert!(pauses(tcp::listen(listener, at, to, shared())).await, "TCP at {ip}");
             let listener = sockets::listen_udp(at).expect("a socket");
             break_for_good(&listener);
             let (clients, waiting) = (Clients::default(), Mutex::default());
             let shared = shared();
             let relay = udp::Relay { listener, at, clients, waiting, target, shared };
-            assert!(rests(udp::listen(Arc::new(relay))).await, "UDP at {ip}");
+            assert!(pauses(udp::listen(Arc::new(relay))).await, "UDP at {ip}");
         }
     }
 }

@@ -12,7 +12,7 @@ use super::path_probe::{MOST_TRIES, Question};
 use super::pump;
 use super::relay::{Shared, Target};
 use sluice_core::net::Protocol;
-use sluice_kernel::listen::Troubles;
+use sluice_kernel::listen::SocketErrors;
 use sluice_kernel::sockets;
 
 /// How long an endpoint may take to accept; another one has the next time (upstream:
@@ -37,7 +37,7 @@ pub(super) async fn listen(
     target: Arc<Target>,
     shared: Arc<Shared>,
 ) {
-    let mut troubles = Troubles::new(format!("accept connections to a relay at {at}"));
+    let mut errors = SocketErrors::new(format!("accept connections to a relay at {at}"));
     loop {
         let (client, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -48,13 +48,13 @@ pub(super) async fn listen(
                     continue;
                 }
                 Err(error) => {
-                    troubles.met(&error).await;
+                    errors.failed(&error).await;
                     continue;
                 }
             },
             () = shared.closing.cancelled() => return,
         };
-        troubles.none();
+        errors.succeeded();
         let Some(taken) = shared.descriptors.take(CONNECTION).await else { return };
         let (target, shared) = (Arc::clone(&target), Arc::clone(&shared));
         tokio::spawn(async move {

@@ -16,7 +16,7 @@ use super::descriptors::Taken;
 use super::path_probe::{MOST_TRIES, Question};
 use super::relay::{Shared, Target};
 use sluice_core::net::Protocol;
-use sluice_kernel::listen::Troubles;
+use sluice_kernel::listen::SocketErrors;
 use sluice_kernel::sockets;
 
 /// The longest datagram, and more.
@@ -87,7 +87,7 @@ const FALSE_ALARMS: u32 = 16;
 
 /// Relays until the task is ended; clients are dismissed by who ends it.
 pub(super) async fn listen(relay: Arc<Relay>) {
-    let mut troubles = Troubles::new(format!("receive datagrams at {}", relay.at));
+    let mut errors = SocketErrors::new(format!("receive datagrams at {}", relay.at));
     let mut alarms = 0;
     loop {
         tokio::select! {
@@ -99,7 +99,7 @@ pub(super) async fn listen(relay: Arc<Relay>) {
             match relay.take_one() {
                 Ok(()) => {
                     alarms = 0;
-                    troubles.none();
+                    errors.succeeded();
                 }
                 Err(error)
                     if error.kind() == io::ErrorKind::WouldBlock && alarms < FALSE_ALARMS =>
@@ -107,7 +107,7 @@ pub(super) async fn listen(relay: Arc<Relay>) {
                     break;
                 }
                 Err(error) => {
-                    troubles.met(&error).await;
+                    errors.failed(&error).await;
                     break;
                 }
             }

@@ -37,7 +37,7 @@ fn delete(set: &str, number: u32) -> Op {
 /// The nf_tables messages of a batch, and the operations of each.
 fn packing(ops: &[Op], single: &[usize]) -> Vec<(u8, std::ops::Range<usize>)> {
     let single = single.iter().copied().collect();
-    let batch = Batch::new(&table(), ops.each(), &single, 100).expect("it can be encoded");
+    let batch = Batch::new(&table(), ops.ops(), &single, 100).expect("it can be encoded");
     let all: Vec<Message<'_>> = messages(batch.bytes()).collect();
     assert_eq!((all[0].kind, all[all.len() - 1].kind), (BATCH_BEGIN, BATCH_END));
     let numbers: Vec<u32> = all.iter().map(|message| message.sequence).collect();
@@ -97,7 +97,7 @@ fn what_does_not_fit_is_an_error_that_names_it() {
         (long_comment, "add element ip kube-proxy a { 0x0a00"),
     ] {
         let error =
-            Batch::new(&table(), [op].each(), &HashSet::new(), 1).expect_err("it is too long");
+            Batch::new(&table(), [op].ops(), &HashSet::new(), 1).expect_err("it is too long");
         assert!(error.to_string().contains(words), "{error}");
     }
 }

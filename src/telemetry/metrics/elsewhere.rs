@@ -3,7 +3,7 @@
 
 use super::Metrics;
 use super::families::{External, Kind, Labelled};
-use sluice_core::net::{Family, Protocol};
+use sluice_core::model::ServiceConnections;
 
 /// What the relays of the userspace mode count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,32 +48,14 @@ pub enum IptablesPackets {
     LocalhostNodePorts,
 }
 
-/// New connections to an address of a Service port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceConnections {
-    /// The family of the address.
-    pub family: Family,
-    /// The Service's namespace.
-    pub namespace: String,
-    /// The Service's name.
-    pub service: String,
-    /// The port's name, which may be empty.
-    pub port: String,
-    /// The port's protocol.
-    pub protocol: Protocol,
-    /// The address and port that clients use; of a node port `:` and the number.
-    pub address: String,
-    /// How many there were since the address was first served.
-    pub connections: u64,
-}
+const SERVICE_LABELS: &[&str] =
+    &["address", "ip_family", "namespace", "port", "protocol", "service"];
 
-impl ServiceConnections {
-    const LABELS: &[&str] = &["address", "ip_family", "namespace", "port", "protocol", "service"];
-
-    fn labels(self) -> Vec<String> {
-        let (family, protocol) = (self.family.to_string(), self.protocol.to_string());
-        vec![self.address, family, self.namespace, self.port, protocol.to_uppercase(), self.service]
-    }
+/// The values of [`SERVICE_LABELS`], and the count.
+fn service_row(it: ServiceConnections) -> (Vec<String>, u64) {
+    let (family, protocol) = (it.family.to_string(), it.protocol.to_string().to_uppercase());
+    let (namespace, name) = (it.service.namespace().to_owned(), it.service.name().to_owned());
+    (vec![it.address, family, namespace, it.port, protocol, name], it.connections)
 }
 
 impl Metrics {
@@ -99,14 +81,8 @@ impl Metrics {
         let name = "sluice_service_connections_total";
         let help =
             "New connections to an address of a Service port, whether or not there was an endpoint";
-        let rows = move || {
-            let row = |it: ServiceConnections| {
-                let connections = it.connections;
-                (it.labels(), connections)
-            };
-            read().into_iter().map(row).collect()
-        };
-        let family = Labelled::new(name, help, ServiceConnections::LABELS, Box::new(rows));
+        let rows = move || read().into_iter().map(service_row).collect();
+        let family = Labelled::new(name, help, SERVICE_LABELS, Box::new(rows));
         self.register(name, family);
     }
 

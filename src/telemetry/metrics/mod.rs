@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::Registry;
 
 use self::client::Client;
-pub use self::elsewhere::{IptablesPackets, RelayCount, ServiceConnections};
+pub use self::elsewhere::{IptablesPackets, RelayCount};
 use self::families::{Families, Stability};
 use self::own::Own;
 use self::proxy::{Common, OfMode};

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::connections::{Connections, Seat};
 use super::{Answer, ListenAddress};
-use sluice_kernel::listen::Troubles;
+use sluice_kernel::listen::SocketErrors;
 use sluice_kernel::sockets::is_shortage;
 
 /// How long a connection may take for its next request, or to take an answer, before it is closed.
@@ -39,19 +39,19 @@ pub(crate) async fn serve<F, R>(
 {
     let mut inside = JoinSet::new();
     let ListenAddress { address, what, .. } = on;
-    let mut troubles = Troubles::new(format!("accept connections to {what} on {address}"));
+    let mut errors = SocketErrors::new(format!("accept connections to {what} on {address}"));
     loop {
         tokio::select! {
             Some(_) = inside.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    troubles.none();
+                    errors.succeeded();
                     inside.spawn(connection(stream, connections.admit(), answer.clone()));
                     // Its request is read before many others arrive that would replace it.
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    troubles.met(&error).await;
+                    errors.failed(&error).await;
                     if is_shortage(&error) {
                         connections.make_way();
                         tokio::task::yield_now().await;

@@ -12,8 +12,8 @@ use super::op::Op;
 pub trait Operations {
     /// How many there are.
     fn len(&self) -> usize;
-    /// Each of them.
-    fn each(&self) -> impl Iterator<Item = Cow<'_, Op>>;
+    /// The operations, in order.
+    fn ops(&self) -> impl Iterator<Item = Cow<'_, Op>>;
 }
 
 impl<T: AsRef<[Op]> + ?Sized> Operations for T {
@@ -21,7 +21,7 @@ impl<T: AsRef<[Op]> + ?Sized> Operations for T {
         self.as_ref().len()
     }
 
-    fn each(&self) -> impl Iterator<Item = Cow<'_, Op>> {
+    fn ops(&self) -> impl Iterator<Item = Cow<'_, Op>> {
         self.as_ref().iter().map(Cow::Borrowed)
     }
 }
@@ -62,7 +62,7 @@ impl Operations for Ops {
         self.before.len() + self.count_elements() + self.after.len()
     }
 
-    fn each(&self) -> impl Iterator<Item = Cow<'_, Op>> {
+    fn ops(&self) -> impl Iterator<Item = Cow<'_, Op>> {
         let elements = self.elements.iter().flat_map(|ElementOps { verb, set, elements }| {
             elements.iter().map(move |element| {
                 let set = Arc::clone(set);
@@ -117,7 +117,7 @@ mod tests {
         };
         let expected =
             [Op::AddTable { comment: None }, delete(1), delete(2), Op::FlushSet("t".into())];
-        assert!(ops.each().map(Cow::into_owned).eq(expected));
+        assert!(ops.ops().map(Cow::into_owned).eq(expected));
         assert_eq!((ops.len(), ops.count_elements(), ops.is_empty()), (4, 2, false));
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Batch {
 /// # Errors
 /// If an object does not fit into its message.
 pub fn encoded<O: Operations + ?Sized>(table: &TableName, ops: &O) -> Result<Vec<u8>, NftError> {
-    Ok(Batch::new(table, ops.each(), &HashSet::new(), 1)?.writer.into_bytes())
+    Ok(Batch::new(table, ops.ops(), &HashSet::new(), 1)?.writer.into_bytes())
 }
 
 impl Batch {

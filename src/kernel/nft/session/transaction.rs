@@ -78,7 +78,7 @@ impl Nft {
         // One for each operation, which is one message or less, and for both ends.
         let most = u32::try_from(ops.len()).unwrap_or(u32::MAX).saturating_add(2);
         let first = self.client.take_sequence(most);
-        let batch = Batch::new(table, ops.each(), single, first)?;
+        let batch = Batch::new(table, ops.ops(), single, first)?;
         Ok(self.send(&batch)?)
     }
 
@@ -118,7 +118,7 @@ impl Nft {
     ) -> Vec<Refused> {
         // The definitions only make the words better, so that a failure to read them is no matter.
         let mut sets = self.set_definitions(table, &mut Vec::new()).unwrap_or_default();
-        sets.extend(ops.each().filter_map(|op| match &*op {
+        sets.extend(ops.ops().filter_map(|op| match &*op {
             Op::AddSet(set) => Some((Arc::clone(&set.name), set.clone())),
             _ => None,
         }));
@@ -131,7 +131,7 @@ impl Nft {
                 many => format!("{refusal} (it or others of {many} elements)"),
             },
             object: ops
-                .each()
+                .ops()
                 .nth(range.start)
                 .map_or_else(String::new, |op| op.line(table, set_of(&op, &sets)).to_string()),
         };
