@@ -9,7 +9,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
-use netlink_sys::{Socket, SocketAddr as Port, protocols::NETLINK_NETFILTER};
 use serde_json::json;
 use sluice_cluster::{
     Cluster, ClusterSpec, Isolation, Load, LoadKind, LoadSpec, Node, Pod, Probe, prepare,
@@ -19,6 +18,7 @@ use sluice_kernel::ipvs::Ipvs;
 
 use support::Outcome;
 use support::daemon::program;
+use support::netlink::Request;
 
 const NODE: &str = "node-a";
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -413,33 +413,28 @@ fn cleanup_fails() -> Outcome {
 /// Makes a set of ipset and gives the kernel's error number, because there may be no program for it
 /// (`linux/netfilter/ipset/ip_set.h`).
 fn make_set(name: &str) -> i32 {
-    const CREATE: u16 = 6 << 8 | 2;
-    const FLAGS: u16 = 0x1 | 0x4 | 0x200 | 0x400; // request, acknowledge, exclusive, create
+    const IPSET: u8 = 6; // NFNL_SUBSYS_IPSET
+    const CREATE: u8 = 2; // IPSET_CMD_CREATE
+    const EXCLUSIVE: u16 = 0x200 | 0x400; // NLM_F_EXCL | NLM_F_CREATE
+    const IPV4: u8 = 2; // AF_INET
     const NESTED: u16 = 0x8000;
-    let mut body = vec![2, 0, 0, 0];
-    let mut put = |kind: u16, value: &[u8]| {
-        let len = u16::try_from(value.len() + 4).expect("a short value");
-        body.extend(len.to_ne_bytes());
-        body.extend(kind.to_ne_bytes());
-        body.extend(value);
-        body.resize(body.len().next_multiple_of(4), 0);
+    let name = format!("{name}\0");
+    let create = Request {
+        subsystem: IPSET,
+        command: CREATE,
+        flags: EXCLUSIVE,
+        family: IPV4,
+        attributes: &[
+            (1, &[6]),            // IPSET_ATTR_PROTOCOL
+            (2, name.as_bytes()), // IPSET_ATTR_SETNAME
+            (3, b"hash:ip\0"),    // IPSET_ATTR_TYPENAME
+            (4, &[0]),            // IPSET_ATTR_REVISION
+            (5, &[IPV4]),         // IPSET_ATTR_FAMILY
+            (7 | NESTED, &[]),    // IPSET_ATTR_DATA
+        ],
     };
-    put(1, &[6]);
-    put(2, format!("{name}\0").as_bytes());
-    put(3, b"hash:ip\0");
-    put(4, &[0]);
-    put(5, &[2]);
-    put(7 | NESTED, &[]);
-    let len = u32::try_from(body.len() + 16).expect("a short message");
-    let mut message = len.to_ne_bytes().to_vec();
-    message.extend(CREATE.to_ne_bytes());
-    message.extend(FLAGS.to_ne_bytes());
-    message.extend([1, 0, 0, 0, 0, 0, 0, 0]);
-    message.extend(body);
-    let mut socket = Socket::new(NETLINK_NETFILTER).expect("a socket");
-    socket.bind_auto().expect("an address");
-    socket.send_to(&message, &Port::new(0, 0), 0).expect("the kernel takes it");
-    let (answer, _) = socket.recv_from_full().expect("the kernel answers");
-    let code: [u8; 4] = answer[16..20].try_into().expect("an answer has a number");
-    -i32::from_ne_bytes(code)
+    match create.send() {
+        Ok(()) => 0,
+        Err(error) => error.raw_os_error().expect("the kernel answers with a number"),
+    }
 }

@@ -10,6 +10,8 @@ mod case;
 mod flows;
 mod kernel;
 mod mode;
+#[path = "../support/netlink.rs"]
+mod netlink;
 mod objects;
 mod oracle;
 mod orders;

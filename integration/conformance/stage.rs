@@ -142,7 +142,7 @@ impl Stage {
     /// translated either.
     fn forget_flows(&self) -> Result<(), Failed> {
         let node = self.host("node").ok_or("no node")?;
-        Ok(node.namespace().run(flows::forget_all)??)
+        Ok(node.namespace().run(flows::delete_all)??)
     }
 
     /// Starts the daemon with other settings, unless it has them.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test may end where it is
 
 pub(crate) mod daemon;
+pub(crate) mod netlink;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
