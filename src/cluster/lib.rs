@@ -49,6 +49,7 @@ pub mod sctp;
 mod sctp_socket;
 mod sysctl;
 pub mod topology;
+mod topology_error;
 pub mod traffic;
 mod wiring;
 

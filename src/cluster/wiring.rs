@@ -13,7 +13,7 @@ use super::host::{Host, Node, Pod};
 use super::link::{self, Hop, Reach, Route, VethPair, Wire};
 use super::netns::Namespace;
 use super::sysctl;
-use super::topology::Error;
+use super::topology_error::Error;
 use sluice_core::net::Family;
 
 /// The bridge that connects all hosts except pods.

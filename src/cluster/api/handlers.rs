@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{authorize, denied};
 use super::faults::{FailureCode, Outage, ProtobufSupport};
+use super::identity::Preconditions;
 use super::list::{self, shown_json};
 use super::patch::Patch;
 use super::query::{Form, ListOptions, Place, Query, WatchOptions};
@@ -27,7 +28,7 @@ use super::status::ApiError;
 use super::store::{Key, Object};
 use super::table::{self, Header};
 use super::watch::Watcher;
-use super::write::{self, Outcome, Part, Persist, Preconditions, Target};
+use super::write::{self, Outcome, Part, Persist, Target};
 use super::{Shared, discovery, openapi, protobuf, requests, strict};
 
 /// Whole or streamed; an error breaks the connection.

@@ -9,7 +9,6 @@ use super::resources::Resource;
 use super::service_rules::is_dns_label;
 use super::status::{ApiError, Cause};
 use super::store::Key;
-use super::write::Preconditions;
 
 /// 128 pseudo-random bits.
 fn unique() -> (u64, u64) {
@@ -229,6 +228,13 @@ fn keep(metadata: &mut Value, old: &Value, names: &[&str]) {
             fields.insert((*name).to_owned(), value.clone());
         }
     }
+}
+
+/// What must hold for an update or a deletion (`DeleteOptions.preconditions`).
+#[derive(Debug, Clone, Default)]
+pub(super) struct Preconditions {
+    pub(super) uid: Option<String>,
+    pub(super) version: Option<String>,
 }
 
 /// Whether an object is still the one that the client saw.

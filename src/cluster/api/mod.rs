@@ -47,6 +47,7 @@ mod resources;
 mod selector;
 mod server;
 mod service;
+mod service_fields;
 mod service_rules;
 mod status;
 mod store;
@@ -77,9 +78,10 @@ pub use store::{Key, Object};
 pub use write::Part;
 
 use alloc::Allocator;
+use identity::Preconditions;
 use selector::Selector;
 use store::Store;
-use write::{Persist, Preconditions, Target};
+use write::{Persist, Target};
 
 /// State shared by the HTTP and the Rust interface.
 #[derive(Debug)]

@@ -7,6 +7,9 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::alloc::{AllocError, Allocator, Claim};
+use super::service_fields::{
+    has_cluster_ip, has_node_ports, is_external, is_headless, kind, needs_health_check_port, ports,
+};
 use super::service_rules;
 use super::status::Cause;
 use sluice_core::net::{Family, parse_ip};
@@ -58,36 +61,6 @@ pub(super) fn claim(service: &Value) -> Claim {
         }
     }
     claim
-}
-
-pub(super) fn kind(spec: &Value) -> &str {
-    spec["type"].as_str().unwrap_or("ClusterIP")
-}
-
-pub(super) fn ports(spec: &Value) -> &[Value] {
-    spec["ports"].as_array().map_or(&[], Vec::as_slice)
-}
-
-pub(super) fn is_headless(spec: &Value) -> bool {
-    spec["clusterIP"] == "None" || spec["clusterIPs"][0] == "None"
-}
-
-/// Whether clients outside the cluster can reach it, so that it has an external traffic policy.
-pub(super) fn is_external(spec: &Value) -> bool {
-    let external_ips = spec["externalIPs"].as_array().is_some_and(|ips| !ips.is_empty());
-    matches!(kind(spec), "NodePort" | "LoadBalancer") || (kind(spec) == "ClusterIP" && external_ips)
-}
-
-pub(super) fn needs_health_check_port(spec: &Value) -> bool {
-    kind(spec) == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
-}
-
-fn has_cluster_ip(spec: &Value) -> bool {
-    kind(spec) != "ExternalName"
-}
-
-fn has_node_ports(spec: &Value) -> bool {
-    matches!(kind(spec), "NodePort" | "LoadBalancer")
 }
 
 fn is_unset(value: &Value) -> bool {

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::service::{is_external, is_headless, kind, needs_health_check_port, ports};
+use super::service_fields::{is_external, is_headless, kind, needs_health_check_port, ports};
 use super::status::Cause;
 use sluice_core::net::{Family, parse_cidr, parse_ip};
 

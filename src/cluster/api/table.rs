@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::events::to_shown;
 use super::query::RowObject;
 use super::resources::Resource;
-use super::service;
+use super::service_fields;
 
 /// Whether a table names its columns; in a stream only the first does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +175,7 @@ fn or_none(text: String) -> String {
 
 fn external_ip(service: &Value) -> String {
     let spec = &service["spec"];
-    match service::kind(spec) {
+    match service_fields::kind(spec) {
         "ExternalName" => text(&spec["externalName"], "<none>").to_owned(),
         "LoadBalancer" => {
             let ingress = &service["status"]["loadBalancer"]["ingress"];
@@ -191,7 +191,7 @@ fn external_ip(service: &Value) -> String {
 }
 
 fn service_ports(spec: &Value) -> String {
-    let ports: Vec<String> = service::ports(spec)
+    let ports: Vec<String> = service_fields::ports(spec)
         .iter()
         .map(|port| {
             let protocol = text(&port["protocol"], "TCP");

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::admission::{admit, release};
 use super::events::{to_shown, to_stored};
-use super::identity;
+use super::identity::{self, Preconditions};
 use super::patch::Patch;
 use super::resources::Resource;
 use super::selector::Selector;
@@ -42,13 +42,6 @@ pub(super) struct Target {
     pub(super) resource: Resource,
     pub(super) key: Key,
     pub(super) part: Part,
-}
-
-/// What must hold for a deletion (`DeleteOptions.preconditions`).
-#[derive(Debug, Clone, Default)]
-pub(super) struct Preconditions {
-    pub(super) uid: Option<String>,
-    pub(super) version: Option<String>,
 }
 
 /// Creates an object. `namespace` is that of the path, if there is one.

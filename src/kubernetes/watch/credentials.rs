@@ -15,10 +15,11 @@ use rustls::sign::CertifiedKey;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::client_error::ClientError;
 use super::kubeconfig::{Access, Text};
 use super::reread::Reread;
 use super::tls::{self, Roots};
-use super::{ClientError, token};
+use super::token;
 
 /// How often files are read again.
 const PERIOD: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ use kube::config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigE
 use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
 
-use super::ClientError;
+use super::client_error::ClientError;
 use super::proxy::Proxy;
 
 /// Where the kubelet mounts the service account.

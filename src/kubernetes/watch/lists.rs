@@ -9,7 +9,8 @@ use super::ConnectionState;
 use super::failure::Failure;
 use super::object_feed::Kind;
 use super::page::{self, Rest};
-use super::source::{Round, Source, percent};
+use super::request::{ListFrom, ListMethod, percent};
+use super::source::{Round, Source};
 use super::transport::PAGE_ANSWER_WITHIN;
 use super::watch_stream::{Next, WatchStream};
 use sluice_core::model::Warning;
@@ -20,40 +21,6 @@ const PAGE: u32 = 500;
 const STREAM_PAUSE: Duration = Duration::from_secs(10);
 /// A server that streams lists is done after this.
 const STREAM_WITHIN: Duration = Duration::from_secs(120);
-
-/// How the next list is requested.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ListMethod {
-    /// As a watch that begins with all objects (KEP-3157): one object at a time in memory, and no
-    /// load on etcd.
-    Streamed,
-    /// Paged, because a streamed list has just failed. If pages work, and streaming was a possible reason,
-    /// lists are paged from then on.
-    Instead(Option<String>),
-    /// Page by page for good: this server gave pages where it gave no stream.
-    Paged,
-}
-
-/// How new a paged list must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ListFrom {
-    /// Whatever the server has in its watch cache: nothing is known yet.
-    Anything,
-    /// Not older than this.
-    Version(String),
-    /// What etcd has now.
-    Newest,
-}
-
-impl ListFrom {
-    fn query(&self) -> String {
-        match self {
-            ListFrom::Anything => "&resourceVersion=0".to_owned(),
-            ListFrom::Version(version) => format!("&resourceVersion={}", percent(version)),
-            ListFrom::Newest => String::new(),
-        }
-    }
-}
 
 impl Failure {
     /// Whether a streamed list that ended with this error is retried as a stream: the server is unreachable,

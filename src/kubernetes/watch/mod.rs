@@ -12,6 +12,7 @@
 
 mod backoff;
 mod client;
+mod client_error;
 mod client_metrics;
 mod connection;
 mod content;
@@ -29,6 +30,7 @@ mod protobuf;
 mod proxy;
 mod reachability;
 mod received;
+mod request;
 mod reread;
 mod source;
 mod tls;
@@ -44,7 +46,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use client::{ApiServer, ClientError, ClientOptions};
+pub use client::{ApiServer, ClientOptions};
+pub use client_error::ClientError;
 pub use content::Content;
 
 use sluice_core::model::{Change, Warning};

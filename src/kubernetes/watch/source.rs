@@ -1,6 +1,5 @@
 //! One task per resource: list, watch, and repeat for ever.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::{Backoff, jitter};
 use super::convert::Interner;
 use super::failure::Failure;
-use super::lists::{ListFrom, ListMethod};
 use super::object_feed::{Kind, ObjectFeed, OwnNode, ServiceCidrs, Services, Slices};
 use super::reachability::Reachability;
+use super::request::{ListFrom, ListMethod, path, percent};
 use super::transport::{self, Answer, Asking};
 use super::watch_stream::{Event, Next, WatchStream};
 use super::{ApiServer, ConnectionState, Content, Message, Resource, Update, WatchOptions};
@@ -91,38 +90,6 @@ impl Spawn<'_> {
             }
         });
     }
-}
-
-/// Path and selectors, which are kube-proxy's (`cmd/kube-proxy/app/server.go`).
-fn path(resource: Resource, node_name: &str) -> String {
-    match resource {
-        Resource::Services => "/api/v1/services?labelSelector=%21service.kubernetes.io%2F\
-             service-proxy-name&fieldSelector=spec.clusterIP%21%3DNone"
-            .to_owned(),
-        Resource::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=%21\
-             service.kubernetes.io%2Fheadless"
-            .to_owned(),
-        Resource::Node => {
-            format!("/api/v1/nodes?fieldSelector=metadata.name%3D{}", percent(node_name))
-        }
-        Resource::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs?".to_owned(),
-    }
-}
-
-/// Escapes everything that could mean something in a query.
-pub(super) fn percent(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                escaped.push(char::from(byte));
-            }
-            _ => {
-                let _ = write!(escaped, "%{byte:02X}");
-            }
-        }
-    }
-    escaped
 }
 
 /// What a source is at, and so what a failure is one of.
