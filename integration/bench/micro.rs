@@ -85,6 +85,17 @@ mod decode {
     }
 }
 
+/// When the next sync begins.
+mod pace {
+    #[divan::bench]
+    fn thousand_changes(bencher: divan::Bencher<'_, '_>) {
+        const CHANGES: u32 = 1_000;
+        bencher
+            .counter(divan::counter::ItemsCount::new(CHANGES))
+            .bench_local(|| crate::pipeline::paced(divan::black_box(CHANGES)));
+    }
+}
+
 /// From the state of the API to the forwarding table.
 mod plan {
     use super::*;

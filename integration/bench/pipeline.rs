@@ -14,7 +14,10 @@ pub(crate) use listed::{Api, Encoding, Form, Listed, Watching, modified};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use sluice::sync::pacer::{Pacer, Share};
+use sluice_config::SyncPeriods;
 use sluice_core::model::{Change, EndpointSlice, ServiceName, Snapshot};
 use sluice_core::net::Family;
 use sluice_core::plan::{ForwardingTable, Planner};
@@ -149,6 +152,23 @@ pub(crate) fn sync(
 ) -> usize {
     let scope = Scope { services, full: false };
     mode.sync(table, &scope).expect("nothing is refused").operations
+}
+
+/// So many changes, each followed by the sync that it asks for, on a clock that goes forward as the pacer says.
+/// Returns how long that takes, with syncs of a millisecond.
+pub(crate) fn paced(changes: u32) -> Duration {
+    let cost = Duration::from_millis(1);
+    let periods = SyncPeriods { min: None, period: Duration::from_secs(30) };
+    let mut pacer = Pacer::new(periods, Share::of_a_core(5));
+    let start = Instant::now();
+    let mut now = start;
+    for _ in 0..changes {
+        pacer.request();
+        let (at, reason) = pacer.next(now);
+        now = now.max(at) + cost;
+        pacer.ran(now, reason, cost, true);
+    }
+    now - start
 }
 
 /// The transactions of a first sync, and of the change that [`versions`] are.

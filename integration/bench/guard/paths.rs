@@ -27,12 +27,13 @@ pub(crate) enum Path {
     Plan,
     FirstSync,
     EncodeFirst,
+    Pacing,
     ChangeAtThousand,
     ChangeAtTenThousand,
 }
 
 impl Path {
-    pub(crate) const ALL: [Path; 9] = [
+    pub(crate) const ALL: [Path; 10] = [
         Path::DecodeSlices,
         Path::DecodeServices,
         Path::DecodeSlicesJson,
@@ -40,6 +41,7 @@ impl Path {
         Path::Plan,
         Path::FirstSync,
         Path::EncodeFirst,
+        Path::Pacing,
         Path::ChangeAtThousand,
         Path::ChangeAtTenThousand,
     ];
@@ -53,6 +55,7 @@ impl Path {
             Path::Plan => "plan-1000",
             Path::FirstSync => "first-sync-1000",
             Path::EncodeFirst => "encode-first-sync-1000",
+            Path::Pacing => "pacing-1000-changes",
             Path::ChangeAtThousand => "one-change-at-1000",
             Path::ChangeAtTenThousand => "one-change-at-10000",
         }
@@ -72,6 +75,7 @@ impl Path {
             Path::Plan => "the forwarding table of 1,000 Services",
             Path::FirstSync => "the operations that write a table of 1,000 Services",
             Path::EncodeFirst => "the netlink messages of those operations",
+            Path::Pacing => "when to sync, decided for 1,000 changes in a row",
             Path::ChangeAtThousand | Path::ChangeAtTenThousand => {
                 "from the event of a watch to the netlink messages of one endpoint more"
             }
@@ -105,6 +109,9 @@ impl Path {
                     black_box(encoded(&table, &first).expect("it fits"));
                 });
             }
+            Path::Pacing => counted_region(&mut || {
+                black_box(pipeline::paced(black_box(1_000)));
+            }),
             Path::ChangeAtThousand => change(1_000),
             Path::ChangeAtTenThousand => change(10_000),
         }

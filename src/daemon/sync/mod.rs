@@ -13,7 +13,7 @@ mod event_loop;
 pub mod host;
 mod no_local_endpoints;
 mod own_node;
-mod pacer;
+pub mod pacer;
 mod plane;
 mod programming_latency;
 mod report;

@@ -29,7 +29,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reason {
+pub enum Reason {
     /// To check whether another program changed our objects.
     Check,
     /// Something changed, or failed before.
@@ -40,13 +40,14 @@ pub(super) enum Reason {
 
 /// A share of one core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Share {
+pub struct Share {
     /// 1 to 100.
     percent: u32,
 }
 
 impl Share {
-    pub(crate) fn of_a_core(percent: u32) -> Share {
+    /// So many percent, 1 to 100.
+    pub fn of_a_core(percent: u32) -> Share {
         Share { percent: percent.clamp(1, 100) }
     }
 
@@ -93,7 +94,7 @@ impl Budget {
 
 /// Decides when to run.
 #[derive(Debug)]
-pub(super) struct Pacer {
+pub struct Pacer {
     periods: SyncPeriods,
     budget: Budget,
     changed: bool,
@@ -110,7 +111,7 @@ pub(super) struct Pacer {
 
 impl Pacer {
     /// Where `periods` asks for no least time between two syncs, those for changes may take `share`.
-    pub(super) fn new(periods: SyncPeriods, share: Share) -> Pacer {
+    pub fn new(periods: SyncPeriods, share: Share) -> Pacer {
         Pacer {
             periods,
             budget: Budget::new(share),
@@ -125,22 +126,22 @@ impl Pacer {
     }
 
     /// Other intervals count from now on.
-    pub(super) fn set_periods(&mut self, periods: SyncPeriods) {
+    pub fn set_periods(&mut self, periods: SyncPeriods) {
         self.periods = periods;
     }
 
     /// Something changed.
-    pub(super) fn request(&mut self) {
+    pub fn request(&mut self) {
         self.changed = true;
     }
 
     /// Another program may have changed our objects.
-    pub(super) fn suspect(&mut self) {
+    pub fn suspect(&mut self) {
         self.suspicious = true;
     }
 
     /// When to run next and why; an instant that is not in the future means now.
-    pub(super) fn next(&self, now: Instant) -> (Instant, Reason) {
+    pub fn next(&self, now: Instant) -> (Instant, Reason) {
         let (Some(last), Some(last_full)) = (self.last, self.last_full) else {
             return (now, Reason::Full);
         };
@@ -157,7 +158,7 @@ impl Pacer {
     }
 
     /// A run ended that took so much processor time.
-    pub(super) fn ran(&mut self, now: Instant, reason: Reason, cost: Duration, succeeded: bool) {
+    pub fn ran(&mut self, now: Instant, reason: Reason, cost: Duration, succeeded: bool) {
         self.last = Some(now);
         match reason {
             Reason::Check => self.check_cost = cost,
