@@ -53,7 +53,7 @@ impl Source {
 const ROOMS: [&str; 1] = ["http"];
 
 /// Crates that are one module.
-const WHOLE: [&str; 5] = ["config", "kernel", "dataplane", "cluster", "lab"];
+const WHOLE: [&str; 6] = ["config", "kernel", "dataplane", "explain", "cluster", "lab"];
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -240,6 +240,7 @@ fn the_daemon_is_built_from_nothing_of_the_laboratory() {
         "sluice-config",
         "sluice-core",
         "sluice-dataplane",
+        "sluice-explain",
         "sluice-kernel",
         "sluice-kubernetes",
         "sluice-telemetry",

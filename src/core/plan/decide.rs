@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::table::{
     Address, Admit, ForwardingTable, Frontend, Masquerade, NodePortAddresses, PodDetector,
-    PoolEndpoint, PortPlan, SourceClass, Verdict,
+    PoolEndpoint, PortPlan, Route, SourceClass, Verdict,
 };
 use crate::model::ServiceName;
 use crate::net::Protocol;
@@ -60,18 +60,13 @@ pub enum Decision {
 
 /// The outcome for a packet.
 pub fn decide(table: &ForwardingTable, packet: &Packet) -> Decision {
-    let Some((name, port, frontend)) = find(table, packet) else {
+    let Some((name, port, frontend)) = find_frontend(table, packet) else {
         return without_frontend(table, packet);
     };
     if !admits(&frontend.admit, packet.source.ip()) {
         return Decision::Drop;
     }
-    let matched = frontend.routes.iter().find(|route| match route.from {
-        SourceClass::Pod => is_pod(&table.host.pods, &packet.source),
-        SourceClass::ThisNode => matches!(packet.source, Source::ThisNode(_)),
-        SourceClass::Anyone => true,
-    });
-    let route = matched.copied().unwrap_or_else(|| frontend.routes.for_anyone());
+    let route = route_for(frontend, &table.host.pods, &packet.source);
     match route.verdict {
         Verdict::Reject => Decision::Reject,
         Verdict::Drop => Decision::Drop,
@@ -107,8 +102,18 @@ fn without_frontend(table: &ForwardingTable, packet: &Packet) -> Decision {
     }
 }
 
+/// What happens to traffic from a source at a frontend that admits it.
+pub fn route_for(frontend: &Frontend, pods: &PodDetector, source: &Source) -> Route {
+    let matched = frontend.routes.iter().find(|route| match route.from {
+        SourceClass::Pod => is_pod(pods, source),
+        SourceClass::ThisNode => matches!(source, Source::ThisNode(_)),
+        SourceClass::Anyone => true,
+    });
+    matched.copied().unwrap_or_else(|| frontend.routes.for_anyone())
+}
+
 /// The frontend of a packet. Virtual IPs are matched before node ports.
-fn find<'t>(
+pub fn find_frontend<'t>(
     table: &'t ForwardingTable,
     packet: &Packet,
 ) -> Option<(&'t ServiceName, &'t PortPlan, &'t Frontend)> {
@@ -129,14 +134,16 @@ fn find<'t>(
     at(vip).or_else(|| if accepts_node_ports { at(node_port) } else { None })
 }
 
-fn admits(admit: &Admit, source: IpAddr) -> bool {
+/// Whether a frontend admits a source address.
+pub fn admits(admit: &Admit, source: IpAddr) -> bool {
     match admit {
         Admit::Anyone => true,
         Admit::Only(ranges) => ranges.iter().any(|net| net.contains(&source)),
     }
 }
 
-fn is_pod(detector: &PodDetector, source: &Source) -> bool {
+/// Whether a source is recognized as a pod.
+pub fn is_pod(detector: &PodDetector, source: &Source) -> bool {
     match (detector, source) {
         (PodDetector::None, _) => false,
         (PodDetector::Cidrs(nets), source) => nets.iter().any(|net| net.contains(&source.ip())),

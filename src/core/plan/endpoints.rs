@@ -20,9 +20,12 @@ pub struct Categories {
 
 /// Which hints select endpoints, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Topology {
+pub enum Topology {
+    /// None: hints are ignored.
     Everywhere,
+    /// Hints for this node.
     SameNode,
+    /// Hints for this node's zone.
     SameZone,
 }
 
@@ -85,7 +88,7 @@ pub struct Here<'a> {
     pub zone: Option<&'a str>,
 }
 
-fn collect<'a>(
+pub(super) fn collect<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     family: Family,
     (name, protocol): (&str, Protocol),
@@ -105,7 +108,10 @@ fn collect<'a>(
     found
 }
 
-fn topology<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, here: Here<'_>) -> Topology {
+pub(super) fn topology<'a>(
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+    here: Here<'_>,
+) -> Topology {
     let (mut all_nodes, mut this_node, mut all_zones, mut this_zone) = (true, false, true, false);
     for endpoint in endpoints.filter(|e| e.condition == Condition::Ready) {
         let Some(hints) = &endpoint.hints else { return Topology::Everywhere };
@@ -123,7 +129,7 @@ fn topology<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, here: Here<'_>) -
     }
 }
 
-fn prefers(endpoint: &Endpoint, topology: Topology, here: Here<'_>) -> bool {
+pub(super) fn prefers(endpoint: &Endpoint, topology: Topology, here: Here<'_>) -> bool {
     let hints = endpoint.hints.as_deref();
     match topology {
         Topology::Everywhere => true,

@@ -11,6 +11,7 @@ mod decide;
 mod endpoints;
 mod planner;
 mod policy;
+mod reasons;
 mod table;
 
 #[cfg(any(test, feature = "fixtures"))]
@@ -19,9 +20,12 @@ pub mod fixtures;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Decision, Packet, Source as PacketSource, decide};
-pub use endpoints::{Categories, Here, categorize, local_ready};
+pub use decide::{
+    Decision, Packet, Source as PacketSource, admits, decide, find_frontend, is_pod, route_for,
+};
+pub use endpoints::{Categories, Here, Topology, categorize, local_ready};
 pub use planner::{Effect, Planner, build};
+pub use reasons::{Judged, Standing, judge};
 pub use table::{
     Address, Admit, Affinity, ClusterIpGuard, ForwardingTable, Frontend, FrontendKind, HealthCheck,
     Host, Masquerade, NodePortAddresses, PodDetector, PoolEndpoint, PoolKind, PortPlan, Route,
