@@ -23,6 +23,7 @@ mod failure;
 mod kubeconfig;
 mod lenient;
 mod lists;
+pub mod manifests;
 mod object;
 mod object_feed;
 mod page;
