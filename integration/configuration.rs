@@ -4,18 +4,18 @@
 mod support;
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
 use serde_json::json;
-use sluice_cluster::api::{ApiServer, Options};
+use sluice_cluster::api::ApiServer;
 use sluice_cluster::{Isolation, prepare};
 use sluice_kernel::ipvs::Ipvs;
 use tempfile::TempDir;
 
 use support::daemon::{Daemon, config, program};
+use support::objects::api_server;
 use support::{Outcome, eventually, in_own_network, run, trial};
 
 /// The flags that `kube-proxy --help` of release 1.36 shows, and two hidden ones; `--cleanup` is apart.
@@ -267,11 +267,8 @@ impl Configured {
 
 /// An API server with a node and a Service with a NodePort.
 fn api() -> ApiServer {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is up");
-    let api = ApiServer::start(listener, Options::default()).expect("the API server starts");
+    let api = api_server(&["192.168.0.2"]);
     let objects = [
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
-            "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.2"}]}}),
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
             "spec": {"type": "NodePort", "clusterIP": "10.96.0.10",
                 "ports": [{"port": 80, "targetPort": 8080, "nodePort": 30080}]}}),

@@ -7,13 +7,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_cluster::api::{ApiServer, Options, Outage, Part, Patch, Resource};
+use sluice_cluster::api::{ApiServer, Outage, Part, Patch, Resource};
 use sluice_cluster::{Isolation, prepare};
 use sluice_core::model::Snapshot;
 use sluice_core::net::Family;
@@ -23,7 +23,11 @@ use sluice_dataplane::service_table::Connection;
 use sluice_dataplane::{Backend, Observation, Report, Scope};
 
 use support::daemon::{Daemon, config, number};
+use support::objects::api_server;
 use support::{Outcome, eventually, run, trial};
+
+/// The addresses of the node.
+const NODE_IPS: [&str; 2] = ["192.168.0.2", "fd00:168::2"];
 
 fn main() -> ExitCode {
     // Before any thread exists: without root, everything happens in a user namespace.
@@ -41,24 +45,6 @@ fn main() -> ExitCode {
         trial("a_bad_configuration_names_every_problem", bad_configuration),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// An API server with the node `node-a`.
-fn api() -> ApiServer {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is up");
-    let api = ApiServer::start(listener, Options::default()).expect("the API server starts");
-    create(&api, node());
-    api
-}
-
-fn node() -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
-        "status": {"addresses": [
-            {"type": "InternalIP", "address": "192.168.0.2"},
-            {"type": "InternalIP", "address": "fd00:168::2"},
-        ]},
-    })
 }
 
 #[track_caller]
@@ -118,7 +104,7 @@ fn table(family: &str) -> String {
 }
 
 fn ten_thousand() -> Outcome {
-    let api = api();
+    let api = api_server(&NODE_IPS);
     let mut objects = Vec::new();
     for n in 0..10_000_u16 {
         let name = format!("web-{n}");
@@ -162,7 +148,7 @@ fn show(line: &str, daemon: &Daemon) {
 
 /// Services of every kind, in a table that `nft` accepts and prints as it is written down.
 fn goldens() -> Outcome {
-    let api = api();
+    let api = api_server(&NODE_IPS);
     create(
         &api,
         service(
@@ -256,7 +242,7 @@ fn sorted_elements(text: &str) -> String {
 }
 
 fn drift() -> Outcome {
-    let api = api();
+    let api = api_server(&NODE_IPS);
     create(&api, service("web", json!({"clusterIP": "10.96.0.10"})));
     create(&api, slice("web", "IPv4", &["10.244.1.1".to_owned()]));
     run("nft", &["add", "table", "ip", "other"]);
@@ -347,7 +333,7 @@ fn take_over() -> Outcome {
     let file = folder.path().join("foreign.nft");
     fs::write(&file, foreign)?;
     run("nft", &["-f", file.to_str().expect("a path in UTF-8")]);
-    let api = api();
+    let api = api_server(&NODE_IPS);
     create(&api, service("web", json!({"clusterIP": "10.96.0.10"})));
     create(&api, slice("web", "IPv4", &["10.244.1.1".to_owned()]));
     let daemon = Daemon::start(&api.url(), &config(""));
@@ -359,7 +345,7 @@ fn take_over() -> Outcome {
 }
 
 fn api_server_away() -> Outcome {
-    let api = api();
+    let api = api_server(&NODE_IPS);
     create(&api, service("web", json!({"clusterIP": "10.96.0.10"})));
     create(&api, slice("web", "IPv4", &["10.244.1.1".to_owned()]));
     let mut daemon = Daemon::start(&api.url(), &config(""));
@@ -385,7 +371,7 @@ fn api_server_away() -> Outcome {
 }
 
 fn nonsense() -> Outcome {
-    let api = api();
+    let api = api_server(&NODE_IPS);
     create(&api, service("good", json!({"clusterIP": "10.96.0.10"})));
     for slice in both_slices("good", &[1, 2]) {
         create(&api, slice);

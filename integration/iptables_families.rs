@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use libtest_mimic::Failed;
 use serde_json::{Value, json};
-use sluice_cluster::api::{ApiServer, Options, Resource};
+use sluice_cluster::api::{ApiServer, Resource};
 use tempfile::TempDir;
 
 use super::support::daemon::{Daemon, config};
+use super::support::objects::api_server;
 use super::{Outcome, eventually, program, run};
 
 const PROGRAMS: [&str; 3] = ["", "-save", "-restore"];
@@ -58,6 +60,16 @@ fn programs(folder: &Path, family: &str, fail: bool) -> Outcome {
     Ok(())
 }
 
+/// The daemon in iptables mode, with the programs of a folder only.
+fn start(api: &ApiServer, programs: &Path) -> Result<Daemon, Failed> {
+    let text = config("iptables: {minSyncPeriod: 1ms, syncPeriod: 1s}");
+    let file = programs.join("config.yaml");
+    fs::write(&file, text.replace("mode: nftables", "mode: iptables"))?;
+    let mut command = Command::new(program());
+    command.arg("--config").arg(&file).args(["--master", &api.url()]);
+    Ok(Daemon::start_as(command.env("PATH", programs)))
+}
+
 pub(crate) fn without_ip6tables() -> Outcome {
     for failing in [false, true] {
         let path = TempDir::new()?;
@@ -65,20 +77,10 @@ pub(crate) fn without_ip6tables() -> Outcome {
         if failing {
             programs(path.path(), "ip6tables", true)?;
         }
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let api = ApiServer::start(listener, Options::default())?;
-        api.create(&json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
-            "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.2"}]},
-        }))?;
+        let api = api_server(&["192.168.0.2"]);
         api.create(&service("web", "SingleStack"))?;
         ["ip", "ip6"].into_iter().for_each(leftover);
-        let text = config("iptables: {minSyncPeriod: 1ms, syncPeriod: 1s}");
-        let file = path.path().join("config.yaml");
-        fs::write(&file, text.replace("mode: nftables", "mode: iptables"))?;
-        let mut command = Command::new(program());
-        command.arg("--config").arg(&file).args(["--master", &api.url()]);
-        let mut daemon = Daemon::start_as(command.env("PATH", path.path()));
+        let mut daemon = start(&api, path.path())?;
         daemon.wait_for_first_sync("IPv4");
         eventually("leftovers are removed", || {
             (!has_leftover("ip") && !has_leftover("ip6")).then_some(())
@@ -117,20 +119,10 @@ pub(crate) fn without_ip6tables() -> Outcome {
 pub(crate) fn leftovers_of_a_needed_family() -> Outcome {
     let path = TempDir::new()?;
     programs(path.path(), "iptables", false)?;
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let api = ApiServer::start(listener, Options::default())?;
-    api.create(&json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
-        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.2"}]},
-    }))?;
+    let api = api_server(&["192.168.0.2"]);
     api.create(&service("both", "RequireDualStack"))?;
     ["ip", "ip6"].into_iter().for_each(leftover);
-    let text = config("iptables: {minSyncPeriod: 1ms, syncPeriod: 1s}");
-    let file = path.path().join("config.yaml");
-    fs::write(&file, text.replace("mode: nftables", "mode: iptables"))?;
-    let mut command = Command::new(program());
-    command.arg("--config").arg(&file).args(["--master", &api.url()]);
-    let daemon = Daemon::start_as(command.env("PATH", path.path()));
+    let daemon = start(&api, path.path())?;
     eventually("the leftover of IPv4 is removed", || (!has_leftover("ip")).then_some(()));
     assert!(has_leftover("ip6"), "it may still serve");
     programs(path.path(), "ip6tables", false)?;

@@ -2,17 +2,16 @@
 
 #![allow(dead_code)] // each program uses its own part
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use sluice_core::model::{
-    Change, Condition, Endpoint, EndpointPort, EndpointSlice, Service, ServiceName, ServicePort,
-    ServiceType, SliceName, Snapshot, SourceRanges, TrafficPolicy,
+    Condition, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, SliceName, Snapshot,
 };
 use sluice_core::net::{Family, Protocol};
+pub(crate) use sluice_core::plan::fixtures::snapshot;
 use sluice_core::plan::{
-    self, ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, PodDetector,
+    self, ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, PodDetector, fixtures,
 };
 use sluice_dataplane::iptables::{Iptables, Layout, LocalhostNodePorts, Options, OutOfWindow};
 use sluice_kernel::xtables::{Variant, Xtables};
@@ -59,18 +58,10 @@ pub(crate) fn ip(family: Family, [a, b, c, d]: [u8; 4]) -> IpAddr {
 /// A Service without external addresses.
 pub(crate) fn service(family: Family, name: &str, cluster_ip: [u8; 4]) -> Service {
     Service {
-        name: ServiceName::new("default", name),
-        created: 1,
         kind: ServiceType::ClusterIp,
         cluster_ips: vec![ip(family, cluster_ip)],
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        source_ranges: SourceRanges::Anyone,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        health_check_node_port: None,
         ports: vec![port("", Protocol::Tcp, 80)],
+        ..fixtures::service(name, "10.96.0.1")
     }
 }
 
@@ -80,11 +71,8 @@ pub(crate) fn port(name: &str, protocol: Protocol, number: u16) -> ServicePort {
 
 /// A slice of endpoints; the first of them is on this node.
 pub(crate) fn slice(service: &Service, endpoints: &[IpAddr]) -> EndpointSlice {
-    let endpoint = |(index, address): (usize, &IpAddr)| Endpoint {
-        address: *address,
-        condition: Condition::Ready,
-        local: index == 0,
-        hints: None,
+    let endpoint = |(index, address): (usize, &IpAddr)| {
+        fixtures::endpoint(&address.to_string(), Condition::Ready, index == 0)
     };
     let port = |port: &ServicePort| EndpointPort {
         name: Arc::clone(&port.name),
@@ -134,14 +122,6 @@ pub(crate) fn many(services: u16, endpoints: u8) -> Snapshot {
         list.push(web);
     }
     snapshot(list, slices)
-}
-
-pub(crate) fn snapshot(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    let mut dirty = BTreeSet::new();
-    snapshot.apply(Change::Services(services), &mut dirty);
-    snapshot.apply(Change::Slices(slices), &mut dirty);
-    snapshot
 }
 
 pub(crate) fn table(family: Family, snapshot: &Snapshot) -> ForwardingTable {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use sluice_cluster::api::{Part, Patch, Resource};
 use sluice_cluster::{
     Answer, Cluster, ClusterSpec, Host, Isolation, LoadKind, LoadSpec, Pod, Probe, prepare,
@@ -16,11 +16,11 @@ use sluice_cluster::{
 use sluice_core::net::{Family, Protocol};
 
 use support::daemon::program;
+use support::objects::{NODE_PORT, web};
 use support::{Outcome, eventually};
 
 const PORTS: [(Protocol, u16); 3] =
     [(Protocol::Tcp, 8080), (Protocol::Udp, 8080), (Protocol::Sctp, 8080)];
-const NODE_PORT: u16 = 30080;
 
 fn main() -> ExitCode {
     prepare(Isolation::Private).expect("namespaces of our own");
@@ -53,24 +53,6 @@ fn cluster(configuration: &str) -> Result<Cluster, sluice_cluster::cluster::Erro
     })?;
     cluster.create_service(&web())?;
     Ok(cluster)
-}
-
-/// A dual-stack Service with a node port for each protocol.
-fn web() -> Value {
-    let port = |(name, protocol): (&str, &str)| {
-        json!({"name": name, "protocol": protocol, "port": 80, "targetPort": 8080,
-               "nodePort": NODE_PORT})
-    };
-    let ports: Vec<Value> =
-        [("t", "TCP"), ("u", "UDP"), ("s", "SCTP")].into_iter().map(port).collect();
-    json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-        "spec": {
-            "type": "NodePort", "selector": {"app": "web"}, "ports": ports,
-            "ipFamilyPolicy": "RequireDualStack",
-            "clusterIP": "10.96.0.80", "clusterIPs": ["10.96.0.80", "fd00:10:96::80"],
-        },
-    })
 }
 
 fn vip(family: Family) -> SocketAddr {

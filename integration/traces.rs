@@ -10,10 +10,11 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
-use sluice_cluster::api::{ApiServer, Options};
+use sluice_cluster::api::ApiServer;
 use sluice_cluster::{Isolation, prepare};
 
 use support::daemon::{Daemon, config, program};
+use support::objects::api_server;
 use support::{Outcome, eventually, trial};
 
 fn main() -> ExitCode {
@@ -126,17 +127,6 @@ fn fields(mut message: &[u8], wanted: u64) -> Vec<Vec<u8>> {
     found
 }
 
-fn api() -> ApiServer {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is up");
-    let api = ApiServer::start(listener, Options::default()).expect("the API server starts");
-    let node = json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
-        "status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]},
-    });
-    api.create(&node).expect("a node");
-    api
-}
-
 /// The daemon, and the folder of its configuration.
 fn daemon(api: &ApiServer, endpoint: &str) -> (Daemon, tempfile::TempDir) {
     let folder = tempfile::TempDir::new().expect("a temporary folder");
@@ -161,7 +151,7 @@ fn service() -> serde_json::Value {
 }
 
 fn one_change() -> Outcome {
-    let api = api();
+    let api = api_server(&["127.0.0.1"]);
     let (port, collected) = collector();
     let (mut daemon, _folder) = daemon(&api, &format!("http://127.0.0.1:{port}"));
     // What was listed at the start is no change.
@@ -204,7 +194,7 @@ fn one_change() -> Outcome {
 }
 
 fn no_collector() -> Outcome {
-    let api = api();
+    let api = api_server(&["127.0.0.1"]);
     let (mut daemon, _folder) = daemon(&api, "http://127.0.0.1:9");
     api.create(&service())?;
     daemon.wait_for("synced family=IPv4");
@@ -213,7 +203,7 @@ fn no_collector() -> Outcome {
 }
 
 fn bad_endpoint() -> Outcome {
-    let api = api();
+    let api = api_server(&["127.0.0.1"]);
     let (mut daemon, _folder) = daemon(&api, "no place");
     assert_eq!(daemon.exit_code(), Some(1));
     let said = eventually("it says why", || {

@@ -6,6 +6,8 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // it is a bench
 
+#[path = "network.rs"]
+mod network;
 #[path = "../iptables_world.rs"]
 mod world;
 
@@ -13,7 +15,6 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, unshare};
 use sluice_core::model::{Change, ServiceName};
 use sluice_core::net::Family;
 use sluice_dataplane::iptables::Layout;
@@ -91,19 +92,8 @@ fn measure(variant: Variant, layout: Layout, services: u16) {
     );
 }
 
-/// Each figure starts without connections that are tracked already.
 fn in_new_network<T: Send>(body: impl FnOnce() -> T + Send) -> T {
-    let ip = |arguments: &[&str]| {
-        assert!(Command::new("ip").args(arguments).status().unwrap().success());
-    };
-    let inside = || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; run it as root");
-        ip(&["link", "set", "lo", "up"]);
-        ip(&["addr", "add", "192.168.0.2/32", "dev", "lo"]);
-        ip(&["route", "add", "local", "10.0.0.0/8", "dev", "lo"]);
-        body()
-    };
-    std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
+    network::in_new_network("192.168.0.2/32", "10.0.0.0/8", body)
 }
 
 /// The average time of the first packet of a UDP flow to the last Service, through the output hook.

@@ -6,11 +6,13 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss)] // it is a bench
 
+#[path = "network.rs"]
+mod network;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, unshare};
 use sluice_core::net::{Family, Protocol};
 use sluice_kernel::nft::{
     Chain, ChainKind, Counting, Data, Element, Field, Hook, Key, Nft, Op, Rule, Set, TableName,
@@ -48,19 +50,8 @@ fn main() {
     }
 }
 
-/// Each figure starts without connections that are tracked already.
 fn in_new_network<T: Send>(body: impl FnOnce() -> T + Send) -> T {
-    let ip = |arguments: &[&str]| {
-        assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success());
-    };
-    let inside = || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; run it as root");
-        ip(&["link", "set", "lo", "up"]);
-        ip(&["addr", "add", "10.0.0.1/32", "dev", "lo"]);
-        ip(&["route", "add", "local", "10.96.0.0/12", "dev", "lo"]);
-        body()
-    };
-    std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
+    network::in_new_network("10.0.0.1/32", "10.96.0.0/12", body)
 }
 
 fn micros(duration: Duration) -> f64 {

@@ -25,11 +25,11 @@ use sluice_core::net::{Family, Protocol};
 use sluice_kernel::conntrack::{self, Flow};
 
 use support::daemon::program;
+use support::objects::{NODE_PORT, web};
 use support::{Outcome, eventually};
 
 const PORTS: [(Protocol, u16); 3] =
     [(Protocol::Tcp, 8080), (Protocol::Udp, 8080), (Protocol::Sctp, 8080)];
-const NODE_PORT: u16 = 30080;
 /// The port that every client sends from, all the time.
 const FROM: u16 = 5000;
 /// How long what must happen may take on a busy machine.
@@ -164,24 +164,6 @@ impl World {
         flows.retain(|flow| flow.destination == to);
         flows
     }
-}
-
-/// A dual-stack Service of UDP, TCP and SCTP.
-fn web() -> Value {
-    let port = |(name, protocol): (&str, &str)| {
-        json!({"name": name, "protocol": protocol, "port": 80, "targetPort": 8080,
-               "nodePort": NODE_PORT})
-    };
-    let ports: Vec<Value> =
-        [("t", "TCP"), ("u", "UDP"), ("s", "SCTP")].into_iter().map(port).collect();
-    json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-        "spec": {
-            "type": "NodePort", "selector": {"app": "web"}, "ports": ports,
-            "ipFamilyPolicy": "RequireDualStack",
-            "clusterIP": "10.96.0.80", "clusterIPs": ["10.96.0.80", "fd00:10:96::80"],
-        },
-    })
 }
 
 /// Another Service, for other pods, at other addresses.

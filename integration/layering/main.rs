@@ -1,11 +1,12 @@
 //! The rules of the repository. Here are the tables of docs/architecture.md: which crate and which module may
 //! use which, where words of the outside world may stand, and what the daemon's program is built from.
-//! Beside it: [`cycles`] between files, [`dependencies`], what must be [`documented`], and [`words`] that
-//! are not used.
+//! Beside it: [`cycles`] between files, [`dependencies`], what must be [`documented`], [`fixtures`] that
+//! nobody uses, and [`words`] that are not used.
 
 mod cycles;
 mod dependencies;
 mod documented;
+mod fixtures;
 mod rust;
 mod words;
 

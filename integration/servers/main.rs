@@ -13,11 +13,12 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use sluice_cluster::api::{ApiServer, FailureCode, Options, Outage, Resource, Verb};
+use sluice_cluster::api::{ApiServer, FailureCode, Outage, Resource, Verb};
 use sluice_cluster::{Isolation, prepare};
 
 use http::{HEALTHZ, METRICS, ask, get};
 use support::daemon::{Daemon, config};
+use support::objects::api_server;
 use support::{Outcome, eventually, trial};
 
 fn main() -> ExitCode {
@@ -49,14 +50,7 @@ fn main() -> ExitCode {
 
 /// An API server with the node `node-a`.
 fn api() -> ApiServer {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is up");
-    let api = ApiServer::start(listener, Options::default()).expect("the API server starts");
-    let node = json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
-        "status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]},
-    });
-    api.create(&node).expect("a node");
-    api
+    api_server(&["127.0.0.1"])
 }
 
 /// A daemon that has done its first sync.

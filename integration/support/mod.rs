@@ -5,6 +5,7 @@
 
 pub(crate) mod daemon;
 pub(crate) mod netlink;
+pub(crate) mod objects;
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -75,6 +75,23 @@ pub fn snapshot(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Snapshot 
     snapshot
 }
 
+/// So many Services, each with a node port of its own and as many endpoints as there are entries in `local`,
+/// which says whether each is on this node.
+pub fn many(services: u16, local: &[bool]) -> Snapshot {
+    let of = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let mut web = service(&format!("web-{n}"), &format!("10.96.{high}.{low}"));
+        web.ports[0].node_port = Some(20_000 + n);
+        let pod = |(second, local): (u8, &bool)| {
+            endpoint(&format!("10.{second}.{high}.{low}"), Condition::Ready, *local)
+        };
+        let pods = (100..).zip(local).map(pod).collect();
+        (web, slice(&format!("web-{n}"), "1", pods))
+    };
+    let (services, slices) = (0..services).map(of).unzip();
+    snapshot(services, slices)
+}
+
 /// A small world in which everything collides: few Services, addresses, ports and slices.
 pub fn any_change() -> impl Strategy<Value = Change> {
     let name = prop::sample::select(vec!["a", "b", "c"]);

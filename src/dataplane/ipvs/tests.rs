@@ -13,7 +13,7 @@ use crate::{Backend, Observation, Report, Scope};
 use sluice_core::model::{Change, Condition, Service, ServiceName, Snapshot, TrafficPolicy};
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::fixtures::{
-    any_change, endpoint, host, ip, service, slice, snapshot, two_services,
+    any_change, endpoint, host, ip, many, service, slice, snapshot, two_services,
 };
 use sluice_core::plan::{
     Address, ForwardingTable, Planner, PortPlan, Route, ServicePlan, SourceClass, Verdict, build,
@@ -144,17 +144,7 @@ fn untouched<'t>(
 
 #[test]
 fn a_change_of_one_service_in_ten_thousand_costs_a_few_operations() {
-    let mut services = Vec::new();
-    let mut slices = Vec::new();
-    for n in 0..10_000_u16 {
-        let [high, low] = n.to_be_bytes();
-        let mut web = service(&format!("web-{n}"), &format!("10.96.{high}.{low}"));
-        web.ports[0].node_port = Some(20_000 + n);
-        services.push(web);
-        let pods = [endpoint(&format!("10.100.{high}.{low}"), Condition::Ready, false)];
-        slices.push(slice(&format!("web-{n}"), "1", pods.to_vec()));
-    }
-    let mut snapshot = snapshot(services, slices);
+    let mut snapshot = many(10_000, &[false]);
     let mut planner = Planner::new(Family::V4, "node-a", host());
     planner.update(&snapshot, &snapshot.services.keys().cloned().collect());
     let mut world = World::new(Machine::default());

@@ -16,7 +16,7 @@ use crate::{ipvs, nftables, userspace};
 use sluice_core::model::{Change, Condition, Service, ServiceName, Snapshot};
 use sluice_core::net::Family;
 use sluice_core::plan::fixtures::{
-    any_change, endpoint, host, ip, service, slice, snapshot, two_services,
+    any_change, endpoint, host, ip, many, service, slice, snapshot, two_services,
 };
 use sluice_core::plan::{
     ClusterIpGuard, ForwardingTable, Host, NodePortAddresses, Planner, PodDetector, build,
@@ -81,18 +81,7 @@ fn without_order(model: &Model) -> Vec<(Arc<str>, Vec<u8>, Value, String)> {
 }
 
 fn ten_thousand() -> Snapshot {
-    let mut services = Vec::new();
-    let mut slices = Vec::new();
-    for n in 0..10_000_u16 {
-        let [high, low] = n.to_be_bytes();
-        let mut web = service(&format!("web-{n}"), &format!("10.96.{high}.{low}"));
-        web.ports[0].node_port = Some(20_000 + n);
-        services.push(web);
-        let endpoints = (0..5)
-            .map(|e| endpoint(&format!("10.{}.{high}.{low}", 100 + e), Condition::Ready, e == 0));
-        slices.push(slice(&format!("web-{n}"), "1", endpoints.collect()));
-    }
-    snapshot(services, slices)
+    many(10_000, &[true, false, false, false, false])
 }
 
 #[test]
