@@ -1,5 +1,5 @@
 //! The guest with another kernel (`integration/guest`, docs/guest.md): what a command sees in it, and how
-//! one hears of its failures.
+//! its failures are reported.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test may end where it is, and says what it leaves out
 
@@ -73,7 +73,7 @@ fn job(runner: u32) -> PathBuf {
     cache().join("jobs").join(runner.to_string())
 }
 
-/// What is kept from one run to the next.
+/// The files that later runs use again.
 fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).unwrap_or_else(|| {
         PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache")

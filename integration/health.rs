@@ -197,7 +197,7 @@ fn pods_come_and_go() -> Outcome {
     wait_count(&client, &a, WEB, "web", 2);
     cluster.remove_pod(&two)?;
     wait_count(&client, &a, WEB, "web", 1);
-    // They still get traffic, but balancers are to look elsewhere.
+    // They still get traffic, but load balancers must choose other nodes.
     terminate_endpoints(&cluster, "web")?;
     wait_count(&client, &a, WEB, "web", 0);
     cluster.publish()?;

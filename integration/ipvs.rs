@@ -283,8 +283,8 @@ fn daemon() -> Outcome {
     Ok(())
 }
 
-/// Virtual services and addresses of others in excluded prefixes stay, those elsewhere are taken for
-/// leftovers; and this node answers ARP strictly.
+/// Virtual services and addresses of other programs stay in excluded prefixes, and are removed as leftovers
+/// outside of them; and this node answers ARP strictly.
 fn settings() -> Outcome {
     let text = CONFIG.replace("{", "{excludeCIDRs: [10.99.0.0/16], strictARP: true, ");
     let (cluster, _pods) = unserved(&text)?;

@@ -99,7 +99,7 @@ fn reach() -> Outcome {
                 let own = if pod == near.name() { node.ip(family) } else { near.ip(family) };
                 assert_eq!(source, own, "{protocol} from web-1 to {pod}");
             }
-            // What comes from elsewhere comes back through this node, so it bears its address.
+            // Traffic from outside is masqueraded, so that replies come back through this node.
             for probe in [cluster_ip, node_port] {
                 for (pod, source) in sources(&client, probe, &[&near, &far]) {
                     let hidden = cluster.lab().node("node-a")?.ip(family);

@@ -332,7 +332,7 @@ fn every_direction_of_ipvs() -> Outcome {
     Ok(())
 }
 
-/// A recorded listing with the addresses of this world.
+/// A recorded listing with the addresses of this test's pod.
 fn recorded(text: &str, world: &World) -> String {
     let (v4, v6) = (world.pod.ip(Family::V4), world.pod.ip(Family::V6));
     let mut result = String::new();

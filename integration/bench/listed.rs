@@ -152,7 +152,6 @@ pub(crate) struct Watching {
     runtime: Runtime,
     updates: Receiver<Message>,
     stop: CancellationToken,
-    /// The list.
     pub(crate) list: Option<Change>,
 }
 

@@ -182,7 +182,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// The world after a further step.
+    /// The objects after a further step.
     pub(crate) fn after(&self, step: &Step) -> World {
         let mut world = self.clone();
         for write in &step.writes {

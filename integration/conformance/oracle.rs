@@ -28,7 +28,7 @@ use super::plan::{address_of, twin};
 /// How long lists may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What `decide` knows about a world, in one family.
+/// The input of `decide` for the state of a case, in one family.
 #[derive(Debug, Clone)]
 pub(crate) struct Oracle {
     pub(crate) table: ForwardingTable,
@@ -65,7 +65,7 @@ pub(crate) enum Outcome {
     Pass,
 }
 
-/// A world as the watches tell it, through a real API server.
+/// The snapshot of a case's objects, through a real API server and the daemon's watches.
 pub(crate) fn snapshot(world: &World, family: Family) -> Result<Snapshot, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("loopback: {e}"))?;
     let api = ApiServer::start(listener, Options::default()).map_err(|e| e.to_string())?;
@@ -82,7 +82,7 @@ pub(crate) fn snapshot(world: &World, family: Family) -> Result<Snapshot, String
 }
 
 impl Oracle {
-    /// Sends the world through API server, watches and plan of a mode.
+    /// Sends the objects of a case through API server, watches and the plan of a mode.
     pub(crate) fn new(
         settings: &Settings,
         mode: Mode,
@@ -92,7 +92,7 @@ impl Oracle {
         Oracle::knowing(&snapshot(world, family)?, settings, mode, world, family)
     }
 
-    /// What the plan of a mode makes of a world that was listed before.
+    /// The plan of a mode for a snapshot that exists already.
     pub(crate) fn knowing(
         snapshot: &Snapshot,
         settings: &Settings,

@@ -169,7 +169,7 @@ impl Stage {
         }
     }
 
-    /// Writes what makes the world so, without waiting for the daemon.
+    /// Writes the objects of a case to the API server, without waiting for the daemon.
     pub(crate) fn write(&mut self, world: &World, family: Family) -> Result<(), Failed> {
         let mut wanted = BTreeMap::new();
         for object in objects::objects(world, family)? {

@@ -1,5 +1,5 @@
-//! Clients that never stop sending, while endpoints come and go in every order: whatever the rules of a
-//! change let through on their way into force, nobody stays where the rules would not send him.
+//! Clients that never stop sending, while endpoints come and go in every order: whatever packets pass while a
+//! change is written, no flow keeps an endpoint that the new rules would not choose.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -203,7 +203,7 @@ const fn step(leave: &'static [Place], come: Option<Place>) -> Step {
     Step { leave, come }
 }
 
-/// Every way between none, here, elsewhere and both.
+/// Every transition between no endpoint, one on this node, one on another node, and both.
 const STEPS: [Step; 14] = [
     step(&[], Some(Place::Here)),
     step(&[Place::Here], Some(Place::Here)),

@@ -256,8 +256,7 @@ impl Written {
         let done = Sandbox::run(move || {
             match run(&loader, arguments, &input) {
                 Ok(_) => {}
-                // 1.0.6 writes maps to address and port to JSON and refuses to read them, whoever
-                // made them.
+                // 1.0.6 writes maps to address and port to JSON and refuses to read them, even its own.
                 Err(why) if form == Form::Json && why.contains("Invalid map type 'ip") => {
                     eprintln!("{what}: not to be had: {}", why.trim());
                     return;

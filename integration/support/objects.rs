@@ -17,7 +17,6 @@ pub(crate) fn api_server(node_ips: &[&str]) -> ApiServer {
     api
 }
 
-/// The node `node-a`.
 fn node(ips: &[&str]) -> Value {
     let address = |ip: &&str| json!({"type": "InternalIP", "address": ip});
     json!({

@@ -100,8 +100,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // While the lock is still held, so that nobody can have taken the path over. A file that
-        // stays is harmless: it is locked and removed by the next lab that meets it.
+        // While the lock is still held, so that no other lab uses the path yet. A file that stays is
+        // harmless: the next lab that finds it locks and removes it.
         let _ = fs::remove_file(self.id.lock_path());
     }
 }
@@ -149,8 +149,8 @@ fn try_lock(id: LabId) -> Result<Option<File>, Error> {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        // Between open and lock the holder may have removed the file: then the lock is on a file
-        // that nobody else can find, and worth nothing.
+        // Between open and lock the holder may have removed the file: then the lock is on a file that
+        // no other lab can open, and excludes none.
         let locked = file.metadata().map_err(failed)?;
         match fs::metadata(&path) {
             Ok(found) if found.ino() == locked.ino() && found.dev() == locked.dev() => {

@@ -37,7 +37,7 @@ pub struct Packet {
     pub destination: u16,
     /// Verification tag: the one that the receiver chose, or 0 in an INIT.
     pub tag: u32,
-    /// The chunk.
+    /// What the packet carries.
     pub chunk: Chunk,
 }
 

@@ -50,11 +50,11 @@ pub enum Error {
 /// One connection attempt: a TCP connection, a UDP datagram or an SCTP association.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
-    /// The protocol.
+    /// The transport protocol.
     pub protocol: Protocol,
-    /// The destination.
+    /// Where it is sent to; a Service or an endpoint.
     pub destination: SocketAddr,
-    /// The timeout.
+    /// How long an answer is waited for.
     pub timeout: Duration,
     /// The source address; the kernel chooses one if there is none.
     pub source: Option<IpAddr>,

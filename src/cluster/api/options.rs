@@ -14,7 +14,7 @@ pub struct Options {
     /// Ranges of cluster IPs; the family of the first is the one of single-stack Services. They
     /// become the ServiceCIDR object `kubernetes`.
     pub service_cidrs: Vec<IpNet>,
-    /// Node ports.
+    /// The range from which node ports are allocated.
     pub node_ports: RangeInclusive<u16>,
     /// The number of events kept per resource. A client that is further behind gets 410.
     pub history: usize,

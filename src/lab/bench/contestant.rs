@@ -13,8 +13,7 @@ use super::results::{Program, Subject};
 use sluice_cluster::{Host, Proxy, proxy};
 use sluice_config::Mode;
 
-/// Where both programs answer questions for their health and for their metrics; nobody else is in the
-/// node's namespace.
+/// Where both programs serve health and metrics; no other program is in the node's namespace.
 const HEALTH_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
 

@@ -25,8 +25,8 @@ const AT_ONCE: usize = 256;
 /// Source ports.
 const PORTS: Range<u16> = 2_000..30_000;
 
-/// The interval of connections grows with the time that has passed, to this part of it: so the
-/// figure is exact to 1 %, and a slow proxy is not kept from its work by ours.
+/// The interval between connections is this fraction of the time that has passed: the figure is exact to
+/// 1 %, and probing does not slow down a slow proxy.
 const GRAIN: u32 = 100;
 
 /// Asks at intervals of `grain` (or 1 % of the time since `since`, if that is more) until an endpoint

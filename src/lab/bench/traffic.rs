@@ -151,8 +151,8 @@ fn window(way: &mut Way, quantity: Quantity, length: Duration) -> Result<Vec<f64
     Ok(measured.map_err(Error::Traffic)?)
 }
 
-/// Each flow has a source port that no flow has had for so long that nobody remembers it; of each, the
-/// time from the first datagram to its answer.
+/// The time from the first datagram of each flow to its answer. Each has a source port whose last flow
+/// connection tracking has forgotten.
 fn first_packets(way: &mut Way) -> io::Result<Vec<f64>> {
     let ports = usize::from(FLOW_PORTS.end - FLOW_PORTS.start);
     let mut times = Vec::with_capacity(FLOWS);

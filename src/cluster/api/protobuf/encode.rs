@@ -54,7 +54,7 @@ pub fn list<'a>(
     envelope(&resource.api_version(), &format!("{}List", resource.info().kind), &list)
 }
 
-/// A `Status`.
+/// The message of a `Status`, as answers to refused requests have it.
 pub fn status(status: &Value) -> Vec<u8> {
     envelope("v1", "Status", &fields(status, STATUS))
 }

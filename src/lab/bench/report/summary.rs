@@ -32,7 +32,7 @@ pub(super) struct KeyFigure {
     pub(super) sentence: String,
 }
 
-/// The key figures of this machine's kernel; of a guest if nothing was measured elsewhere.
+/// The key figures of this machine's kernel, or of the guest if only that was measured.
 pub(super) fn key_figures(panels: &[Panel<'_>]) -> Vec<KeyFigure> {
     let host = panels.iter().any(|panel| panel.guest.is_none());
     let eligible = |panel: &&Panel<'_>| !host || panel.guest.is_none();
