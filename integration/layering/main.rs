@@ -252,6 +252,32 @@ fn the_daemon_is_built_from_nothing_of_the_laboratory() {
     }
 }
 
+/// `cargo test -p CRATE` builds kube with the features of that crate only; it does not compile without a
+/// version of the API.
+#[test]
+fn a_crate_that_is_built_alone_chooses_a_version_of_the_api() {
+    let mut chosen = 0;
+    for row in table("| crate | lines |") {
+        let package = match row[0].trim_matches('`').trim_start_matches("src/") {
+            "daemon" => "sluice".to_owned(),
+            krate => format!("sluice-{krate}"),
+        };
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--locked", "--offline", "-p", &package, "-e", "normal,dev"])
+            .args(["--prefix", "none", "--format", "{p} {f}"])
+            .current_dir(root())
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout);
+        for line in text.lines().filter(|line| line.starts_with("k8s-openapi ")) {
+            assert!(line.contains("v1_"), "{package} has {line}");
+            chosen += 1;
+        }
+    }
+    assert!(chosen > 0, "kube is built with k8s-openapi");
+}
+
 #[test]
 fn files_stay_readable() {
     const LINES: usize = 500;
