@@ -23,6 +23,7 @@ mod settings;
 mod shots;
 mod spread;
 mod stage;
+mod wait;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

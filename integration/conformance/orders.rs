@@ -4,7 +4,7 @@
 //! waiting in between, and with the daemon killed on the way; then the last one is entered. The kernel
 //! must then have what a daemon writes that starts with nothing. Packets are checked on the way.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::Failed;
 use sluice_core::net::Family;
@@ -13,6 +13,7 @@ use super::case::{Case, PacketLine, World};
 use super::oracle::Oracle;
 use super::shots::{self, Extent};
 use super::stage::Stage;
+use super::wait::Wait;
 
 type Outcome = Result<(), Failed>;
 
@@ -142,13 +143,13 @@ fn kernel(stage: &Stage) -> Result<[String; 2], Failed> {
 }
 
 fn reaches(stage: &Stage, way: &str, wanted: &[String; 2]) -> Outcome {
-    let deadline = Instant::now() + PATIENCE;
+    let wait = Wait::new(PATIENCE);
     loop {
         let found = kernel(stage)?;
         if found == *wanted {
             return Ok(());
         }
-        if Instant::now() > deadline {
+        if !wait.again() {
             let mut text = format!("{way}: another kernel state (- wanted, + found)");
             for (wanted, found) in wanted.iter().zip(&found) {
                 for line in wanted.lines().filter(|line| !found.lines().any(|l| l == *line)) {
@@ -160,6 +161,5 @@ fn reaches(stage: &Stage, way: &str, wanted: &[String; 2]) -> Outcome {
             }
             return Err(text.into());
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sluice_cluster::{Answer, Host, Probe};
 
 use super::case::SourceSeen;
 use super::oracle::{Outcome, Shot};
+use super::wait::Wait;
 
 /// How long an answer may take that must come.
 const PATIENT: Duration = Duration::from_secs(20);
@@ -86,10 +87,10 @@ pub(crate) fn run_until(
     mut checks: Vec<Check>,
     patience: Duration,
 ) -> Vec<(Check, String)> {
-    let deadline = Instant::now() + patience;
+    let wait = Wait::new(patience);
     loop {
         let failures = run(scene, checks);
-        if failures.is_empty() || Instant::now() > deadline {
+        if failures.is_empty() || !wait.again() {
             return failures;
         }
         checks = failures.into_iter().map(|(check, _)| check).collect();

@@ -1,6 +1,8 @@
 //! The daemon's configuration, from a case's settings.
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
 
 use sluice_core::net::Family;
 
@@ -69,11 +71,11 @@ impl Settings {
                 yaml,
                 "iptables: {{minSyncPeriod: 1ms, {masquerade}, localhostNodePorts: false}}"
             ),
-            // Source ports are reused: their IPVS connections must have expired by then.
             Mode::Ipvs => writeln!(
                 yaml,
                 "iptables: {{{masquerade}}}\n\
-                 ipvs: {{minSyncPeriod: 1ms, tcpTimeout: 60s, tcpFinTimeout: 2s, udpTimeout: 2s}}"
+                 ipvs: {{minSyncPeriod: 1ms, tcpTimeout: 60s, tcpFinTimeout: 2s, udpTimeout: {}s}}",
+                memory().as_secs()
             ),
         };
         Ok(yaml)
@@ -93,6 +95,12 @@ impl Settings {
     pub(crate) fn flags(&self) -> Option<&'static str> {
         self.strict_cluster_ips().then_some("--strict-cluster-ips")
     }
+}
+
+/// How long the kernel remembers a datagram's flow. Source ports come back after 20,000 probes: it must be
+/// forgotten by then, and not before the answer comes. In the guest both take longer.
+pub(crate) fn memory() -> Duration {
+    Duration::from_secs(if Path::new("/run/guest").exists() { 30 } else { 2 })
 }
 
 fn both(prefix: &str) -> Result<Vec<String>, String> {

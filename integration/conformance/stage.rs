@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_cluster::api::{ApiServer, Resource};
@@ -15,10 +15,15 @@ use super::case::{NodeState, Settings, World};
 use super::mode::Mode;
 use super::oracle::local_addresses;
 use super::packets::{self, Check, Scene};
+use super::settings::memory;
+use super::wait::Wait;
 use super::{flows, kernel, objects, plan};
 
 /// How long the daemon may take to follow.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// More than an answer takes, on an emulated processor too: a shorter question is lost in any case.
+const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 /// The first address that sentinels use; cases stay below.
 const SENTINELS: [u8; 2] = [10, 96];
@@ -127,9 +132,7 @@ impl Stage {
         )?;
         let client = self.cluster.lab().client();
         sysctl(&client, &["ipv4.ip_nonlocal_bind=1", "ipv6.ip_nonlocal_bind=1"])?;
-        // Source ports come back after 20,000 probes: what was tracked must be forgotten by then, and not before
-        // the answer comes. In the guest both take longer.
-        let seconds = if Path::new("/run/guest").exists() { 30 } else { 2 };
+        let seconds = memory().as_secs();
         let node = self.host("node").ok_or("no node")?;
         let timeouts =
             ["udp_timeout", "udp_timeout_stream", "tcp_timeout_close", "sctp_timeout_closed"]
@@ -245,18 +248,17 @@ impl Stage {
             }
         }
         let from = self.host("pod").ok_or("no pod")?;
-        let deadline = Instant::now() + PATIENCE;
+        let wait = Wait::new(PATIENCE);
         for family in Family::BOTH {
             let to = SocketAddr::new(plan::twin(sentinel_ip(new), family), 9);
-            let mut patience = Duration::from_millis(3);
             loop {
-                let probe = Probe::new(Protocol::Udp, to).timeout(patience);
+                let probe = Probe::new(Protocol::Udp, to).timeout(wait.pause().max(ROUND_TRIP));
                 match from.probe(&probe)? {
                     Answer::Answered { .. } => break,
-                    Answer::Silent => patience = (patience * 5 / 4).min(Duration::from_millis(100)),
-                    _ => std::thread::sleep(Duration::from_millis(2)),
+                    Answer::Silent => {}
+                    _ => std::thread::sleep(wait.pause()),
                 }
-                if Instant::now() > deadline {
+                if wait.is_over() {
                     let log = self.log();
                     return Err(format!("the daemon does not follow; its log:\n{log}").into());
                 }
@@ -330,7 +332,10 @@ impl Stage {
         run(&node, "nft", &["flush", "ruleset"])?;
         if self.mode == Mode::Ipvs {
             run(&node, "ipvsadm", &["-C"])?;
-            run(&node, "ip", &["link", "delete", "kube-ipvs0"])?;
+            // It is not there before the daemon has started.
+            if run(&node, "ip", &["link", "show", "kube-ipvs0"]).is_ok() {
+                run(&node, "ip", &["link", "delete", "kube-ipvs0"])?;
+            }
         }
         Ok(())
     }
