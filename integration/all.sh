@@ -3,10 +3,12 @@
 # more than they compute; what it printed follows at the end.
 set -eu
 cd "$(dirname "$0")/.."
-cargo=${CARGO:-cargo}
+# With everything that can be built in: one daemon for all tests, those of traces too.
+SLUICE_TEST="${CARGO:-cargo} test --locked --features integration/otel"
+export SLUICE_TEST
 
 # Nothing may be built while the guest runs programs from here.
-$cargo test --locked --no-run
+$SLUICE_TEST --no-run
 log=$(mktemp)
 suites=""
 # The guest ends with its suites, and these with the tests.
@@ -15,9 +17,8 @@ trap 'exit 130' INT TERM
 integration/guest/suites >"$log" 2>&1 &
 suites=$!
 failed=""
-$cargo test --locked --no-fail-fast || failed="$failed tests"
+$SLUICE_TEST --no-fail-fast || failed="$failed tests"
 wait "$suites" || failed="$failed guest"
 suites=""
 cat "$log"
-$cargo test --locked -p integration --features otel --test traces || failed="$failed traces"
 [ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }

@@ -54,6 +54,9 @@ struct Ended {
     err: String,
 }
 
+/// An emulated processor alone starts sooner than two.
+const ALONE: (&str, &str) = ("SLUICE_GUEST_PROCESSORS", "1");
+
 /// Runs a shell's script in the guest; nothing of it may be left.
 fn run(script: &str, settings: &[(&str, &str)]) -> io::Result<Ended> {
     let mut command = Command::new(guest("run"));
@@ -99,18 +102,18 @@ fn processes(runner: u32) -> Vec<String> {
 
 fn surroundings() -> Outcome {
     forget_the_accelerator();
-    let script = "echo to out; echo to err >&2; echo \"$SLUICE_X\"; pwd; uname -r; id -u
+    let script = "echo to out; echo to err >&2; echo \"$SLUICE_X\"; pwd; uname -r; id -u; nproc
                   echo changed > Cargo.toml; cat Cargo.toml; exit 7";
     let ended = run(script, &[("SLUICE_X", "it's\n\"quoted\"")])?;
     let host = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let lines: Vec<&str> = ended.out.lines().collect();
-    let [out, it, quoted, directory, release, user, file] = lines[..] else {
+    let [out, it, quoted, directory, release, user, processors, file] = lines[..] else {
         return Err(format!("other output: {}{}", ended.out, ended.err).into());
     };
     assert_eq!((out, it, quoted), ("to out", "it's", "\"quoted\""));
     assert_eq!(Path::new(directory), std::env::current_dir()?);
     assert_ne!(release, host.trim());
-    assert_eq!((user, file), ("0", "changed"));
+    assert_eq!((user, processors, file), ("0", "2", "changed"));
     assert_eq!(ended.err, "to err\n");
     assert_eq!(ended.code, Some(7));
     let kept = fs::read_to_string(
@@ -135,7 +138,7 @@ fn features() -> Outcome {
 fn hang() -> Outcome {
     // On a busy machine a guest that is emulated takes its time to get there.
     for limit in ["25", "100", "500"] {
-        let ended = run("echo started; sleep 1000", &[("SLUICE_GUEST_SECONDS", limit)])?;
+        let ended = run("echo started; sleep 1000", &[ALONE, ("SLUICE_GUEST_SECONDS", limit)])?;
         assert_eq!(ended.code, Some(124), "{}", ended.err);
         let words = format!("the command did not end within {limit} s");
         assert!(ended.err.contains(&words), "{}", ended.err);
@@ -148,14 +151,14 @@ fn hang() -> Outcome {
 }
 
 fn panics() -> Outcome {
-    let ended = run("echo c > /proc/sysrq-trigger; sleep 100", &[])?;
+    let ended = run("echo c > /proc/sysrq-trigger; sleep 100", &[ALONE])?;
     assert_eq!(ended.code, Some(125), "{}", ended.err);
     assert!(ended.err.contains("its kernel panicked: sysrq triggered crash"), "{}", ended.err);
     Ok(())
 }
 
 fn out_of_memory() -> Outcome {
-    let ended = run("tail /dev/zero", &[("SLUICE_GUEST_MEMORY", "256")])?;
+    let ended = run("tail /dev/zero", &[ALONE, ("SLUICE_GUEST_MEMORY", "256")])?;
     assert_eq!(ended.code, Some(137), "{}", ended.err);
     assert!(ended.err.contains("its memory of 256 MiB did not suffice"), "{}", ended.err);
     assert!(ended.err.contains("(tail)"), "{}", ended.err);
@@ -164,7 +167,7 @@ fn out_of_memory() -> Outcome {
 
 fn killed() -> Outcome {
     let mut command = Command::new(guest("run"));
-    let mut runner = command.args(["sleep", "1000"]).stdin(Stdio::null()).spawn()?;
+    let mut runner = command.args(["sleep", "1000"]).env(ALONE.0, ALONE.1).stdin(Stdio::null()).spawn()?;
     let id = runner.id();
     eventually("the guest is there", || {
         processes(id).iter().any(|line| line.starts_with("qemu-system")).then_some(())
@@ -173,7 +176,7 @@ fn killed() -> Outcome {
     runner.wait()?;
     eventually("its processes are gone", || processes(id).is_empty().then_some(()));
     // The next run removes its files.
-    run("true", &[])?;
+    run("true", &[ALONE])?;
     assert!(!job(id).exists());
     Ok(())
 }
