@@ -56,7 +56,7 @@ check: deny
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
-	$(CARGO) test --locked --test layering
+	$(CARGO) test --locked --features integration/otel --test layering
 
 # ADVISORIES=must fails where the database of advisories cannot be reached.
 ADVISORIES ?=

@@ -1,5 +1,5 @@
 //! Traces of changes, with the real daemon and a collector of a few lines. Only with the feature `otel`:
-//! `cargo test -p integration --features otel --test traces`.
+//! `cargo test --features integration/otel --test traces`.
 
 mod support;
 
