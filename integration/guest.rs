@@ -167,7 +167,8 @@ fn out_of_memory() -> Outcome {
 
 fn killed() -> Outcome {
     let mut command = Command::new(guest("run"));
-    let mut runner = command.args(["sleep", "1000"]).env(ALONE.0, ALONE.1).stdin(Stdio::null()).spawn()?;
+    let mut runner =
+        command.args(["sleep", "1000"]).env(ALONE.0, ALONE.1).stdin(Stdio::null()).spawn()?;
     let id = runner.id();
     eventually("the guest is there", || {
         processes(id).iter().any(|line| line.starts_with("qemu-system")).then_some(())
