@@ -1,9 +1,11 @@
-//! What the userspace mode costs beyond what `sluice-lab bench` measures in every mode: the daemon's
-//! processor time for a GiB, connections of many clients at a time (beside a connection straight to the
-//! pod and one through the nftables mode, in the same run), and memory with idle connections.
+//! What the userspace mode costs beside a direct connection and the nftables mode: bulk TCP, connections, the
+//! daemon's processor time for each, and memory with idle connections.
 //!
-//! `cargo bench --bench userspace` prints the figures that docs/modes/userspace.md quotes. Everything
-//! happens in network namespaces of its own.
+//! `cargo bench --bench userspace` prints the figures that docs/modes/userspace.md quotes. The ways take turns
+//! in short windows, because a machine's other load changes from second to second: what counts is the median of
+//! the ratios within a round. With `SLUICE_BEFORE=PROGRAM`, another build of the daemon takes part, so that a
+//! change is measured against what was before. `SLUICE_ROUNDS` sets the number of rounds. Everything happens in
+//! network namespaces of its own.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss)] // it is a bench
 
@@ -14,14 +16,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_getcpuclockid};
+use nix::unistd::Pid;
 use serde_json::json;
 use sluice_cluster::{Cluster, ClusterSpec, Host, Isolation, prepare};
 use sluice_core::net::Family;
 use sluice_kernel::sockets::raise_descriptor_limit;
 
-const ROUNDS: usize = 7;
-const WINDOW: Duration = Duration::from_millis(1500);
+const ROUNDS: usize = 21;
+const WINDOW: Duration = Duration::from_millis(300);
 const CHUNK: usize = 256 * 1024;
+const GIB: f64 = (1 << 30) as f64;
 const IDLE: usize = 5000;
 /// Ports of the server: one swallows, one hangs up, one echoes.
 const SINK: u16 = 9000;
@@ -30,45 +35,79 @@ const ECHO: u16 = 9002;
 
 /// A way to the server.
 struct Way {
-    name: &'static str,
+    name: String,
     client: Host,
-    /// The server's address without a port, and the first port.
+    /// The server's address without a port.
     to: SocketAddr,
     received: Arc<AtomicU64>,
+    /// The process that relays.
+    daemon: Option<Pid>,
 }
+
+/// What came of a window.
+struct Window {
+    /// Per second, in its middle.
+    rate: f64,
+    /// From its begin to its end.
+    amount: f64,
+}
+
+/// What is measured.
+struct Quantity {
+    name: &'static str,
+    unit: &'static str,
+    measure: fn(&Way) -> Window,
+}
+
+const QUANTITIES: [Quantity; 4] = [
+    Quantity { name: "bulk, 1 stream", unit: "GiB", measure: |way| bulk(way, 1) },
+    Quantity { name: "bulk, 64 streams", unit: "GiB", measure: |way| bulk(way, 64) },
+    Quantity { name: "connections, 1 client", unit: "1000", measure: |way| connections(way, 1) },
+    Quantity { name: "connections, 32 clients", unit: "1000", measure: |way| connections(way, 32) },
+];
 
 fn main() {
     prepare(Isolation::Private).unwrap();
     raise_descriptor_limit().unwrap();
-    let cluster = Cluster::new(ClusterSpec {
-        nodes: 2,
-        program: PathBuf::from(env!("CARGO_BIN_EXE_sluice-under-test")),
-        configuration: "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48".to_owned(),
-    })
-    .unwrap();
     let mut ways = Vec::new();
-    for (node, mode, last) in [("node-a", "userspace", 80), ("node-b", "nftables", 81)] {
-        let name = format!("{mode}-server");
-        let (server, _) = cluster.add_pod(&name, mode, node, &[]).unwrap();
-        let client = cluster.lab().node(node).unwrap();
-        let client = cluster.lab().add_pod(&format!("{mode}-client"), &client, &[]).unwrap();
-        let received = serve(&server);
-        cluster.create_service(&service(mode, last)).unwrap();
+    let now = cluster(PathBuf::from(env!("CARGO_BIN_EXE_sluice-under-test")));
+    // The third node has no proxy, so it tracks no connections.
+    for (node, mode, name) in [
+        ("node-c", "", "direct"),
+        ("node-a", "userspace", "userspace"),
+        ("node-b", "nftables", "nftables"),
+    ] {
+        ways.push(way(&now, node, mode, name));
+    }
+    let before = std::env::var_os("SLUICE_BEFORE").map(|program| cluster(PathBuf::from(program)));
+    ways.extend(before.as_ref().map(|before| way(before, "node-a", "userspace", "before")));
+    let rounds = std::env::var("SLUICE_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
+    for quantity in &QUANTITIES {
+        compare(quantity, &ways, rounds);
+    }
+    memory(&ways[1]);
+}
+
+fn cluster(program: PathBuf) -> Cluster {
+    let configuration = "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48".to_owned();
+    Cluster::new(ClusterSpec { nodes: 3, program, configuration }).unwrap()
+}
+
+/// A client and a server on a node, and between them a Service, unless there is no mode.
+fn way(cluster: &Cluster, node: &str, mode: &str, name: &str) -> Way {
+    let (server, _) = cluster.add_pod(&format!("{name}-server"), name, node, &[]).unwrap();
+    let host = cluster.lab().node(node).unwrap();
+    let client = cluster.lab().add_pod(&format!("{name}-client"), &host, &[]).unwrap();
+    let received = serve(&server);
+    let (mut to, mut daemon) = (server.socket_addr(Family::V4, SINK), None);
+    if !mode.is_empty() {
+        let last = if mode == "userspace" { 80 } else { 81 };
+        to = SocketAddr::new([10, 96, 0, last].into(), SINK);
+        cluster.create_service(&service(name, last)).unwrap();
         cluster.start_proxy_with(node, &format!("mode: {mode}")).unwrap();
-        let vip = SocketAddr::new([10, 96, 0, last].into(), SINK);
-        let way =
-            |name, to| Way { name, client: (*client).clone(), to, received: Arc::clone(&received) };
-        if mode == "userspace" {
-            ways.push(way("direct", server.socket_addr(Family::V4, SINK)));
-        }
-        ways.push(way(mode, vip));
+        daemon = cluster.with_proxy(node, |proxy| proxy.pid()).filter(|_| mode == "userspace");
     }
-    for streams in [1, 64] {
-        let seconds = processor_time(&cluster, &ways[1], streams);
-        println!("daemon's processor time, {streams} streams: {seconds:.2} s for a GiB");
-    }
-    compare("connections/s, 32 clients", &ways, |way| connections(way, 32));
-    memory(&cluster, &ways[1]);
+    Way { name: name.to_owned(), client: (*client).clone(), to, received, daemon }
 }
 
 fn service(name: &str, last: u8) -> serde_json::Value {
@@ -117,23 +156,43 @@ fn serve(host: &Host) -> Arc<AtomicU64> {
     received
 }
 
-/// Measures all ways in turn, and prints the median of each and its relation to the first.
-fn compare(what: &str, ways: &[Way], measure: impl Fn(&Way) -> f64) {
-    let mut figures: Vec<Vec<f64>> = ways.iter().map(|_| Vec::new()).collect();
-    for _ in 0..ROUNDS {
-        for (way, figures) in ways.iter().zip(&mut figures) {
-            figures.push(measure(way));
+/// Measures all ways in turn, and prints of each the median rate, the quartiles of its ratio to the first, and
+/// the median of the daemon's processor time.
+fn compare(quantity: &Quantity, ways: &[Way], rounds: usize) {
+    let mut figures: Vec<[Vec<f64>; 3]> = ways.iter().map(|_| Default::default()).collect();
+    for _ in 0..rounds {
+        let mut direct = None;
+        for (way, [rates, ratios, costs]) in ways.iter().zip(&mut figures) {
+            let before = spent(way);
+            let window = (quantity.measure)(way);
+            let rate = window.rate;
+            rates.push(rate);
+            ratios.push(rate / *direct.get_or_insert(rate));
+            costs.push((spent(way) - before) / window.amount);
         }
     }
-    let median = |figures: &mut Vec<f64>| {
-        figures.sort_by(f64::total_cmp);
-        figures[ROUNDS / 2]
-    };
-    let medians: Vec<f64> = figures.iter_mut().map(median).collect();
-    for (way, median) in ways.iter().zip(&medians) {
-        let relative = 100.0 * median / medians[0];
-        println!("{what:<28} {:<10} {median:>10.2}  {relative:>4.0} %", way.name);
+    println!("{} (per second; of direct, with quartiles; processor time)", quantity.name);
+    for (way, [rates, ratios, costs]) in ways.iter().zip(&mut figures) {
+        let [low, ratio, high] = [1, 2, 3].map(|quarter| quantile(ratios, quarter));
+        let (rate, cost) = (quantile(rates, 2), quantile(costs, 2));
+        let unit = quantity.unit;
+        print!("  {:<10} {rate:>8.3} × {unit}  {ratio:.2} ({low:.2} to {high:.2})", way.name);
+        println!(
+            "{}",
+            way.daemon.map_or_else(String::new, |_| format!("  {cost:.3} s per {unit}"))
+        );
     }
+}
+
+fn quantile(figures: &mut [f64], quarter: usize) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[(figures.len() - 1) * quarter / 4]
+}
+
+/// Seconds of processor time that a way's daemon has taken.
+fn spent(way: &Way) -> f64 {
+    let clock = |pid| clock_getcpuclockid(pid).and_then(ClockId::now).unwrap();
+    way.daemon.map_or(0.0, |pid| Duration::from(clock(pid)).as_secs_f64())
 }
 
 fn connect(way: &Way, port: u16) -> TcpStream {
@@ -141,50 +200,37 @@ fn connect(way: &Way, port: u16) -> TcpStream {
     way.client.namespace().run(move || TcpStream::connect(to).unwrap()).unwrap()
 }
 
-/// Sends for the length of a window.
-fn send(way: &Way, streams: usize) {
+/// Sends in some streams until the window ends, and waits until all has arrived.
+fn bulk(way: &Way, streams: usize) -> Window {
     let stop = AtomicBool::new(false);
+    let first = way.received.load(Relaxed);
     let connections: Vec<TcpStream> = (0..streams).map(|_| connect(way, SINK)).collect();
-    std::thread::scope(|scope| {
+    let rate = std::thread::scope(|scope| {
         for mut connection in connections {
             let stop = &stop;
             scope.spawn(move || {
                 let chunk = vec![7; CHUNK];
                 while !stop.load(Relaxed) && connection.write_all(&chunk).is_ok() {}
+                // The server closes once it has read everything.
+                let _ = connection.shutdown(std::net::Shutdown::Write);
+                let _ = connection.read(&mut [0]);
             });
         }
+        std::thread::sleep(WINDOW / 4);
+        let (before, begun) = (way.received.load(Relaxed), Instant::now());
         std::thread::sleep(WINDOW);
+        let bytes = way.received.load(Relaxed) - before;
+        let rate = bytes as f64 / GIB / begun.elapsed().as_secs_f64();
         stop.store(true, Relaxed);
+        rate
     });
+    Window { rate, amount: (way.received.load(Relaxed) - first) as f64 / GIB }
 }
 
-/// Seconds of processor time that the daemon spends on a GiB, in the middle of some rounds. Unlike
-/// throughput it hardly depends on what else the machine does.
-fn processor_time(cluster: &Cluster, way: &Way, streams: usize) -> f64 {
-    let pid = cluster.with_proxy("node-a", |proxy| proxy.pid()).unwrap();
-    let spent = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        // The fields after the name, which may hold blanks: utime and stime are the 14th and 15th.
-        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
-        // In hundredths of a second (USER_HZ) on every Linux.
-        fields.map(|field| field.parse::<f64>().unwrap()).sum::<f64>() / 100.0
-    };
-    let mut figures: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let (before, bytes) = (spent(), way.received.load(Relaxed));
-            send(way, streams);
-            let bytes = way.received.load(Relaxed) - bytes;
-            (spent() - before) / (bytes as f64 / f64::from(1 << 30))
-        })
-        .collect();
-    figures.sort_by(f64::total_cmp);
-    figures[ROUNDS / 2]
-}
-
-fn connections(way: &Way, clients: usize) -> f64 {
+/// Some clients open connections one after the other; the server says a byte and closes.
+fn connections(way: &Way, clients: usize) -> Window {
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let to = SocketAddr::new(way.to.ip(), GREET);
-    let started = Instant::now();
     let work = || {
         while !stop.load(Relaxed) {
             let mut connection = TcpStream::connect(to).unwrap();
@@ -197,16 +243,21 @@ fn connections(way: &Way, clients: usize) -> f64 {
     let run = || {
         std::thread::scope(|scope| {
             (0..clients).for_each(|_| drop(scope.spawn(work)));
+            std::thread::sleep(WINDOW / 4);
+            let (before, begun) = (count.load(Relaxed), Instant::now());
             std::thread::sleep(WINDOW);
+            let connections = count.load(Relaxed) - before;
+            let rate = connections as f64 / 1e3 / begun.elapsed().as_secs_f64();
             stop.store(true, Relaxed);
-        });
+            rate
+        })
     };
-    way.client.namespace().run(run).unwrap();
-    count.load(Relaxed) as f64 / started.elapsed().as_secs_f64()
+    let rate = way.client.namespace().run(run).unwrap();
+    Window { rate, amount: count.load(Relaxed) as f64 / 1e3 }
 }
 
-fn memory(cluster: &Cluster, way: &Way) {
-    let pid = cluster.with_proxy("node-a", |proxy| proxy.pid()).unwrap();
+fn memory(way: &Way) {
+    let pid = way.daemon.unwrap();
     let resident = || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap().to_owned();
