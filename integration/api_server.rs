@@ -56,6 +56,7 @@ fn main() -> std::process::ExitCode {
         writes::discovery_describes_every_resource,
         writes::a_node_proxier_may_only_do_what_its_role_says,
         encodings::protobuf_and_gzip_cost_a_fraction_of_json,
+        encodings::a_change_costs_each_watcher_little_more_than_half_of_json,
         encodings::each_client_gets_the_encoding_that_it_accepts,
         watches::pages_show_the_version_of_the_first,
         watches::both_strategies_list_then_follow,

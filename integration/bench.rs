@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::process::{Command, ExitCode, Output};
 
 use libtest_mimic::{Arguments, Trial};
+use sluice_lab::bench::fleet::results::{FleetResults, Part};
 use sluice_lab::bench::results::{Program, Quantity, Results, Summary};
 use support::Outcome;
 
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
         Trial::test("a_run_has_every_quantity", every_quantity),
         Trial::test("what_is_not_measured_is_named", left_out),
         Trial::test("runs_are_joined", joined),
+        Trial::test("a_fleet_lists_comes_back_and_lists_again", a_fleet),
         Trial::test("mistakes_on_the_command_line_are_explained", mistakes),
     ];
     let mut arguments = Arguments::from_args();
@@ -105,8 +107,33 @@ fn joined() -> Outcome {
     Ok(())
 }
 
+fn a_fleet() -> Outcome {
+    let few = ["--fleet", "5", "--outage", "2s", "--services", "20", "--json", "-"];
+    let output = bench(&few);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let results: FleetResults = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(results.left_out, []);
+    let phases = &results.fleets[0].phases;
+    let of = |part| phases.iter().find(|phase| phase.part == part).unwrap();
+    // Four watches of a node; two of them list 20 Services and their slices, and what is changed besides.
+    assert!(of(Part::Start).answered() >= 20 && of(Part::Start).bytes() > 5 * 20 * 200);
+    let changes = of(Part::Changes);
+    assert_eq!((changes.changes, changes.answered()), (10, 0));
+    assert!(changes.bytes() > 5 * 10 * 200, "{changes:?}");
+    assert!(of(Part::Outage).unanswered() > 0 && of(Part::Outage).answered() == 0);
+    let back = of(Part::Return);
+    assert_eq!(back.answered(), 20, "each watch goes on, without a list");
+    assert!(back.bytes() < of(Part::Start).bytes() / 10, "{back:?}");
+    assert!(of(Part::Relist).bytes() > of(Part::Start).bytes() * 9 / 10);
+    assert!(phases.iter().all(|phase| phase.server_seconds().is_some()));
+    Ok(())
+}
+
 fn mistakes() -> Outcome {
-    let table: [(&[&str], &str); 5] = [
+    let table: [(&[&str], &str); 7] = [
+        (&["--fleet", "0"], "a fleet of 0 nodes: there is room for 1 to"),
+        (&["--fleet", "2", "--kubeconfig", "/nowhere"], "cannot read the kubeconfig /nowhere"),
         (&["--modes", "ebpf"], "there is no such mode; there are nftables,iptables"),
         (&["--quantities", "joy"], "it is not measured; there are busyChangeLatency,coldStart,"),
         (&["--services", "1"], "1 Services: there is room for 2 to"),

@@ -95,6 +95,86 @@ pub(crate) fn protobuf_and_gzip_cost_a_fraction_of_json() {
     assert!(sizes.1 * 10 < sizes.0 * 7, "{sizes:?}");
 }
 
+/// A slice as the EndpointSlice controller of Kubernetes 1.36 writes it, after so many changes of its pods.
+fn slice_of_the_controller(endpoints: usize, changes: usize) -> Value {
+    let service = "0b6c4a1e-3f0d-4a55-9d1e-7c2f5f1d8a10";
+    let trigger = "endpoints.kubernetes.io/last-change-trigger-time";
+    let endpoints: Vec<Value> = (0..endpoints)
+        .map(|e| {
+            json!({
+                "addresses": [format!("10.244.{e}.{}", 10 + changes)],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": format!("worker-{e}"), "zone": "eu-west-1a",
+                "targetRef": {"kind": "Pod", "namespace": "default",
+                    "name": format!("web-5d8c7f9b6d-x{e}k2p"),
+                    "uid": format!("0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c{e}d")},
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "web-x7k2p", "generateName": "web-", "namespace": "default",
+            "annotations": {trigger: format!("2026-01-01T00:00:{:02}Z", changes)},
+            "labels": {"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+                "kubernetes.io/service-name": "web"},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "web",
+                "uid": service, "controller": true, "blockOwnerDeletion": true}],
+            "managedFields": [{
+                "manager": "kube-controller-manager", "operation": "Update",
+                "apiVersion": "discovery.k8s.io/v1", "time": "2026-01-01T00:00:00Z",
+                "fieldsType": "FieldsV1",
+                "fieldsV1": {
+                    "f:addressType": {}, "f:endpoints": {}, "f:ports": {},
+                    "f:metadata": {
+                        "f:annotations": {".": {}, format!("f:{trigger}"): {}},
+                        "f:generateName": {},
+                        "f:labels": {".": {}, "f:endpointslice.kubernetes.io/managed-by": {},
+                            "f:kubernetes.io/service-name": {}},
+                        "f:ownerReferences": {".": {}, format!("k:{{\"uid\":\"{service}\"}}"): {}},
+                    },
+                },
+            }],
+        },
+        "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    })
+}
+
+/// Bytes on a watch for one change of such a slice.
+async fn bytes_of_a_change(api: &ApiServer, endpoints: usize, accept: &str) -> usize {
+    let path = format!(
+        "/apis/discovery.k8s.io/v1/endpointslices?watch=true&resourceVersion={}",
+        api.resource_version()
+    );
+    let request = Request::get(path).header(ACCEPT, accept).header(ACCEPT_ENCODING, "gzip");
+    let request = request.body(Body::empty()).expect("a valid request");
+    let response = client(api).send(request).await.expect("an answer");
+    assert!(!response.headers().contains_key(CONTENT_ENCODING), "watches are never packed");
+    let mut body = response.into_body();
+    api.update(&slice_of_the_controller(endpoints, 1)).expect("valid");
+    let frame = soon("an event", body.frame()).await.expect("it goes on").expect("no fault");
+    api.update(&slice_of_the_controller(endpoints, 0)).expect("valid");
+    frame.into_data().expect("not trailers").len()
+}
+
+pub(crate) fn a_change_costs_each_watcher_little_more_than_half_of_json() {
+    let api = start(Options::default());
+    api.create(&slice_of_the_controller(1, 0)).expect("valid");
+    run(async {
+        for endpoints in [1, 5] {
+            api.update(&slice_of_the_controller(endpoints, 0)).expect("valid");
+            let (json, protobuf) = (
+                bytes_of_a_change(&api, endpoints, JSON).await,
+                bytes_of_a_change(&api, endpoints, PROTOBUF).await,
+            );
+            let figures = format!("{json} bytes of JSON, {protobuf} of protobuf");
+            println!("a changed slice of its controller with {endpoints} endpoints: {figures}");
+            assert!(protobuf * 100 < json * 65, "{endpoints}: {json}, {protobuf}");
+        }
+    });
+}
+
 pub(crate) fn each_client_gets_the_encoding_that_it_accepts() {
     let api = start(Options::default());
     api.create(&web("a")).expect("valid");

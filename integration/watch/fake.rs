@@ -212,6 +212,16 @@ impl Fake {
         }
     }
 
+    /// Breaks the open watches of one resource.
+    pub(crate) fn cut_one(&self, path: &str) {
+        self.world().watchers.retain(|(other, _, watcher)| {
+            *other != path || {
+                let _ = watcher.send(Err(io::ErrorKind::ConnectionReset.into()));
+                false
+            }
+        });
+    }
+
     /// Ends every open watch with an ERROR event.
     pub(crate) fn err(&self, code: u16) {
         for (_, encoding, watcher) in self.world().watchers.drain(..) {

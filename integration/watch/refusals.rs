@@ -123,7 +123,7 @@ async fn a_proxy_that_refuses_for_long_causes_few_lists() {
         let requests = asked(&fake);
         let (lists, tries) = (lists(&requests).len(), requests.len());
         // A node whose next try is a list when the server is back makes it list for one more node.
-        assert!(tries > 4 * 40 && lists * 4 < tries, "{code}: {lists} lists of {tries}");
+        assert!(tries > 4 * 25 && lists * 4 < tries, "{code}: {lists} lists of {tries}");
         if code == 429 {
             assert_eq!(lists, 0, "a busy server must not be asked for more");
         }

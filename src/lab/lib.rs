@@ -3,11 +3,12 @@
 //!
 //! - [`cli`]: the command line
 //! - `demo`: a Service on a terminal
-//! - [`bench`](mod@bench): the proxy modes side by side
+//! - [`bench`](mod@bench): the proxy modes side by side, and fleets of nodes
 
 #![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod cli;
 mod demo;
+mod fleet;
 mod measure;

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::bench::results::{LeftOut, Program, Quantity, Results, SCHEMA, Subject};
-use crate::bench::{self, Direct, Plan, report};
+use crate::bench::{self, Direct, Plan, Scale, report};
+use crate::fleet::{self, FleetFlags};
 use sluice_cluster::cluster::daemon_program;
 use sluice_cluster::{Isolation, prepare};
 use sluice_config::{BadDuration, GoDuration, Mode};
@@ -80,6 +81,8 @@ pub(crate) struct BenchFlags {
     /// themselves only.
     #[arg(long)]
     in_guest: bool,
+    #[command(flatten)]
+    fleet: FleetFlags,
 }
 
 /// A way to the endpoints.
@@ -115,13 +118,16 @@ fn quantity(name: &str) -> Result<Quantity, String> {
 }
 
 /// Durations are written as in the configuration file: `700ms`, `15m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let duration: GoDuration = text.parse().map_err(|error: BadDuration| error.to_string())?;
     duration.to_duration().ok_or_else(|| "it must not be negative".to_owned())
 }
 
 /// Measures, or reads what was measured, and shows it.
 pub(crate) fn run(flags: &BenchFlags, daemon: Option<&Path>) -> Result<()> {
+    if !flags.fleet.fleet.is_empty() {
+        return measure_fleet(flags);
+    }
     let results = if flags.report_from.is_empty() {
         measure(flags, daemon)?
     } else {
@@ -136,6 +142,23 @@ pub(crate) fn run(flags: &BenchFlags, daemon: Option<&Path>) -> Result<()> {
     }
     if flags.json.as_deref() != Some(Path::new("-")) {
         print!("{}", report::table(&results));
+    }
+    Ok(())
+}
+
+/// Measures fleets, and shows what they asked for.
+fn measure_fleet(flags: &BenchFlags) -> Result<()> {
+    let services = *flags.services.first().context("--services names no number")?;
+    let scale = Scale { services, endpoints: flags.endpoints };
+    let progress = Progress::new();
+    let show = |text: &str| progress.show(text);
+    let results = fleet::run(&flags.fleet, scale, flags.time_limit, command_line(), &show)?;
+    progress.end();
+    if let Some(path) = &flags.json {
+        write(path, &(serde_json::to_string_pretty(&results)? + "\n"))?;
+    }
+    if flags.json.as_deref() != Some(Path::new("-")) {
+        print!("{}", bench::fleet::table(&results));
     }
     Ok(())
 }

@@ -1,26 +1,35 @@
 //! The pause before the next attempt.
 
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 use std::time::Duration;
 
-/// The first wait.
-const FIRST: Duration = Duration::from_millis(250);
-/// The longest wait.
-const LONGEST: Duration = Duration::from_secs(30);
+/// The first pause is at most this (client-go's reflector: 800 ms).
+const FIRST: Duration = Duration::from_millis(800);
+/// No pause is longer (client-go's reflector: 30 s, and as much again by chance).
+const LONGEST: Duration = Duration::from_secs(60);
+/// The shortest pause is this part of the longest one that is possible then. The less there is of it, the
+/// sooner nodes that lost their API server together have forgotten when that was.
+const SHORTEST_PART: u32 = 4;
 
-/// Waits that double with every failure. Each is drawn from its upper half, so that the nodes of a
-/// cluster that lost its API server together do not come back together.
+/// Pauses that double with every failure, each drawn by chance.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The wait after one more failure.
+    /// The pause after one more failure.
     pub(super) fn next(&mut self) -> Duration {
+        jitter(self.range())
+    }
+
+    /// What the pause after one more failure is drawn from.
+    pub(super) fn range(&mut self) -> Range<Duration> {
         let doubled = FIRST.saturating_mul(2_u32.saturating_pow(self.failures.min(16)));
         self.failures = self.failures.saturating_add(1);
-        jitter(doubled.min(LONGEST) / 2..doubled.min(LONGEST))
+        let longest = doubled.min(LONGEST);
+        longest / SHORTEST_PART..longest
     }
 
     /// Resets after a success.
@@ -35,11 +44,15 @@ impl Backoff {
 }
 
 /// A duration from the range, evenly distributed to within a millisecond.
-pub(super) fn jitter(range: std::ops::Range<Duration>) -> Duration {
-    // Every RandomState has new random keys: good enough for spreading load, and no dependency.
-    let random = RandomState::new().hash_one(());
+pub(super) fn jitter(range: Range<Duration>) -> Duration {
     let width = u64::try_from((range.end - range.start).as_millis()).unwrap_or(u64::MAX).max(1);
-    range.start + Duration::from_millis(random % width)
+    range.start + Duration::from_millis(random() % width)
+}
+
+/// Another number for each node and each call.
+pub(super) fn random() -> u64 {
+    // Every RandomState has new random keys: good enough for spreading load, and no dependency.
+    RandomState::new().hash_one(())
 }
 
 #[cfg(test)]
@@ -47,18 +60,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_longest_and_start_anew() {
+    fn pauses_double_up_to_the_longest_and_start_anew() {
         let mut backoff = Backoff::default();
-        let upper = [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000];
-        for millis in upper {
-            let wait = backoff.next();
-            let upper = Duration::from_millis(millis);
+        for millis in [800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000] {
+            let longest = Duration::from_millis(millis);
+            let pause = backoff.next();
             assert!(
-                wait >= upper / 2 && wait < upper,
-                "{wait:?} is not in the half below {upper:?}"
+                pause >= longest / 4 && pause < longest,
+                "{pause:?} is not between a quarter and all of {longest:?}"
             );
         }
         backoff.reset();
-        assert!(backoff.next() < Duration::from_millis(250));
+        assert!(backoff.next() < Duration::from_millis(800));
     }
 }

@@ -26,6 +26,7 @@ mod lists;
 pub mod manifests;
 mod object;
 mod object_feed;
+mod outage;
 mod page;
 mod protobuf;
 mod proxy;

@@ -1,12 +1,16 @@
 //! The state shared by all watches. One log line says that the connection to the API server is lost, and one
-//! that it is back, for all watches together; and the first watch that gets through wakes the others.
+//! that it is back, for all watches together; the first watch that gets through wakes the others; and while
+//! none is open, all try together.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Resource;
+use super::backoff::{Backoff, jitter};
+use super::outage::Outage;
 
 /// The connection as all tasks together see it.
 pub(super) struct Reachability {
@@ -25,6 +29,9 @@ struct State {
     /// The server was asked for protobuf and has none. After an outage it is asked again: it may be another
     /// one, or a newer.
     only_json: bool,
+    /// How many watches are open. While one is, the failure of another is its own affair.
+    open: usize,
+    outage: Outage,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,6 +43,10 @@ enum Said {
 impl Reachability {
     pub(super) fn new(url: String) -> Reachability {
         Reachability { url, state: Mutex::default(), returns: watch::Sender::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Rouses all tasks that wait in [`Reachability::returned`]: the server is back.
@@ -56,9 +67,35 @@ impl Reachability {
         let _ = returns.wait_for(|returns| *returns > before).await;
     }
 
+    /// The round of attempts that a request made now belongs to.
+    pub(super) fn round(&self) -> u64 {
+        self.state().outage.round()
+    }
+
+    /// When to try again after a request of this round: with all others if no watch is open, else after a
+    /// pause of its own.
+    pub(super) fn try_again_at(&self, round: u64, own: &mut Backoff) -> Instant {
+        let (now, mut state) = (Instant::now(), self.state());
+        match state.open {
+            0 => state.outage.after(round, now, jitter),
+            _ => now + own.next(),
+        }
+    }
+
+    /// Counts a watch as open until the answer is dropped.
+    pub(super) fn opened(self: &Arc<Reachability>) -> OpenWatch {
+        self.state().open += 1;
+        OpenWatch(Arc::clone(self))
+    }
+
+    /// A watch has lasted: the server is there.
+    pub(super) fn settled(&self) {
+        self.state().outage.end();
+    }
+
     /// The server gave the list of this resource by pages, having failed to stream it.
     pub(super) fn gives_pages(&self, resource: Resource, reason: &str) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if std::mem::replace(&mut state.pages_said, true) {
             tracing::debug!(%resource, reason, "the API server does not stream this list either");
             return;
@@ -72,12 +109,12 @@ impl Reachability {
 
     /// Whether only JSON is requested.
     pub(super) fn has_only_json(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).only_json
+        self.state().only_json
     }
 
     /// The server does not have the requested encoding, but JSON.
     pub(super) fn only_json(&self, reason: &str) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if !std::mem::replace(&mut state.only_json, true) {
             let url = &self.url;
             tracing::info!("the API server at {url} is asked for JSON from now on ({reason})");
@@ -86,7 +123,7 @@ impl Reachability {
 
     /// The server answered a request for this resource.
     pub(super) fn answered(&self, resource: Resource) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.lost.remove(&resource);
         if state.lost.is_empty() && state.last_said != Some(Said::Connected) {
             state.last_said = Some(Said::Connected);
@@ -96,7 +133,7 @@ impl Reachability {
 
     /// The server cannot be reached.
     pub(super) fn unreachable(&self, resource: Resource, reason: &str) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.lost.insert(resource);
         state.only_json = false;
         if state.last_said == Some(Said::Lost) {
@@ -125,6 +162,15 @@ impl Reachability {
     }
 }
 
+/// A watch that is open.
+pub(super) struct OpenWatch(Arc<Reachability>);
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.0.state().open -= 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -141,5 +187,18 @@ mod tests {
         let long = Duration::from_secs(3600);
         assert!(timeout(long, reachability.returned(before)).await.is_ok());
         assert!(timeout(long, reachability.returned(reachability.returns())).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_waits_for_itself_while_another_is_open() {
+        let reachability = Arc::new(Reachability::new(String::new()));
+        let (mut own, round) = (Backoff::default(), reachability.round());
+        let open = reachability.opened();
+        reachability.try_again_at(round, &mut own);
+        assert_eq!((own.failures(), reachability.round()), (1, round));
+        drop(open);
+        let together = reachability.try_again_at(round, &mut own);
+        assert_eq!((own.failures(), reachability.round()), (1, round + 1));
+        assert_eq!(reachability.try_again_at(round, &mut own), together);
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::{Backoff, jitter};
+use super::backoff::{Backoff, jitter, random};
 use super::convert::Interner;
 use super::failure::Failure;
 use super::object_feed::{Kind, ObjectFeed, OwnNode, ServiceCidrs, Services, Slices};
@@ -22,15 +22,21 @@ use sluice_telemetry::trace::Arrival;
 
 /// A watch that lasts less than this without an event has failed.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
-/// How long the server lets a watch live; the spread keeps a cluster's watches from ending together.
-const WATCH_FOR: std::ops::Range<Duration> = Duration::from_secs(240)..Duration::from_secs(360);
+/// How long the server lets a watch live, as in client-go; the spread keeps a cluster's watches from ending
+/// together.
+const WATCH_FOR: std::ops::Range<Duration> = Duration::from_secs(300)..Duration::from_secs(600);
+/// A watch that ends so long before its time was not ended by the server's clock.
+const EARLY_BY: Duration = Duration::from_secs(5);
+/// How long a list waits that replaces a version which the server has forgotten: it has usually forgotten it for
+/// a whole cluster at once, and a list costs a thousand times as much as a watch.
+const RELIST_WITHIN: Duration = Duration::from_secs(10);
 /// A watch that the server has not ended so long after its time is dead.
 const OVERTIME: Duration = Duration::from_secs(30);
 /// After this many consecutive refusals of a watch, its resource version is suspected.
 const REFUSALS_BEFORE_RELIST: u32 = 4;
-/// After this many refusals (about 10 s) a 403 is taken seriously: a starting API server also answers 403
+/// After this many refusals (about 15 s) a 403 is taken seriously: a starting API server also answers 403
 /// until RBAC is loaded.
-const REFUSALS_WHILE_STARTING: u32 = 6;
+const REFUSALS_WHILE_STARTING: u32 = 5;
 /// How often to look whether the cluster has an API that it did not have.
 const LOOK_FOR_API: std::ops::Range<Duration> = Duration::from_secs(600)..Duration::from_secs(900);
 
@@ -77,7 +83,9 @@ impl Spawn<'_> {
             list_from: ListFrom::Anything,
             pages_from_cache: false,
             refusals: 0,
+            lot: random(),
             returns: 0,
+            round: 0,
             roused: false,
             ever_listed: false,
             state: None,
@@ -110,6 +118,8 @@ pub(super) enum Round {
         spoke: bool,
         /// How long the watch was open.
         lived: Duration,
+        /// Whether that was less than was agreed with the server.
+        early: bool,
     },
 }
 
@@ -137,6 +147,10 @@ pub(super) struct Source<K: Kind> {
     /// Consecutive refusals, except 429. Connection failures do not count: if all nodes listed again after an
     /// outage, they would overload the server.
     pub(super) refusals: u32,
+    /// Which of many refusals lead to a list. Another number for each node, so that few lists come together.
+    lot: u64,
+    /// The round of attempts that the last request belongs to.
+    round: u64,
     /// The count of returns of the server at the last request or message.
     returns: u64,
     /// The last wait was cut short by the server's return; the next one is not.
@@ -150,10 +164,10 @@ pub(super) struct Source<K: Kind> {
 impl<K: Kind> Source<K> {
     async fn run(&mut self) {
         loop {
-            self.returns = self.reachability.returns();
-            let outcome = match self.round().await {
+            self.note_attempt();
+            let outcome = match self.attempt().await {
                 Ok(Round::Listed) => Ok(()),
-                Ok(Round::Ended { spoke, lived }) => self.ended(spoke, lived).await,
+                Ok(Round::Ended { spoke, lived, early }) => self.ended(spoke, lived, early).await,
                 Err(failure) => self.recover(failure).await,
             };
             if outcome.is_err() {
@@ -162,8 +176,14 @@ impl<K: Kind> Source<K> {
         }
     }
 
+    /// Remembers what was known of the server when a request was sent, or when it was last heard of.
+    fn note_attempt(&mut self) {
+        self.returns = self.reachability.returns();
+        self.round = self.reachability.round();
+    }
+
     /// One list, or one watch, or both in one.
-    async fn round(&mut self) -> Result<Round, Failure> {
+    async fn attempt(&mut self) -> Result<Round, Failure> {
         match &self.version {
             Some(version) if !self.suspects_version() => {
                 self.phase = Phase::Watching;
@@ -182,9 +202,12 @@ impl<K: Kind> Source<K> {
     /// Whether a list is to be tried in place of a watch that is refused, because the version may be
     /// what is wrong, or to have changes at all. Ever more rarely: what stands between a cluster and
     /// its server refuses all of it for as long as an outage lasts, and afterwards only a few nodes
-    /// must be at this.
+    /// must be at this. So it is one of the tries 4 to 7, one of 8 to 15, and so on, and for each node another.
     fn suspects_version(&self) -> bool {
-        self.refusals >= REFUSALS_BEFORE_RELIST && self.refusals.is_power_of_two()
+        let doublings = self.refusals.checked_ilog2().unwrap_or_default();
+        let first = 1 << doublings;
+        self.refusals >= REFUSALS_BEFORE_RELIST
+            && u64::from(self.refusals - first) == self.lot % u64::from(first)
     }
 
     pub(super) fn watching(&self) -> bool {
@@ -192,12 +215,13 @@ impl<K: Kind> Source<K> {
     }
 
     /// Goes on after the end of a watch.
-    async fn ended(&mut self, spoke: bool, lived: Duration) -> Result<(), Failure> {
-        if lived < SETTLED_AFTER {
-            if !spoke {
-                return self.recover(Failure::Brief).await;
-            }
-            sleep(self.watch_backoff.next()).await;
+    async fn ended(&mut self, spoke: bool, lived: Duration, early: bool) -> Result<(), Failure> {
+        if lived < SETTLED_AFTER && !spoke {
+            return self.recover(Failure::Brief).await;
+        }
+        if early {
+            // A server that stops ends the watches of all nodes, and another must not get them all at once.
+            sleep_until(self.try_again_at()).await;
         } else if !spoke && lived >= WATCH_FOR.start {
             // Not even a bookmark: after the server's store was restored from a backup, it waits for a
             // version that is far in the future.
@@ -209,13 +233,12 @@ impl<K: Kind> Source<K> {
 
     /// Opens a watch; it is dead when the deadline has passed.
     pub(super) async fn open(&self, query: &str) -> Result<(WatchStream, Instant), Failure> {
-        let life = jitter(WATCH_FOR);
-        let seconds = life.as_secs();
+        let seconds = jitter(WATCH_FOR).as_secs();
         let path = &self.path;
         let query =
             format!("{path}&watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}{query}");
         let answer = self.get(&query, false, transport::WATCH_ANSWER_WITHIN).await?;
-        Ok((WatchStream::new(answer), Instant::now() + life + OVERTIME))
+        Ok((WatchStream::new(answer), Instant::now() + Duration::from_secs(seconds) + OVERTIME))
     }
 
     /// Sends a request, and again for JSON if the server does not have the requested encodings.
@@ -257,15 +280,18 @@ impl<K: Kind> Source<K> {
         deadline: Instant,
     ) -> Result<Round, Failure> {
         self.phase = Phase::Watching;
-        let opened = Instant::now();
+        let (opened, open) = (Instant::now(), self.reachability.opened());
         let end = self.changes(stream, deadline).await;
+        drop(open);
         // Up to now the server was there.
-        self.returns = self.reachability.returns();
+        self.note_attempt();
         let lived = opened.elapsed();
         if lived >= SETTLED_AFTER {
             self.watch_backoff.reset();
+            self.reachability.settled();
         }
-        end.map(|spoke| Round::Ended { spoke, lived })
+        let early = Instant::now() + EARLY_BY + OVERTIME < deadline;
+        end.map(|spoke| Round::Ended { spoke, lived, early })
     }
 
     /// Passes on what happens until the server ends the watch, and returns whether anything did.
@@ -388,26 +414,30 @@ impl<K: Kind> Source<K> {
         Ok(())
     }
 
+    /// When the next attempt is due.
+    fn try_again_at(&mut self) -> Instant {
+        let own = match self.phase {
+            Phase::Listing => &mut self.list_backoff,
+            Phase::Watching => &mut self.watch_backoff,
+        };
+        self.reachability.try_again_at(self.round, own)
+    }
+
     /// Waits before the next attempt: at least Retry-After, and otherwise at most until another source gets
     /// through. That shortens at most every second wait: otherwise sources that get through and fail again
     /// would wake each other without a pause.
     async fn wait(&mut self, failure: &Failure) {
-        let backoff = match self.phase {
-            Phase::Listing => &mut self.list_backoff,
-            Phase::Watching => &mut self.watch_backoff,
+        let (due, now) = (self.try_again_at(), Instant::now());
+        let least = match failure {
+            Failure::Expired => now + jitter(Duration::ZERO..RELIST_WITHIN),
+            _ => now + failure.retry_after().map_or(Duration::ZERO, |t| jitter(t..t * 3 / 2)),
         };
-        let wait = backoff.next();
-        let asked = failure.retry_after().map(|least| jitter(least..least * 3 / 2));
-        if let Some(asked) = asked {
-            sleep(asked).await;
-        }
-        let rest = wait.saturating_sub(asked.unwrap_or_default());
+        sleep_until(least).await;
         if failure.is_too_many_requests() || std::mem::take(&mut self.roused) {
-            sleep(rest).await;
-            return;
+            return sleep_until(due).await;
         }
         tokio::select! {
-            () = sleep(rest) => {}
+            () = sleep_until(due) => {}
             () = self.reachability.returned(self.returns) => self.roused = true,
         }
     }

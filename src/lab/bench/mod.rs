@@ -10,6 +10,7 @@ mod accounts;
 mod busy;
 mod changes;
 mod contestant;
+pub mod fleet;
 mod kernel_objects;
 mod machine;
 mod objects;

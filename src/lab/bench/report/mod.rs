@@ -20,6 +20,8 @@ mod ticks;
 mod units;
 mod view;
 
+pub(super) use units::figure;
+
 use super::results::{LeftOut, Machine, Results, Unit};
 
 /// The results as plain text for a terminal: key figures, a table for each quantity that was measured,

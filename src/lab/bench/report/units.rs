@@ -56,7 +56,7 @@ impl Measure {
 }
 
 /// A value with the unit that fits it.
-pub(super) fn figure(unit: Unit, value: f64) -> String {
+pub(in crate::bench) fn figure(unit: Unit, value: f64) -> String {
     if unit == Unit::Count && value.abs() >= 1.0 && value.fract() == 0.0 {
         return grouped(value);
     }
