@@ -10,36 +10,25 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 
-/// Attempts that all watches of a node make together. The first one that fails draws the pause for all.
+/// Attempts that all watches of a node make together. The first one that fails draws the pause for all; so
+/// those that broke at different moments come together with the first attempt.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
     backoff: Backoff,
-    /// How often a pause was drawn.
-    round: u64,
-    /// The end of the last one.
+    /// The end of the last pause.
     next: Option<Instant>,
 }
 
 impl Outage {
-    /// The round that an attempt made now belongs to.
-    pub(super) fn round(&self) -> u64 {
-        self.round
-    }
-
-    /// When to try again after an attempt of this round has failed.
+    /// When to try again after an attempt has failed.
     pub(super) fn after(
         &mut self,
-        round: u64,
         now: Instant,
         draw: impl FnOnce(Range<Duration>) -> Duration,
     ) -> Instant {
         match self.next {
-            // Another watch failed before. If the others are on their way already, this one follows at once.
-            Some(next) if round < self.round => next.max(now),
-            _ => {
-                self.round += 1;
-                *self.next.insert(now + draw(self.backoff.range()))
-            }
+            Some(next) if next > now => next,
+            _ => *self.next.insert(now + draw(self.backoff.range())),
         }
     }
 
@@ -77,16 +66,19 @@ mod tests {
         let mut by_second = vec![0; 61];
         for _ in 0..NODES {
             let mut node = Outage::default();
+            // All watches break at once; those that see others open draw their first pauses alone.
             let mut due = [begun; WATCHES as usize];
-            // All watches break at once, and each attempt fails at once.
-            while due[0] < begun + outage {
-                let round = node.round();
-                due = due.map(|now| node.after(round, now, |range| random.draw(range)));
-            }
-            for at in due {
-                let second = (at - begun - outage).as_secs();
-                by_second[usize::try_from(second).expect("it is small")] += 1;
-            }
+            due = due.map(|at| at + random.draw(Backoff::default().range()));
+            let first = loop {
+                let next = due.iter_mut().min().expect("there are watches");
+                if *next >= begun + outage {
+                    break *next;
+                }
+                *next = node.after(*next, |range| random.draw(range));
+            };
+            // The first one that gets through wakes the others.
+            let second = (first - begun - outage).as_secs();
+            by_second[usize::try_from(second).expect("it is small")] += WATCHES;
         }
         by_second
     }
@@ -109,7 +101,7 @@ mod tests {
     fn after_a_moment_without_a_server_a_node_is_back_in_less_than_a_second() {
         let now = Instant::now();
         let mut node = Outage::default();
-        let again = node.after(node.round(), now, |range| range.end);
+        let again = node.after(now, |range| range.end);
         assert!(again - now < Duration::from_secs(1));
     }
 
@@ -118,15 +110,12 @@ mod tests {
         let (begun, second) = (Instant::now(), Duration::from_secs(1));
         let mut node = Outage::default();
         let longest = |range: Range<Duration>| range.end;
-        let first = node.after(0, begun, longest);
-        assert_eq!(node.after(0, begun + second / 10, longest), first, "one that waits with it");
-        let late = begun + 10 * second;
-        assert_eq!(node.after(0, late, longest), late, "one whose attempt took long");
-        let next = node.after(1, late, longest);
-        assert!(next - late > first - begun, "pauses grow by round, not by watch");
-        assert_eq!(node.after(1, late, longest), next);
+        let first = node.after(begun, longest);
+        assert_eq!(node.after(begun + second / 10, longest), first, "it fails a little later");
+        let next = node.after(first, longest);
+        assert!(next - first > first - begun, "pauses grow by attempt, not by watch");
+        assert_eq!(node.after(first + second, longest), next, "its attempt took long");
         node.end();
-        let round = node.round();
-        assert_eq!(node.after(round, next, longest) - next, first - begun);
+        assert_eq!(node.after(next, longest) - next, first - begun);
     }
 }

@@ -67,17 +67,11 @@ impl Reachability {
         let _ = returns.wait_for(|returns| *returns > before).await;
     }
 
-    /// The round of attempts that a request made now belongs to.
-    pub(super) fn round(&self) -> u64 {
-        self.state().outage.round()
-    }
-
-    /// When to try again after a request of this round: with all others if no watch is open, else after a
-    /// pause of its own.
-    pub(super) fn try_again_at(&self, round: u64, own: &mut Backoff) -> Instant {
+    /// When to try again after a failure: with all others if no watch is open, else after a pause of its own.
+    pub(super) fn try_again_at(&self, own: &mut Backoff) -> Instant {
         let (now, mut state) = (Instant::now(), self.state());
         match state.open {
-            0 => state.outage.after(round, now, jitter),
+            0 => state.outage.after(now, jitter),
             _ => now + own.next(),
         }
     }
@@ -192,13 +186,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watch_waits_for_itself_while_another_is_open() {
         let reachability = Arc::new(Reachability::new(String::new()));
-        let (mut own, round) = (Backoff::default(), reachability.round());
+        let (mut own, mut other) = (Backoff::default(), Backoff::default());
         let open = reachability.opened();
-        reachability.try_again_at(round, &mut own);
-        assert_eq!((own.failures(), reachability.round()), (1, round));
+        reachability.try_again_at(&mut own);
+        assert_eq!(own.failures(), 1);
         drop(open);
-        let together = reachability.try_again_at(round, &mut own);
-        assert_eq!((own.failures(), reachability.round()), (1, round + 1));
-        assert_eq!(reachability.try_again_at(round, &mut own), together);
+        let together = reachability.try_again_at(&mut own);
+        assert_eq!(reachability.try_again_at(&mut other), together);
+        assert_eq!((own.failures(), other.failures()), (1, 0));
     }
 }

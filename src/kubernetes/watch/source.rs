@@ -85,7 +85,6 @@ impl Spawn<'_> {
             refusals: 0,
             lot: random(),
             returns: 0,
-            round: 0,
             roused: false,
             ever_listed: false,
             state: None,
@@ -149,8 +148,6 @@ pub(super) struct Source<K: Kind> {
     pub(super) refusals: u32,
     /// Which of many refusals lead to a list. Another number for each node, so that few lists come together.
     lot: u64,
-    /// The round of attempts that the last request belongs to.
-    round: u64,
     /// The count of returns of the server at the last request or message.
     returns: u64,
     /// The last wait was cut short by the server's return; the next one is not.
@@ -164,7 +161,7 @@ pub(super) struct Source<K: Kind> {
 impl<K: Kind> Source<K> {
     async fn run(&mut self) {
         loop {
-            self.note_attempt();
+            self.returns = self.reachability.returns();
             let outcome = match self.attempt().await {
                 Ok(Round::Listed) => Ok(()),
                 Ok(Round::Ended { spoke, lived, early }) => self.ended(spoke, lived, early).await,
@@ -174,12 +171,6 @@ impl<K: Kind> Source<K> {
                 return;
             }
         }
-    }
-
-    /// Remembers what was known of the server when a request was sent, or when it was last heard of.
-    fn note_attempt(&mut self) {
-        self.returns = self.reachability.returns();
-        self.round = self.reachability.round();
     }
 
     /// One list, or one watch, or both in one.
@@ -284,7 +275,7 @@ impl<K: Kind> Source<K> {
         let end = self.changes(stream, deadline).await;
         drop(open);
         // Up to now the server was there.
-        self.note_attempt();
+        self.returns = self.reachability.returns();
         let lived = opened.elapsed();
         if lived >= SETTLED_AFTER {
             self.watch_backoff.reset();
@@ -420,7 +411,7 @@ impl<K: Kind> Source<K> {
             Phase::Listing => &mut self.list_backoff,
             Phase::Watching => &mut self.watch_backoff,
         };
-        self.reachability.try_again_at(self.round, own)
+        self.reachability.try_again_at(own)
     }
 
     /// Waits before the next attempt: at least Retry-After, and otherwise at most until another source gets
