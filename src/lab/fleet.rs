@@ -20,7 +20,7 @@ pub(crate) struct FleetFlags {
           conflicts_with_all = ["against", "quantities", "html", "report_from", "in_guest"])]
     pub(crate) fleet: Vec<u32>,
     /// How long the API server of a fleet is out of reach; how long a given one is observed.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = crate::measure::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = crate::duration::duration)]
     outage: Duration,
     /// The API server of a fleet, as the daemon's own flag; the lab's if unset. It is only read.
     #[arg(long, value_name = "FILE", requires = "fleet")]

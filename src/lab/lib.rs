@@ -10,5 +10,6 @@
 pub mod bench;
 pub mod cli;
 mod demo;
+mod duration;
 mod fleet;
 mod measure;

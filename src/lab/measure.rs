@@ -14,10 +14,11 @@ use clap::Args;
 
 use crate::bench::results::{LeftOut, Program, Quantity, Results, SCHEMA, Subject};
 use crate::bench::{self, Direct, Plan, Scale, report};
+use crate::duration::duration;
 use crate::fleet::{self, FleetFlags};
 use sluice_cluster::cluster::daemon_program;
 use sluice_cluster::{Isolation, prepare};
-use sluice_config::{BadDuration, GoDuration, Mode};
+use sluice_config::Mode;
 
 /// The default quantities.
 const MODES: &str = "nftables,iptables,ipvs,userspace,direct";
@@ -115,12 +116,6 @@ fn quantity(name: &str) -> Result<Quantity, String> {
             Quantity::ALL.iter().filter_map(|q| known(q).as_str().map(str::to_owned)).collect();
         format!("it is not measured; there are {}", names.join(","))
     })
-}
-
-/// Durations are written as in the configuration file: `700ms`, `15m`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let duration: GoDuration = text.parse().map_err(|error: BadDuration| error.to_string())?;
-    duration.to_duration().ok_or_else(|| "it must not be negative".to_owned())
 }
 
 /// Measures, or reads what was measured, and shows it.

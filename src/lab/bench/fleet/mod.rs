@@ -170,7 +170,7 @@ fn play(
     };
     let missing = played.start(&fleet, nodes).err();
     match (&lab, &missing) {
-        (Some(api), None) => played.faults(api, plan)?,
+        (Some(api), None) => played.faults(api, plan, nodes)?,
         (None, None) => played.idle(Part::Observed, plan.outage_seconds()),
         (_, Some(_)) => {}
     }
@@ -218,7 +218,7 @@ impl Played<'_> {
     }
 
     /// What the lab's server does to a fleet.
-    fn faults(&mut self, api: &ApiServer, plan: &Plan) -> Result<(), Error> {
+    fn faults(&mut self, api: &ApiServer, plan: &Plan, nodes: u32) -> Result<(), Error> {
         (self.say)(Part::Changes);
         let mut seconds = Vec::new();
         for turn in 0..CHANGES {
@@ -233,7 +233,7 @@ impl Played<'_> {
         self.idle(Part::Outage, plan.outage_seconds());
         api.faults().set_outage(Outage::None);
         self.idle(Part::Return, plan.return_seconds());
-        api.compact();
+        api.faults().refuse_next_watches_as_gone(CONNECTIONS * nodes);
         api.faults().end_watches(None, WatchEnd::Clean);
         self.idle(Part::Relist, RELIST);
         Ok(())

@@ -60,13 +60,12 @@ impl Nodes {
             .build()
             .map_err(Error::Threads)?;
         // Mistakes in what leads to the server show here.
-        runtime.block_on(ApiServer::new(options))?;
+        let server = runtime.block_on(ApiServer::new(options))?;
         let (stop, metrics) = (CancellationToken::new(), Metrics::new(Mode::Nftables));
         let connected = Arc::<AtomicUsize>::default();
         let starting = Starting {
-            options: options.clone(),
+            server: server.measured(&metrics),
             stop: stop.clone(),
-            metrics: metrics.clone(),
             connected: Arc::clone(&connected),
         };
         runtime.spawn(starting.all(count));
@@ -90,9 +89,9 @@ impl Drop for Nodes {
 
 /// What every node is started with.
 struct Starting {
-    options: ClientOptions,
+    /// An open watch has a connection for itself, so that nodes can share a client.
+    server: ApiServer,
     stop: CancellationToken,
-    metrics: Metrics,
     connected: Arc<AtomicUsize>,
 }
 
@@ -101,9 +100,7 @@ impl Starting {
         let mut pace = tokio::time::interval(Duration::from_secs(1) / STARTS);
         for number in 0..count {
             pace.tick().await;
-            // Files that cannot be read any more: the nodes that are missing will be noticed.
-            let Ok(server) = ApiServer::new(&self.options).await else { return };
-            let (server, connected) = (server.measured(&self.metrics), self.connected.clone());
+            let (server, connected) = (self.server.clone(), Arc::clone(&self.connected));
             tokio::spawn(node(server, name(number), connected, self.stop.clone()));
         }
     }
