@@ -59,12 +59,12 @@ impl Nodes {
             .enable_all()
             .build()
             .map_err(Error::Threads)?;
-        // Mistakes in what leads to the server show here.
-        let server = runtime.block_on(ApiServer::new(options))?;
         let (stop, metrics) = (CancellationToken::new(), Metrics::new(Mode::Nftables));
+        let client =
+            async { Ok::<_, ClientError>(ApiServer::new(options).await?.measured(&metrics)) };
         let connected = Arc::<AtomicUsize>::default();
         let starting = Starting {
-            server: server.measured(&metrics),
+            server: runtime.block_on(client)?,
             stop: stop.clone(),
             connected: Arc::clone(&connected),
         };
