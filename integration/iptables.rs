@@ -25,7 +25,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Isolation, Probe, prepare};
-use sluice_core::model::{Change, ServiceName, ServiceType, Snapshot, SourceRanges, TrafficPolicy};
+use sluice_core::model::{
+    Change, Endpoint, ServiceName, ServiceType, Snapshot, SourceRanges, TrafficPolicy,
+};
 use sluice_core::net::{Family, Protocol};
 use sluice_dataplane::iptables::{Iptables, Layout, Programs};
 use sluice_dataplane::{Backend, Observation, Scope};
@@ -115,7 +117,8 @@ fn every_kind(family: Family) -> Snapshot {
     elsewhere.ports[0].node_port = Some(30_083);
     let pods = [ip([10, 244, 1, 2]), ip([10, 244, 2, 2]), ip([10, 244, 2, 3])];
     let mut remote = world::slice(&elsewhere, &pods[1..]);
-    remote.endpoints[0].local = false;
+    let elsewhere_too = |endpoint| Endpoint { local: false, ..endpoint };
+    remote.endpoints = remote.endpoints.iter().map(elsewhere_too).collect();
     let simple = service("cluster-ip", [10, 96, 0, 10]);
     let full = [&simple, &ports, &node_port, &local, &restricted];
     let mut slices: Vec<_> = full.iter().map(|service| world::slice(service, &pods)).collect();
@@ -256,7 +259,7 @@ fn refusal(family: Family, variant: Variant) -> Outcome {
     let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
     let mut port = victim.1.ports[0].clone();
     port.cluster[0].ip = world::ip(other, [10, 244, 1, 2]);
-    Arc::make_mut(victim.1).ports = vec![port];
+    Arc::make_mut(victim.1).ports = [port].into();
     let mut mode = world::mode(family, variant, Layout::Compact);
     let report = mode.sync(&bad, &Scope::default()).expect("the others are applied");
     assert_eq!(report.refused.len(), 1, "{report:?}");

@@ -74,7 +74,7 @@ impl Api {
         encoding: Encoding,
     ) -> (Api, UnboundedSender<Bytes>) {
         let objects: Vec<String> = match listed {
-            Listed::Services => snapshot.services.values().map(service_json).collect(),
+            Listed::Services => snapshot.services.values().map(|it| service_json(it)).collect(),
             Listed::Slices => snapshot.slices.values().flatten().map(slice_json).collect(),
         };
         let of = listed.resource();

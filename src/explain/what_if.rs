@@ -145,7 +145,7 @@ pub fn apply(
         WhatIf::Field(name, field) => {
             let service = after.services.get(name);
             let service = service.ok_or_else(|| wrong(format!("there is no Service {name}")))?;
-            let service = with(service.clone(), field);
+            let service = with((**service).clone(), field);
             after.apply(Change::Service(service), &mut dirty);
         }
     }
@@ -170,7 +170,7 @@ fn without(after: &mut Snapshot, ip: IpAddr, dirty: &mut BTreeSet<ServiceName>) 
     let has = |slice: &&EndpointSlice| slice.endpoints.iter().any(|e| e.address == ip);
     let slices: Vec<EndpointSlice> = after.slices.values().flatten().filter(has).cloned().collect();
     for mut slice in slices {
-        slice.endpoints.retain(|endpoint| endpoint.address != ip);
+        slice.endpoints = slice.endpoints.iter().filter(|other| other.address != ip).collect();
         after.apply(Change::Slice(slice), dirty);
     }
 }

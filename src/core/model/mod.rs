@@ -5,14 +5,18 @@
 
 mod connections;
 mod endpoint;
+mod endpoint_list;
 mod node;
 mod service;
+mod slice;
 mod snapshot;
 
 pub use connections::ServiceConnections;
-pub use endpoint::{Condition, Endpoint, EndpointPort, EndpointSlice, Hints, SliceName};
+pub use endpoint::{Condition, Endpoint, Hints};
+pub use endpoint_list::Endpoints;
 pub use node::{Kept, Node};
 pub use service::{Service, ServiceName, ServicePort, ServiceType, SourceRanges, TrafficPolicy};
+pub use slice::{EndpointPort, EndpointSlice, SliceName};
 pub use snapshot::{Change, Snapshot};
 
 use std::fmt;

@@ -31,8 +31,8 @@ pub enum Change {
 /// The last known state of the API, as far as this node needs it.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Every Service with virtual IPs.
-    pub services: FxHashMap<ServiceName, Service>,
+    /// Every Service with virtual IPs. (In boxes, because a map has room for twice as many values as it holds.)
+    pub services: FxHashMap<ServiceName, Box<Service>>,
     /// EndpointSlices by Service, sorted by name. A Service may have none; a slice may arrive before its Service.
     /// (Lists, because a map allocates room for eleven slices and most Services have one.)
     pub slices: FxHashMap<ServiceName, Vec<EndpointSlice>>,
@@ -89,14 +89,24 @@ impl Snapshot {
         self.owners.get(slice)
     }
 
-    fn put_service(&mut self, service: Service, dirty: &mut BTreeSet<ServiceName>) {
-        if self.services.get(&service.name) != Some(&service) {
-            dirty.insert(service.name.clone());
-            self.services.insert(service.name.clone(), service);
+    fn put_service(&mut self, mut service: Service, dirty: &mut BTreeSet<ServiceName>) {
+        if self.services.get(&service.name).is_some_and(|known| **known == service) {
+            return;
         }
+        service.name = self.known(service.name);
+        dirty.insert(service.name.clone());
+        self.services.insert(service.name.clone(), Box::new(service));
     }
 
-    fn put_slice(&mut self, slice: EndpointSlice, dirty: &mut BTreeSet<ServiceName>) {
+    /// The same name in the memory of the Service or of its slices: both have it, and neither twice.
+    fn known(&self, name: ServiceName) -> ServiceName {
+        let of_service = self.services.get_key_value(&name).map(|(known, _)| known);
+        let of_slices = || self.slices.get_key_value(&name).map(|(known, _)| known);
+        of_service.or_else(of_slices).cloned().unwrap_or(name)
+    }
+
+    fn put_slice(&mut self, mut slice: EndpointSlice, dirty: &mut BTreeSet<ServiceName>) {
+        slice.service = self.known(slice.service);
         if self.owners.get(&slice.name).is_some_and(|owner| *owner != slice.service) {
             self.remove_slice(&slice.name, dirty);
         }

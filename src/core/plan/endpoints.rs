@@ -1,6 +1,7 @@
 //! Which endpoints of a Service port take traffic.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::net::IpAddr;
 
 use super::table::PoolEndpoint;
@@ -46,13 +47,10 @@ pub fn categorize<'a>(
     here: Here<'_>,
 ) -> Categories {
     let found = collect(slices, family, port);
-    let topology = topology(found.values().copied(), here);
+    let topology = topology(found.values(), here);
     let pool = |wanted: Condition, keep: &dyn Fn(&Endpoint) -> bool| -> Vec<PoolEndpoint> {
         let chosen = found.iter().filter(|(_, e)| e.condition == wanted && keep(e));
-        let mut pool: Vec<_> =
-            chosen.map(|(&(ip, port), e)| PoolEndpoint { ip, port, local: e.local }).collect();
-        pool.shrink_to_fit(); // There are as many pools as Services.
-        pool
+        chosen.map(|(&(ip, port), e)| PoolEndpoint { ip, port, local: e.local }).collect()
     };
 
     let mut cluster = pool(Condition::Ready, &|e| prefers(e, topology, here));
@@ -74,7 +72,7 @@ pub fn categorize<'a>(
 pub fn local_ready<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, family: Family) -> usize {
     let serving = slices.filter(|slice| slice.family == family && !slice.ports.is_empty());
     let ready = serving
-        .flat_map(|slice| &slice.endpoints)
+        .flat_map(|slice| slice.endpoints.iter())
         .filter(|endpoint| endpoint.local && endpoint.condition == Condition::Ready);
     ready.map(|endpoint| endpoint.address).collect::<BTreeSet<_>>().len()
 }
@@ -92,15 +90,16 @@ pub(super) fn collect<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     family: Family,
     (name, protocol): (&str, Protocol),
-) -> BTreeMap<(IpAddr, u16), &'a Endpoint> {
-    let mut found: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
+) -> BTreeMap<(IpAddr, u16), Endpoint> {
+    let mut found: BTreeMap<(IpAddr, u16), Endpoint> = BTreeMap::new();
     for slice in slices.filter(|slice| slice.family == family) {
         let ports = slice.ports.iter().filter(|p| *p.name == *name && p.protocol == protocol);
         for port in ports {
-            for endpoint in &slice.endpoints {
-                let kept = found.entry((endpoint.address, port.port)).or_insert(endpoint);
-                if endpoint.condition < kept.condition {
-                    *kept = endpoint;
+            for endpoint in slice.endpoints.iter() {
+                match found.entry((endpoint.address, port.port)) {
+                    Entry::Vacant(place) => drop(place.insert(endpoint)),
+                    Entry::Occupied(kept) if kept.get().condition <= endpoint.condition => {}
+                    Entry::Occupied(mut kept) => drop(kept.insert(endpoint)),
                 }
             }
         }

@@ -61,8 +61,8 @@ pub fn slice(service: &str, suffix: &str, endpoints: Vec<Endpoint>) -> EndpointS
         name: SliceName::new("default", &format!("{service}-{suffix}")),
         service: ServiceName::new("default", service),
         family: Family::V4,
-        ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
-        endpoints,
+        ports: [EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
+        endpoints: endpoints.into(),
         trigger_time: None,
     }
 }

@@ -127,7 +127,7 @@ impl Planner {
         self.settle_claims(snapshot, &mut todo);
         for name in todo {
             let mut warnings = Vec::new();
-            let service = snapshot.services.get(&name);
+            let service = snapshot.services.get(&name).map(|service| &**service);
             let service = service.filter(|service| self.is_served(service, &mut warnings));
             let check = service.and_then(|s| self.health_check(s, snapshot, &mut warnings));
             effect.health_checks |= self.table.health_checks.get(&name) != check.as_ref();
@@ -225,7 +225,7 @@ impl Planner {
                 continue;
             }
             let pool = |kind, found: Vec<_>| {
-                if policy::uses(service, port, kind) { found } else { Vec::new() }
+                if policy::uses(service, port, kind) { found.into() } else { Box::default() }
             };
             ports.push(PortPlan {
                 name: Arc::clone(&port.name),
@@ -237,7 +237,7 @@ impl Planner {
             });
         }
         let cluster_ip = first_of(&service.cluster_ips, family);
-        (!ports.is_empty()).then_some(ServicePlan { cluster_ip, ports })
+        (!ports.is_empty()).then(|| ServicePlan { cluster_ip, ports: ports.into() })
     }
 
     /// Sets the session affinity of a Service's ports.
@@ -284,7 +284,7 @@ impl Planner {
         endpoints: &Categories,
         ranges: &Admit,
         warnings: &mut Vec<Warning>,
-    ) -> Vec<Frontend> {
+    ) -> Box<[Frontend]> {
         let mut frontends: Vec<Frontend> = Vec::new();
         for (at, kind) in port_addresses(service, port, self.table.family) {
             if frontends.iter().any(|f| f.at == at) {
@@ -307,8 +307,7 @@ impl Planner {
             let routes = policy::routes(kind, service, endpoints, &self.table.host);
             frontends.push(Frontend { at, kind, admit, routes });
         }
-        frontends.shrink_to_fit();
-        frontends
+        frontends.into()
     }
 
     /// Which sources may use the load balancer IPs. If the node's address is admitted, the load balancer IPs are as well: a

@@ -65,7 +65,7 @@ pub fn judge<'a>(
     here: Here<'_>,
 ) -> Vec<Judged> {
     let found = collect(slices, family, port);
-    let topology = topology(found.values().copied(), here);
+    let topology = topology(found.values(), here);
     let ready = |local: bool| {
         found.values().any(|e| e.condition == Condition::Ready && (e.local || !local))
     };

@@ -115,7 +115,7 @@ pub struct ServicePlan {
     /// traffic to its other ports.
     pub cluster_ip: Option<IpAddr>,
     /// Its ports, in the Service's order.
-    pub ports: Vec<PortPlan>,
+    pub ports: Box<[PortPlan]>,
 }
 
 /// The plan of one Service port.
@@ -126,13 +126,13 @@ pub struct PortPlan {
     /// The transport protocol of its frontends and endpoints.
     pub protocol: Protocol,
     /// The pool for policy Cluster, sorted; empty if no route uses it.
-    pub cluster: Vec<PoolEndpoint>,
+    pub cluster: Box<[PoolEndpoint]>,
     /// The pool for policy Local, sorted; empty if no route uses it.
-    pub local: Vec<PoolEndpoint>,
+    pub local: Box<[PoolEndpoint]>,
     /// Session affinity by client address.
     pub affinity: Option<Affinity>,
     /// Its frontends.
-    pub frontends: Vec<Frontend>,
+    pub frontends: Box<[Frontend]>,
 }
 
 impl PortPlan {

@@ -1,6 +1,7 @@
 //! Tables over the plan: what happens to which packet, decided from the forwarding table alone.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -216,7 +217,7 @@ fn slices_merge_and_the_better_condition_counts() {
 fn topology_hints_need_every_ready_endpoint() {
     let hinted = |address: &str, node: &str, zone: &str| {
         let name = |text: &str| if text.is_empty() { vec![] } else { vec![text.into()] };
-        let hints = Some(Box::new(Hints { zones: name(zone), nodes: name(node) }));
+        let hints = Some(Arc::new(Hints { zones: name(zone), nodes: name(node) }));
         Endpoint { hints, ..endpoint(address, Condition::Ready, false) }
     };
     let (a, b) = ("10.244.1.5", "10.244.2.5");
@@ -342,10 +343,10 @@ fn health_checks_count_ready_pods_of_this_node_once() {
     };
     let (a, b) = ("10.244.1.5", "10.244.1.6");
     let mut without_ports = slice("web", "2", pods(&[(b, Ready, true)]));
-    without_ports.ports.clear();
+    without_ports.ports = [].into();
     let mut second_port = slice("web", "2", pods(&[(a, Ready, true), (b, Ready, true)]));
-    second_port.ports[0].port = 9090;
-    second_port.ports[0].name = "metrics".into();
+    Arc::make_mut(&mut second_port.ports)[0].port = 9090;
+    Arc::make_mut(&mut second_port.ports)[0].name = "metrics".into();
     let mut other_family = slice("web", "2", vec![endpoint("fd00::5", Ready, true)]);
     other_family.family = Family::V6;
     let one = slice("web", "1", pods(&[(a, Ready, true)]));

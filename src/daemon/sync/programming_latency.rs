@@ -74,15 +74,15 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use sluice_core::model::SliceName;
+    use sluice_core::model::{Endpoints, SliceName};
 
     fn slice(service: &str, family: Family, trigger_time: Option<i64>) -> EndpointSlice {
         EndpointSlice {
             name: SliceName::new("n", &format!("{service}-{family}")),
             service: ServiceName::new("n", service),
             family,
-            ports: Vec::new(),
-            endpoints: Vec::new(),
+            ports: [].into(),
+            endpoints: Endpoints::default(),
             trigger_time,
         }
     }

@@ -300,11 +300,11 @@ fn arranged(
         for kind in [PoolKind::Cluster, PoolKind::Local] {
             let port = &plan.ports[index];
             let pool = arrange(before(port, kind), port.pool(kind));
-            if pool != port.pool(kind) {
+            if *pool != *port.pool(kind) {
                 let port = &mut Arc::make_mut(&mut plan).ports[index];
                 match kind {
-                    PoolKind::Cluster => port.cluster = pool,
-                    PoolKind::Local => port.local = pool,
+                    PoolKind::Cluster => port.cluster = pool.into(),
+                    PoolKind::Local => port.local = pool.into(),
                 }
             }
         }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::data_path::DataPath;
-use super::elements::{Elements, counter_elements, frontend_elements, shared_elements};
+use super::elements::{
+    Elements, cluster_ip_element, counter_elements, frontend_elements, shared_elements,
+};
 use super::frontends::FrontendClass;
 use super::rules::Rules;
 use super::schema::Schema;
@@ -46,6 +48,7 @@ impl Desired<'_> {
     /// Elements that belong to one Service alone, sorted.
     pub(super) fn own_elements(&self, name: &ServiceName, plan: &ServicePlan) -> Elements {
         let mut elements = Elements::with_capacity(USUAL);
+        cluster_ip_element(plan, &mut elements);
         for frontend in plan.ports.iter().flat_map(|port| &port.frontends) {
             frontend_elements(frontend, &mut elements);
         }

@@ -12,6 +12,13 @@ use sluice_kernel::nft::{Element, Key};
 /// Elements, each with its set.
 pub(crate) type Elements = Vec<(SetId, Element)>;
 
+/// The cluster IP of a Service, which no other Service has.
+pub(super) fn cluster_ip_element(plan: &ServicePlan, out: &mut Elements) {
+    if let Some(ip) = plan.cluster_ip {
+        out.push((SetId::ClusterIps, Element::new(Key::new().address(ip))));
+    }
+}
+
 /// Elements of one frontend: who may use it, whether it is masqueraded, and what it refuses.
 pub(super) fn frontend_elements(frontend: &Frontend, out: &mut Elements) {
     let class = FrontendClass::of(&frontend.at);
@@ -52,11 +59,8 @@ pub(super) fn counter_elements(name: &ServiceName, plan: &ServicePlan, out: &mut
 
 /// Elements that several Services may need at once: they exist while any Service needs them.
 pub(super) fn shared_elements(plan: &ServicePlan, out: &mut Elements) {
-    if let Some(ip) = plan.cluster_ip {
-        out.push((SetId::ClusterIps, Element::new(Key::new().address(ip))));
-    }
     for port in &plan.ports {
-        let here = port.cluster.iter().chain(&port.local).filter(|endpoint| endpoint.local);
+        let here = port.cluster.iter().chain(&*port.local).filter(|endpoint| endpoint.local);
         out.extend(here.map(|endpoint| {
             let to_itself = Key::new().address(endpoint.ip).address(endpoint.ip);
             let key = to_itself.protocol(port.protocol).port(endpoint.port);

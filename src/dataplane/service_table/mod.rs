@@ -48,6 +48,7 @@ pub(crate) mod strict_kernel;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
@@ -72,11 +73,14 @@ use crate::{Backend, Count, Observation, RefusedService, Report, Scope, SyncErro
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 use sluice_core::plan::{Address, ForwardingTable, ServicePlan};
-use sluice_kernel::nft::{ApplyError, Counting, Listening, NftError, Operations, Ops, Refused};
+use sluice_kernel::nft::{ApplyError, Counting, Listening, NftError, Op, Operations, Ops, Refused};
 use sluice_telemetry::trace;
 
 /// How often a batch is sent again without the Services whose objects were refused.
 const ROUNDS: usize = 8;
+
+/// A table that is new is built in transactions of at most so many elements.
+const PART: usize = 4096;
 
 /// How often a sync starts over because the kernel's state is not as expected. The last time, the table is
 /// replaced, whatever it contains.
@@ -87,7 +91,7 @@ const ATTEMPTS: usize = 4;
 /// | goal | how it is met |
 /// |---|---|
 /// | A change costs work for the Services that changed, whatever the cluster | Only their elements are computed and compared with what was applied for them. Rules depend on host facts, and on which sizes of pools are in use, not on Services: [`Applied`] keeps what they follow from |
-/// | Traffic never meets half a change | One sync is one transaction of nf_tables, in which sets come before what refers to them |
+/// | Traffic never meets half a change | One sync is one transaction of nf_tables, in which sets come before what refers to them. A table that is new has no rules until all its elements are there: it is built in parts, so that neither this process nor the kernel holds all of it twice |
 /// | A restart writes nothing that is there already | Everything that elements and rules say follows from the forwarding table, but for the slots of endpoints: these are read back |
 /// | One Service that the kernel refuses harms no other | Each operation has an owner; what a refusal names is left out as before, and the rest is sent again, [`ROUNDS`] times at the most |
 /// | What somebody else changes is repaired | A listener tells of foreign changes, and the generation of the rule set closes the gap before it listened; so does a refusal that contradicts what was applied ([`Refused::contradicts_state`]) |
@@ -179,6 +183,7 @@ impl<T: KernelTable> ServiceTable<T> {
             observed,
             generation,
             refused: BTreeMap::new(),
+            commits: 0,
             report: Report { observed: observation, ..Report::default() },
         };
         work.diff = self.diff(table, scope, &work);
@@ -208,10 +213,10 @@ impl<T: KernelTable> ServiceTable<T> {
         let refused = |name: &&ServiceName| work.refused.contains_key(*name);
         let changed = scope.services.iter().filter(|name| !refused(name));
         let changed = changed.filter_map(|name| table.services.get(name));
-        let taken: FxHashSet<Address> = changed.flat_map(|plan| addresses_of(plan)).collect();
+        let taken: FxHashSet<Claimed> = changed.flat_map(|plan| claimed_by(plan)).collect();
         let before = |name: &ServiceName| {
             let plan = self.applied.as_ref()?.plan(name)?;
-            (!addresses_of(plan).any(|at| taken.contains(&at))).then(|| Arc::clone(plan))
+            (!claimed_by(plan).any(|it| taken.contains(&it))).then(|| Arc::clone(plan))
         };
         work.refused.keys().map(|name| (name.clone(), before(name))).collect()
     }
@@ -228,11 +233,21 @@ impl<T: KernelTable> ServiceTable<T> {
             if ops.is_empty() {
                 break;
             }
-            let refused = match self.transact(&ops) {
+            let (operations, elements) = (ops.len(), ops.count_elements());
+            let in_parts = round == 1 && work.is_new() && elements > PART;
+            let most = if in_parts { PART } else { usize::MAX };
+            let refused = match self.transact(ops, most, &mut work.commits) {
                 Ok(()) => {
-                    work.report.operations = ops.len();
-                    work.report.elements = ops.count_elements();
+                    work.report.operations = operations;
+                    work.report.elements = elements;
                     break;
+                }
+                Err(ApplyError::Refused(_)) if in_parts => {
+                    // As a whole it shows which Services are at fault, and nothing of them stays.
+                    let none = vec![Op::AddTable { comment: None }, Op::DeleteTable];
+                    self.transact(none.into(), usize::MAX, &mut work.commits)?;
+                    work.diff = self.diff(table, scope, work);
+                    continue;
                 }
                 Err(ApplyError::Refused(refused)) => refused,
                 Err(error) => return Err(error),
@@ -248,11 +263,20 @@ impl<T: KernelTable> ServiceTable<T> {
         Ok(())
     }
 
-    /// One transaction, until the kernel has answered.
-    fn transact(&mut self, ops: &Ops) -> Result<(), ApplyError> {
+    /// One transaction, or several if there are more elements than `most`, until the kernel has answered.
+    fn transact(&mut self, ops: Ops, most: usize, commits: &mut u32) -> Result<(), ApplyError> {
         let _span = trace::step("kernel transaction");
         trace::note("operations", || ops.len().to_string());
-        let result = self.kernel.apply(ops);
+        let mut apply = |ops: &Ops| {
+            self.kernel.apply(ops)?;
+            *commits += 1;
+            Ok(())
+        };
+        let result: Result<(), ApplyError> = if ops.count_elements() > most {
+            ops.in_parts(most).try_for_each(|part| apply(&part))
+        } else {
+            apply(&ops)
+        };
         trace::note("answer", || match &result {
             Ok(()) => "acknowledged".to_owned(),
             Err(error) => error.to_string(),
@@ -284,8 +308,7 @@ impl<T: KernelTable> ServiceTable<T> {
                 }
                 Err(error) => return Err(error),
             }
-            let commits = u32::from(work.report.operations > 0);
-            let interfered = self.listen(work.generation, commits);
+            let interfered = self.listen(work.generation, work.commits);
             let affinity = work.diff.outcome.commit(&mut self.applied);
             work.report.operations += self.purge(table.family, &affinity);
             if work.observed.is_some() && interfered? && !last {
@@ -308,11 +331,29 @@ struct Work {
     observed: Option<ObservedTable>,
     generation: u32,
     refused: BTreeMap<ServiceName, String>,
+    /// How many transactions the kernel took.
+    commits: u32,
     report: Report,
 }
 
-fn addresses_of(plan: &ServicePlan) -> impl Iterator<Item = Address> {
-    plan.ports.iter().flat_map(|port| &port.frontends).map(|frontend| frontend.at)
+impl Work {
+    /// Whether there was no table when the kernel was read.
+    fn is_new(&self) -> bool {
+        self.observed.as_ref().is_some_and(|observed| !observed.exists())
+    }
+}
+
+/// What one Service has alone.
+#[derive(PartialEq, Eq, Hash)]
+enum Claimed {
+    ClusterIp(IpAddr),
+    Frontend(Address),
+}
+
+fn claimed_by(plan: &ServicePlan) -> impl Iterator<Item = Claimed> {
+    let frontends = plan.ports.iter().flat_map(|port| &port.frontends);
+    let frontends = frontends.map(|frontend| Claimed::Frontend(frontend.at));
+    plan.cluster_ip.map(Claimed::ClusterIp).into_iter().chain(frontends)
 }
 
 /// What is in the kernel after a sync.

@@ -102,8 +102,8 @@ pub(crate) struct Kernel {
     pub(crate) vague: bool,
     /// The table cannot be read.
     pub(crate) unreadable: bool,
-    /// What the last transaction did.
-    pub(crate) last: Vec<Op>,
+    /// What each transaction did.
+    pub(crate) transactions: Vec<Vec<Op>>,
 }
 
 impl Kernel {
@@ -145,7 +145,7 @@ impl KernelTable for Kernel {
         next.check_references();
         self.model = next;
         self.generation += 1;
-        self.last = ops;
+        self.transactions.push(ops);
         Ok(())
     }
 

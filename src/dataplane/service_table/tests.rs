@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::ServiceTable;
 use super::frontends::{FrontendClass, frontend_key};
 use super::sets::SetId;
 use super::strict_kernel::{Kernel, Model};
+use super::{PART, ServiceTable};
 use crate::userspace::VisibleSource;
 use crate::{Backend, Observation, Report, Scope};
 use crate::{ipvs, nftables, userspace};
@@ -41,14 +41,19 @@ impl World {
     fn sync(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> Vec<Op> {
         let report = self.report(table, scope);
         assert_eq!(report.refused, []);
-        std::mem::take(&mut self.mode.kernel.last)
+        std::mem::take(&mut self.mode.kernel.transactions).concat()
     }
 
     fn report(&mut self, table: &ForwardingTable, scope: &BTreeSet<ServiceName>) -> Report {
-        self.mode.kernel.last.clear();
+        self.mode.kernel.transactions.clear();
         let scope = Scope { services: scope.clone(), full: false };
         let report = self.mode.sync(table, &scope).expect("the model's transport never fails");
-        assert_eq!(report.operations, self.mode.kernel.last.len());
+        // What was built in parts and could not be finished was deleted again.
+        let deletion = [Op::AddTable { comment: None }, Op::DeleteTable];
+        let deleted = self.mode.kernel.transactions.iter().rposition(|ops| **ops == deletion);
+        let last = deleted.map_or(0, |at| at + 1);
+        let done = self.mode.kernel.transactions[last..].iter().map(Vec::len).sum::<usize>();
+        assert_eq!(report.operations, done);
         report
     }
 
@@ -132,6 +137,27 @@ fn an_endpoint_more_in_ten_thousand_services_is_a_handful_of_operations() {
     let nine = [100, 101, 102, 103, 104, 105, 106, 107, 108];
     assert_eq!(cost(&change(&nine)), 6, "a ninth comes: from 8 slots to 16");
     assert_eq!(cost(&change(&nine[1..])), 11, "the local one leaves: the last takes its slot");
+}
+
+#[test]
+fn a_new_table_has_no_rules_until_all_its_elements_are_there() {
+    let (table, _) = build(Family::V4, "node-a", host(), &ten_thousand());
+    let mut world = World::new(Kernel::default());
+    world.report(&table, &BTreeSet::new());
+    let (last, before) = world.kernel().transactions.split_last().expect("there are some");
+    assert!(before.len() > 10 && before.iter().all(|ops| ops.len() <= PART));
+    assert!(!before.iter().flatten().any(|op| matches!(op, Op::AddRule(_))));
+    assert!(last.iter().all(|op| matches!(op, Op::AddRule(_))));
+    assert!(world.restarted().sync(&table, &BTreeSet::new()).is_empty());
+    // A Service that is refused in the midst of it costs itself only.
+    let poison = Some(vip_key(&table, "web-77").number(1));
+    let mut refusing = World::new(Kernel { poison, ..Kernel::default() });
+    let refused = refusing.report(&table, &BTreeSet::new()).refused;
+    let name = ServiceName::new("default", "web-77");
+    assert_eq!(refused.iter().map(|it| &it.service).collect::<Vec<_>>(), [&name]);
+    let services = table.services.into_iter().filter(|(other, _)| *other != name).collect();
+    let without = ForwardingTable { services, ..table };
+    assert!(refusing.restarted().sync(&without, &BTreeSet::new()).is_empty());
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl DataPath for ToRelays {
         slot_elements(plan, out);
         for port in plan.ports.iter().filter(|port| is_relayed(port.protocol)) {
             let relays: BTreeSet<u16> =
-                port.cluster.iter().chain(&port.local).map(|relay| relay.port).collect();
+                port.cluster.iter().chain(&*port.local).map(|relay| relay.port).collect();
             let relay = |n| Element::new(Key::new().protocol(port.protocol).port(n));
             out.extend(relays.into_iter().map(|port| (RELAY_PORTS, relay(port))));
         }

@@ -86,7 +86,7 @@ pub(super) fn redirected(
         if !is_relayed(port.protocol) {
             return port.clone();
         }
-        let relays = |kind| -> Vec<PoolEndpoint> {
+        let relays = |kind| -> Box<[PoolEndpoint]> {
             // Not local: that would add a hairpin rule, and a relay sends from this node.
             let endpoint =
                 |at: SocketAddr| PoolEndpoint { ip: at.ip(), port: at.port(), local: false };

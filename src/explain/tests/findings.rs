@@ -1,6 +1,7 @@
 //! What produces each finding, and which questions have no answer.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::world::{World, facts, pod};
 use crate::truth::{Looked, Object, Observed, Problem, Unserved, Way};
@@ -25,7 +26,7 @@ fn change(world: &mut World, change: Change) {
 /// The Service `web` of the usual world, changed.
 fn web(world: &mut World, edit: impl FnOnce(&mut Service)) {
     let name = sluice_core::model::ServiceName::new("default", "web");
-    let mut service = world.snapshot.services[&name].clone();
+    let mut service = (*world.snapshot.services[&name]).clone();
     edit(&mut service);
     change(world, Change::Service(service));
 }
@@ -142,8 +143,8 @@ fn pods_and_policies() -> Vec<Row> {
     let hinted = of(|w| {
         let mut far = endpoint("10.244.2.2", Ready, false);
         let mut near = endpoint("10.244.1.2", Ready, true);
-        far.hints = Some(Box::new(Hints { zones: vec!["b".into()], nodes: vec![] }));
-        near.hints = Some(Box::new(Hints { zones: vec!["a".into()], nodes: vec![] }));
+        far.hints = Some(Arc::new(Hints { zones: vec!["b".into()], nodes: vec![] }));
+        near.hints = Some(Arc::new(Hints { zones: vec!["a".into()], nodes: vec![] }));
         change(w, Change::Slice(slice("web", "1", vec![near, far])));
         w.snapshot.node.iter_mut().for_each(|node| node.zone = Some("a".into()));
     });

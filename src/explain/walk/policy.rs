@@ -36,7 +36,7 @@ fn class(hit: &Hit<'_>) -> Class {
 }
 
 fn service<'a>(truth: &'a Truth<'_>, hit: &Hit<'_>) -> Option<&'a Service> {
-    truth.snapshot.services.get(hit.service)
+    truth.snapshot.services.get(hit.service).map(|service| &**service)
 }
 
 /// The policy of the Service for this kind of frontend.

@@ -254,7 +254,8 @@ mod tests {
             let (snapshot, warnings) = snapshot(&objects, name);
             assert!(warnings.is_empty(), "{warnings:?}");
             assert_eq!(snapshot.services[&web].ports[0].port, 81, "the later one counts");
-            assert_eq!(snapshot.slices[&web][0].endpoints[0].local, local, "{name}");
+            let mut endpoints = snapshot.slices[&web][0].endpoints.iter();
+            assert_eq!(endpoints.next().map(|first| first.local), Some(local), "{name}");
             let addresses = snapshot.node.expect("a node").addresses;
             assert_eq!(addresses, [address.parse::<std::net::IpAddr>().expect("an address")]);
             assert_eq!(snapshot.service_cidrs.len(), 1);

@@ -68,6 +68,21 @@ impl ElementList {
         })
     }
 
+    /// The same elements in lists of at most so many.
+    pub(super) fn parts(self, most: usize) -> impl Iterator<Item = ElementList> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let mut part = ElementList::default();
+            while part.len < most
+                && let Some((element, next)) = self.read(at)
+            {
+                part.push(element);
+                at = next;
+            }
+            (!part.is_empty()).then_some(part)
+        })
+    }
+
     /// The element at an offset, and the offset of the next one.
     fn read(&self, at: usize) -> Option<(Element, usize)> {
         let ([key, kind], rest) = self.bytes.get(at..)?.split_first_chunk()?;

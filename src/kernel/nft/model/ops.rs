@@ -87,6 +87,23 @@ impl Ops {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The same operations in parts, each with the elements of one set, and at most so many of them. The first part
+    /// has what comes before the elements, and the last one what comes after them. What was taken is freed.
+    pub fn in_parts(self, most: usize) -> impl Iterator<Item = Ops> {
+        let Ops { before, elements, after } = self;
+        let elements = elements.into_iter().flat_map(move |ElementOps { verb, set, elements }| {
+            elements.parts(most).map(move |elements| Ops {
+                elements: vec![ElementOps { verb, set: Arc::clone(&set), elements }],
+                ..Ops::default()
+            })
+        });
+        let after = Ops { after, ..Ops::default() };
+        std::iter::once(Ops::from(before))
+            .chain(elements)
+            .chain([after])
+            .filter(|ops| !ops.is_empty())
+    }
 }
 
 impl From<Vec<Op>> for Ops {
@@ -119,5 +136,28 @@ mod tests {
             [Op::AddTable { comment: None }, delete(1), delete(2), Op::FlushSet("t".into())];
         assert!(ops.ops().map(Cow::into_owned).eq(expected));
         assert_eq!((ops.len(), ops.count_elements(), ops.is_empty()), (4, 2, false));
+    }
+
+    #[test]
+    fn parts_have_the_same_operations_in_the_same_order() {
+        let list = |ports: std::ops::Range<u16>| {
+            let mut elements = ElementList::default();
+            ports.for_each(|port| elements.push(Element::new(Key::new().port(port))));
+            elements
+        };
+        let add = |set: &str, ports| ElementOps {
+            verb: Verb::Add,
+            set: set.into(),
+            elements: list(ports),
+        };
+        let ops = Ops {
+            before: vec![Op::AddTable { comment: None }],
+            elements: vec![add("s", 0..7), add("t", 0..2), add("u", 0..0)],
+            after: vec![Op::FlushSet("t".into())],
+        };
+        let all = |ops: &Ops| ops.ops().map(Cow::into_owned).collect::<Vec<Op>>();
+        let parts: Vec<Ops> = ops.clone().in_parts(3).collect();
+        assert_eq!(parts.iter().map(Ops::len).collect::<Vec<_>>(), [1, 3, 3, 1, 2, 1]);
+        assert_eq!(parts.iter().flat_map(all).collect::<Vec<_>>(), all(&ops));
     }
 }

@@ -12,7 +12,9 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ pub(super) use slice::slice;
 
 use super::lenient::Lenient;
 use super::wire::{self, Time};
-use sluice_core::model::Warning;
+use sluice_core::model::{EndpointPort, Hints, Warning};
 use sluice_core::net::{parse_cidr, parse_ip};
 
 /// The result for one object.
@@ -239,26 +241,53 @@ fn special(ip: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// Shares equal strings: the cluster's slices repeat a few port and zone names thousands of times.
+/// Shares what the objects of a cluster repeat thousands of times: names of ports and zones, lists of ports, hints.
 #[derive(Default)]
 pub(super) struct Interner {
-    known: FxHashSet<Arc<str>>,
-    sweep_at: usize,
+    names: Known<str>,
+    ports: Known<[EndpointPort]>,
+    hints: Known<Hints>,
 }
 
 impl Interner {
+    fn name(&mut self, text: &str) -> Arc<str> {
+        self.names.share(text)
+    }
+
+    fn ports(&mut self, ports: Vec<EndpointPort>) -> Arc<[EndpointPort]> {
+        self.ports.share(ports)
+    }
+
+    fn hints(&mut self, hints: Hints) -> Arc<Hints> {
+        self.hints.share(hints)
+    }
+}
+
+/// Values that are in use, and some that were.
+struct Known<T: ?Sized> {
+    values: FxHashSet<Arc<T>>,
+    sweep_at: usize,
+}
+
+impl<T: ?Sized> Default for Known<T> {
+    fn default() -> Known<T> {
+        Known { values: FxHashSet::default(), sweep_at: 0 }
+    }
+}
+
+impl<T: ?Sized + Eq + Hash> Known<T> {
     const SMALLEST_SWEEP: usize = 1024;
 
-    fn get(&mut self, text: &str) -> Arc<str> {
-        if let Some(shared) = self.known.get(text) {
+    fn share<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
+        if let Some(shared) = self.values.get(value.borrow()) {
             return Arc::clone(shared);
         }
-        if self.known.len() >= self.sweep_at.max(Self::SMALLEST_SWEEP) {
-            self.known.retain(|shared| Arc::strong_count(shared) > 1);
-            self.sweep_at = 2 * self.known.len();
+        if self.values.len() >= self.sweep_at.max(Self::SMALLEST_SWEEP) {
+            self.values.retain(|shared| Arc::strong_count(shared) > 1);
+            self.sweep_at = 2 * self.values.len();
         }
-        let shared: Arc<str> = text.into();
-        self.known.insert(Arc::clone(&shared));
+        let shared: Arc<T> = value.into();
+        self.values.insert(Arc::clone(&shared));
         shared
     }
 }

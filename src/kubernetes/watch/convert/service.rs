@@ -281,5 +281,5 @@ fn one_port(
         notes.warn(format_args!("spec.ports[{i}].port"), "is missing; the port is ignored");
     }
     let node_port = notes.take_port(format_args!("spec.ports[{i}].nodePort"), entry.node_port);
-    Some(ServicePort { name: names.get(&name.0), protocol, port: port?, node_port })
+    Some(ServicePort { name: names.name(&name.0), protocol, port: port?, node_port })
 }

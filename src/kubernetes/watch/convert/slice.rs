@@ -7,7 +7,7 @@ use crate::watch::lenient::{Lenient, Text};
 use crate::watch::object::Object;
 use crate::watch::wire::{self, Time};
 use sluice_core::model::{
-    Condition, Endpoint, EndpointPort, EndpointSlice, Hints, ServiceName, SliceName,
+    Condition, Endpoint, EndpointPort, EndpointSlice, Endpoints, Hints, ServiceName, SliceName,
 };
 use sluice_core::net::{Family, Protocol};
 
@@ -85,7 +85,7 @@ fn ports(
     value: Lenient<Vec<Lenient<wire::EndpointPort<'_>>>>,
     notes: &mut Notes<'_>,
     names: &mut Interner,
-) -> Vec<EndpointPort> {
+) -> Arc<[EndpointPort]> {
     let entries = notes.take(format_args!("ports"), value).unwrap_or_default();
     let mut ports = Vec::with_capacity(entries.len());
     for (i, entry) in entries.into_iter().enumerate() {
@@ -103,12 +103,12 @@ fn ports(
         let Some(port) = notes.take_port(format_args!("ports[{i}].port"), entry.port) else {
             continue;
         };
-        let port = EndpointPort { name: names.get(&name.0), protocol, port };
+        let port = EndpointPort { name: names.name(&name.0), protocol, port };
         if !ports.contains(&port) {
             ports.push(port);
         }
     }
-    ports
+    names.ports(ports)
 }
 
 fn endpoints(
@@ -117,14 +117,13 @@ fn endpoints(
     node_name: &str,
     notes: &mut Notes<'_>,
     names: &mut Interner,
-) -> Vec<Endpoint> {
+) -> Endpoints {
     let entries = notes.take(format_args!("endpoints"), value).unwrap_or_default();
-    let mut endpoints = Vec::with_capacity(entries.len());
-    for (i, entry) in entries.into_iter().enumerate() {
-        let entry = notes.take_entry(format_args!("endpoints[{i}]"), entry);
-        endpoints.extend(entry.and_then(|e| endpoint(i, e, family, node_name, notes, names)));
-    }
-    endpoints
+    let usable = entries.into_iter().enumerate().filter_map(|(i, entry)| {
+        let entry = notes.take_entry(format_args!("endpoints[{i}]"), entry)?;
+        endpoint(i, entry, family, node_name, notes, names)
+    });
+    usable.collect()
 }
 
 fn endpoint(
@@ -170,7 +169,7 @@ fn hints(
     value: Lenient<wire::Hints<'_>>,
     notes: &mut Notes<'_>,
     names: &mut Interner,
-) -> Option<Box<Hints>> {
+) -> Option<Arc<Hints>> {
     let hints = notes.take(format_args!("endpoints[{i}].hints"), value)?;
     let mut list = |field: &str, value: Lenient<Vec<Lenient<wire::Named<'_>>>>| -> Vec<Arc<str>> {
         let field = format_args!("endpoints[{i}].hints.{field}");
@@ -178,7 +177,7 @@ fn hints(
         let named = entries.into_iter().filter_map(|entry| {
             let entry = notes.take_entry(field, entry)?;
             let name = notes.take_entry(field, entry.name)?;
-            Some(names.get(&name.0))
+            Some(names.name(&name.0))
         });
         named.collect()
     };
@@ -186,5 +185,5 @@ fn hints(
         zones: list("forZones", hints.for_zones),
         nodes: list("forNodes", hints.for_nodes),
     };
-    (hints != Hints::default()).then(|| Box::new(hints))
+    (hints != Hints::default()).then(|| names.hints(hints))
 }

@@ -40,7 +40,7 @@ impl Api {
             for (index, protocol) in Protocol::ALL.into_iter().enumerate() {
                 let endpoints = pods.iter().map(pod).collect();
                 let mut slice = slice(service, &index.to_string(), endpoints);
-                slice.ports[0].protocol = protocol;
+                Arc::make_mut(&mut slice.ports)[0].protocol = protocol;
                 slices.push(slice);
             }
         }
