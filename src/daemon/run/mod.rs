@@ -23,7 +23,7 @@ pub(crate) use crate::sync::Share;
 /// The minimum number of open files; the userspace mode needs more with each connection.
 const FILES: u64 = 64;
 
-/// Threads of the runtime: one to decode what arrives, one to program the kernel.
+/// Threads of the runtime, beside the one that programs the kernel: two large lists are decoded at once.
 const THREADS: usize = 2;
 
 /// What the daemon is started with, in addition to its configuration.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::dataplane::{Dataplane, DataplaneOptions};
@@ -89,8 +91,10 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
     let share = options.sync_share;
     let setup =
         Setup { config, node_name, backends, removed_tcp, share, health, metrics, in_force };
-    // In a task of its own, so that the loop may block its thread while it programs the kernel.
-    let syncing = tokio::spawn(sync::run(setup, sources, stop.clone()));
+    // On a thread of its own, which it may block while it programs the kernel. To lend it one of the runtime's for each
+    // sync would cost a change two switches of threads.
+    let (runtime, stopped) = (Handle::current(), stop.clone());
+    let syncing = spawn_blocking(move || runtime.block_on(sync::run(setup, sources, stopped)));
     syncing.await.context("the sync loop ended")?;
     stop.cancel();
     while watches.join_next().await.is_some() {}

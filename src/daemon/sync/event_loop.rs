@@ -63,7 +63,8 @@ const MOST_ORIGINS: usize = 100;
 /// At most this many changes of a sync are measured; more of them at a time say nothing new.
 const MOST_ARRIVALS: usize = 1000;
 
-/// Runs until `stop` is cancelled or every source of changes is gone. The kernel keeps what it has.
+/// Runs until `stop` is cancelled or every source of changes is gone. The kernel keeps what it has. Blocks its thread
+/// while it programs the kernel, so it must have one of its own.
 pub(crate) async fn run(setup: Setup, mut sources: Sources, stop: CancellationToken) {
     let addresses = sources.addresses.borrow_and_update().clone();
     let mut pacer = Pacer::new(setup.config.sync, setup.share);
@@ -76,7 +77,7 @@ pub(crate) async fn run(setup: Setup, mut sources: Sources, stop: CancellationTo
             state.note_queued();
         }
         if state.ready(now) && at <= now {
-            let (succeeded, cost) = tokio::task::block_in_place(|| state.measured_sync(reason));
+            let (succeeded, cost) = state.measured_sync(reason);
             pacer.ran(Instant::now(), reason, cost, succeeded);
             continue;
         }
@@ -108,7 +109,7 @@ pub(crate) async fn run(setup: Setup, mut sources: Sources, stop: CancellationTo
             () = tokio::time::sleep_until(wake.into()) => {}
         }
     }
-    tokio::task::block_in_place(|| state.planes.iter_mut().for_each(Plane::stop));
+    state.planes.iter_mut().for_each(Plane::stop);
 }
 
 impl EventLoop {
@@ -267,8 +268,7 @@ impl EventLoop {
         now.duration_since(since) >= LONGEST_WAIT
     }
 
-    /// A sync, and the processor time that it took: on this thread, which must be one that may block, and in
-    /// the programs that it ran.
+    /// A sync, and the processor time that it took: on this thread, and in the programs that it ran.
     fn measured_sync(&mut self, reason: Reason) -> (bool, Duration) {
         let before = processor_time();
         let succeeded = self.sync(reason);

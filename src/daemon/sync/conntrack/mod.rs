@@ -105,8 +105,11 @@ impl Conntrack {
         if std::mem::take(&mut self.shaken) {
             rules.0.frontends.suspect_all(now);
         }
+        let news = rules.0.frontends.has_news();
         drop(rules);
-        self.shared.tell();
+        if news {
+            self.shared.tell();
+        }
     }
 }
 
