@@ -152,6 +152,38 @@ fn without_a_least_time_retries_still_pause() {
     assert_eq!(pacer.next(start), (start + SHORTEST_RETRY, Reason::Change));
 }
 
+/// In a busy cluster: how long a change waits at most, over a minute and when all that may come at once is used up.
+#[test]
+fn beyond_the_share_a_change_waits_for_the_share_of_one_sync_at_most() {
+    // Changes a second, and what the sync of any number of them costs in microseconds.
+    let table = [(50, 250), (200, 250), (200, 300), (200, 1000), (1000, 500), (5000, 2000)];
+    for (rate, cost) in table {
+        let start = Instant::now();
+        let (mut pacer, cost) = (by_cost(), Duration::from_micros(cost));
+        pacer.ran(start, Reason::Full, FREE, true);
+        let gap = Duration::from_secs(1) / rate;
+        let (mut came, mut free, mut longest, mut syncs) = (start, start, FREE, 0_u32);
+        while came < start + Duration::from_secs(60) {
+            pacer.request();
+            let begin = pacer.next(came.max(free)).0.max(came).max(free);
+            longest = longest.max(begin - came);
+            free = begin + cost;
+            pacer.ran(free, Reason::Change, cost, true);
+            syncs += 1;
+            // Those that came before it began are taken together.
+            while came <= begin {
+                came += gap;
+            }
+        }
+        let share_of_one = cost * 20 + Duration::from_micros(1);
+        assert!(longest <= share_of_one, "{rate} a second of {cost:?}: {longest:?}");
+        let within_the_share = gap >= share_of_one;
+        assert!(!within_the_share || longest.is_zero(), "{rate} a second of {cost:?}: {longest:?}");
+        let most = Duration::from_secs(60) / 20 + millis(500) + cost;
+        assert!(cost * syncs <= most, "{rate} a second of {cost:?}: {syncs} syncs");
+    }
+}
+
 /// Runs as the loop does: one after the other, each when it is due and a change has come. Gives the
 /// start, end and cost of each run for changes, and when the change had come that it waited for.
 fn play(percent: u32, changes: &[(u64, u64)]) -> Vec<(Instant, Instant, Duration, Instant)> {
