@@ -143,3 +143,31 @@ fn operations_name_their_object() {
     assert_eq!(said, "give destination 10.244.1.2:8080 of [fd00:10:96::a]:53/udp the weight 0");
     assert_eq!(Op::DeleteService(web()).to_string(), "delete virtual service 10.96.0.80:80/tcp");
 }
+
+#[cfg(target_endian = "little")]
+#[test]
+fn destinations_are_read_from_a_socket_option_as_the_kernel_writes_them() {
+    let asked = socket_option::question(&web(), 2).expect("an IPv4 address");
+    let header = hex("0600 0000 0a600050 0050 0000 00000000 02000000 00000000");
+    assert_eq!(asked.len(), header.len() + 2 * 96);
+    assert_eq!(asked[..24], header);
+    let mut answer = header;
+    answer.extend(hex("0af40102 1f90 0000      # the address, port 8080
+         00010000 03000000                # by translation, weight 3
+         07000000 05000000                # thresholds
+         01000000 02000000 04000000       # connections"));
+    answer.resize(24 + 2 * 96, 0);
+    let found: Vec<_> = socket_option::entries(&answer).filter_map(socket_option::read).collect();
+    let expected = ObservedDestination {
+        destination: Destination {
+            upper_threshold: 7,
+            lower_threshold: 5,
+            ..Destination::new([10, 244, 1, 2].into(), 8080, 3)
+        },
+        active: 1,
+        inactive: 2,
+        persistent: 4,
+    };
+    assert_eq!(found, [expected]);
+    assert_eq!(socket_option::question(&dns(), 2), None, "IPv4 only");
+}
