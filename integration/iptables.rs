@@ -298,8 +298,8 @@ impl Programs for Sabotaged {
         self.0.restore(&sabotaged(script, self.0.variant()))
     }
 
-    fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
-        self.0.chain(table, chain)
+    fn chains(&mut self, asked: &[(Table, &str)]) -> Result<Vec<Option<String>>, XtablesError> {
+        self.0.chains(asked)
     }
 
     fn route_localnet(&mut self) -> std::io::Result<()> {

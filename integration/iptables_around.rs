@@ -31,8 +31,8 @@ impl Programs for Without {
         self.0.restore(&script.replace(self.1, "-m nobody-has-this"))
     }
 
-    fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
-        self.0.chain(table, chain)
+    fn chains(&mut self, asked: &[(Table, &str)]) -> Result<Vec<Option<String>>, XtablesError> {
+        self.0.chains(asked)
     }
 
     fn route_localnet(&mut self) -> std::io::Result<()> {

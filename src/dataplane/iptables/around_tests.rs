@@ -150,7 +150,7 @@ fn noticed_after(
 }
 
 #[test]
-fn jumps_that_are_gone_and_older_rules_are_noticed_by_turns() {
+fn jumps_that_are_gone_and_older_rules_are_noticed_by_the_next_check() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(3, 2));
     let name = ServiceName::new("default", "web-1");
     let quiet = |_| Scope::default();
@@ -160,15 +160,14 @@ fn jumps_that_are_gone_and_older_rules_are_noticed_by_turns() {
         let rules =
             |model: &mut Model| model.table(at.table).get_mut(&*at.name).map(std::mem::take);
         let flushed = |model: &mut Model| drop(rules(model));
-        let noticed = noticed_after(flushed, quiet, &table);
-        assert!(noticed.is_some_and(|n| n <= TURNS), "{at:?} flushed: {noticed:?}");
+        assert_eq!(noticed_after(flushed, quiet, &table), Some(1), "{at:?} flushed");
         let noticed = noticed_after(flushed, busy, &table);
-        assert!(noticed.is_some_and(|n| n <= TURNS * UNLOOKED), "{at:?} flushed: {noticed:?}");
+        assert!(noticed.is_some_and(|n| n <= UNLOOKED), "{at:?} flushed: {noticed:?}");
         let one = |model: &mut Model| {
             let rules = model.table(at.table).get_mut(&*at.name);
             rules.expect("it is there").retain(|rule| **rule != *line.text);
         };
-        assert!(noticed_after(one, quiet, &table).is_some_and(|n| n <= TURNS), "{line:?} deleted");
+        assert_eq!(noticed_after(one, quiet, &table), Some(1), "{line:?} deleted");
     }
     // Rules that another program saved before a change and restored after it.
     let (older, _) = build(Family::V4, "node-a", host(), &many(3, 3));
@@ -182,7 +181,6 @@ fn jumps_that_are_gone_and_older_rules_are_noticed_by_turns() {
             sync(&mut before, &older, &Scope::default());
             model.chains.insert(at, before.programs.chains[&at].clone());
         };
-        let noticed = noticed_after(restored, quiet, &table);
-        assert!(noticed.is_some_and(|n| n <= TURNS), "{at}: {noticed:?}");
+        assert_eq!(noticed_after(restored, quiet, &table), Some(1), "{at}");
     }
 }

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::dispatch::{self, Dispatch, Entry, Shape};
+use ipnet::IpNet;
+
+use super::dispatch::{Dispatch, Shape};
 use super::form::{Form, Layout};
-use super::line::{Chains, Line};
+use super::line::{Chains, Diff, Line};
 use super::names::ChainId;
 use super::service::{Common, Rendered, render};
+use super::tree::Tree;
 use super::{base, names};
 use sluice_core::model::ServiceName;
 use sluice_core::net::fnv1a;
-use sluice_core::plan::{ForwardingTable, Host, ServicePlan};
+use sluice_core::plan::{ForwardingTable, Host};
 use sluice_kernel::xtables::Table;
 
 /// All of our chains for one forwarding table.
@@ -18,13 +21,15 @@ use sluice_kernel::xtables::Table;
 pub(super) struct Desired {
     form: Form,
     host: Host,
+    service_cidrs: BTreeSet<IpNet>,
+    health_checks: Vec<(ServiceName, u16)>,
     services: BTreeMap<ServiceName, Rendered>,
-    entries: BTreeMap<Dispatch, BTreeSet<Entry>>,
-    /// The chains that are always there, and those of dispatches.
-    shared: Chains,
-    /// The first of these as they were last written, to see whether they change.
+    trees: BTreeMap<Dispatch, Tree>,
+    /// The chains that are always there; of those that dispatches begin with, only the last rules.
     base: Chains,
-    /// What all of these chains come to.
+    /// The same chains as they are written.
+    shared: Chains,
+    /// What all chains come to.
     tallies: BTreeMap<Table, Tally>,
     /// A chain in each table that says so.
     canaries: Chains,
@@ -39,26 +44,29 @@ struct Tally {
     digest: u64,
 }
 
-/// Chains that change: what is to be in them, or nothing if they are to go.
-pub(super) type Diff = BTreeMap<ChainId, Option<Vec<Line>>>;
-
 impl Desired {
     pub(super) fn new(table: &ForwardingTable, form: Form) -> Desired {
+        let shape = match form.layout {
+            Layout::Compact => Shape::Tree,
+            Layout::Classic => Shape::Linear,
+        };
         let mut desired = Desired {
             form,
             host: table.host.clone(),
+            service_cidrs: BTreeSet::new(),
+            health_checks: Vec::new(),
             services: BTreeMap::new(),
-            entries: BTreeMap::new(),
+            trees: Dispatch::ALL.map(|dispatch| (dispatch, Tree::new(dispatch, shape))).into(),
+            base: Chains::new(),
             shared: Chains::new(),
-            base: base::chains(table, form),
             tallies: BTreeMap::new(),
             canaries: Chains::new(),
         };
-        for (name, plan) in &table.services {
-            desired.put(table, name, Some(plan));
+        for name in table.services.keys() {
+            desired.replace(table, name);
         }
-        desired.shared = desired.lay_out();
-        add(&mut desired.tallies, &desired.shared);
+        desired.lay_out();
+        desired.put_base(table);
         desired.canaries = desired.canaries();
         desired
     }
@@ -72,7 +80,8 @@ impl Desired {
     /// Every chain.
     pub(super) fn chains(&self) -> Chains {
         let own = self.services.values().flat_map(|rendered| &rendered.chains);
-        let all = self.shared.iter().chain(own).chain(&self.canaries);
+        let all = self.shared.iter().chain(self.trees.values().flat_map(Tree::chains));
+        let all = all.chain(own).chain(&self.canaries);
         all.map(|(id, lines)| (id.clone(), lines.clone())).collect()
     }
 
@@ -89,23 +98,12 @@ impl Desired {
             return diff(&before, &self.chains());
         }
         let mut changed = Diff::new();
-        let mut moved = false;
         for name in scope {
-            let old = self.remove(name);
-            self.put(table, name, table.plan(name));
-            let new = self.services.get(name);
-            let (old, new) = (old.unwrap_or_default(), new.cloned().unwrap_or_default());
-            moved |= old.entries != new.entries;
-            changed.extend(diff(&old.chains, &new.chains));
+            changed.extend(self.replace(table, name));
         }
-        let base = base::chains(table, self.form);
-        if moved || base != self.base {
-            self.base = base;
-            let shared = self.lay_out();
-            changed.extend(diff(&self.shared, &shared));
-            take(&mut self.tallies, &self.shared);
-            add(&mut self.tallies, &shared);
-            self.shared = shared;
+        changed.extend(self.lay_out());
+        if !self.has_base_of(table) {
+            changed.extend(self.put_base(table));
         }
         let canaries = self.canaries();
         changed.extend(diff(&self.canaries, &canaries));
@@ -127,46 +125,80 @@ impl Desired {
         Table::ALL.map(canary).into()
     }
 
-    fn remove(&mut self, name: &ServiceName) -> Option<Rendered> {
-        let old = self.services.remove(name)?;
-        take(&mut self.tallies, &old.chains);
-        for (dispatch, entry) in &old.entries {
-            if let Some(entries) = self.entries.get_mut(dispatch) {
-                entries.remove(entry);
-            }
-        }
-        Some(old)
-    }
-
-    fn put(&mut self, table: &ForwardingTable, name: &ServiceName, plan: Option<&ServicePlan>) {
-        let Some(plan) = plan else { return };
+    /// Writes a Service down as the table has it now.
+    fn replace(&mut self, table: &ForwardingTable, name: &ServiceName) -> Diff {
         let common = Common { family: table.family, host: &table.host, form: self.form };
-        let rendered = render(common, name, plan);
-        for (dispatch, entry) in &rendered.entries {
-            self.entries.entry(*dispatch).or_default().insert(entry.clone());
-        }
-        add(&mut self.tallies, &rendered.chains);
-        self.services.insert(name.clone(), rendered);
-    }
-
-    fn lay_out(&self) -> Chains {
-        let mut chains = self.base.clone();
-        let shape = match self.form.layout {
-            Layout::Compact => Shape::Tree,
-            Layout::Classic => Shape::Linear,
-        };
-        let none = BTreeSet::new();
-        for dispatch in Dispatch::ALL {
-            let entries = self.entries.get(&dispatch).unwrap_or(&none);
-            let root = dispatch.root();
-            for (id, lines) in dispatch::chains(dispatch, shape, entries) {
-                let first = base::before_services(dispatch).filter(|_| id == root);
-                let last = chains.remove(&id).unwrap_or_default();
-                let lines = first.into_iter().chain(lines).chain(last).collect();
-                chains.insert(id, lines);
+        let new = table.plan(name).map(|plan| render(common, name, plan)).unwrap_or_default();
+        let old = self.services.remove(name).unwrap_or_default();
+        if old.entries != new.entries {
+            for (dispatch, entry) in &old.entries {
+                self.trees.entry(*dispatch).and_modify(|tree| tree.remove(entry));
+            }
+            for (dispatch, entry) in &new.entries {
+                self.trees.entry(*dispatch).and_modify(|tree| tree.insert(entry));
             }
         }
-        chains
+        let changed = self.exchange(&old.chains, &new.chains);
+        if new != Rendered::default() {
+            self.services.insert(name.clone(), new);
+        }
+        changed
+    }
+
+    /// Lays out the dispatches that have changed.
+    fn lay_out(&mut self) -> Diff {
+        let mut changed = Diff::new();
+        for dispatch in Dispatch::ALL {
+            let laid = self.trees.get_mut(&dispatch).and_then(Tree::lay_out);
+            let Some((before, after)) = laid else { continue };
+            changed.extend(self.exchange(&before, &after));
+            let root = Chains::from([self.root(dispatch)]);
+            let before = root.keys().filter_map(|id| self.shared.remove_entry(id)).collect();
+            changed.extend(self.exchange(&before, &root));
+            self.shared.extend(root);
+        }
+        changed
+    }
+
+    /// The chain that a dispatch begins with.
+    fn root(&self, dispatch: Dispatch) -> (ChainId, Vec<Line>) {
+        let id = dispatch.root();
+        let services = self.trees.get(&dispatch).into_iter().flat_map(Tree::root);
+        let last = self.base.get(&id).into_iter().flatten();
+        let rest = services.chain(last).cloned();
+        let lines = base::before_services(dispatch).into_iter().chain(rest).collect();
+        (id, lines)
+    }
+
+    /// Whether what is always there is as this table needs it.
+    fn has_base_of(&self, table: &ForwardingTable) -> bool {
+        let ports = table.health_checks.iter().map(|(name, check)| (name, check.port));
+        let there = self.health_checks.iter().map(|(name, port)| (name, *port));
+        self.service_cidrs == table.service_cidrs && there.eq(ports)
+    }
+
+    /// Writes down what is always there.
+    fn put_base(&mut self, table: &ForwardingTable) -> Diff {
+        self.service_cidrs.clone_from(&table.service_cidrs);
+        let checks = table.health_checks.iter();
+        self.health_checks = checks.map(|(name, check)| (name.clone(), check.port)).collect();
+        self.base = base::chains(table, self.form);
+        let mut shared = self.base.clone();
+        shared.extend(Dispatch::ALL.map(|dispatch| self.root(dispatch)));
+        let before = std::mem::take(&mut self.shared);
+        let changed = self.exchange(&before, &shared);
+        self.shared = shared;
+        changed
+    }
+
+    /// Counts chains as exchanged for others, and returns which of them differ.
+    fn exchange(&mut self, before: &Chains, after: &Chains) -> Diff {
+        let changed = diff(before, after);
+        if !changed.is_empty() {
+            take(&mut self.tallies, before);
+            add(&mut self.tallies, after);
+        }
+        changed
     }
 }
 

@@ -4,12 +4,11 @@
 //! one prefix each: `-d 10.96.16.0/20 -j KUBE-SVC-10.96.16.0/20`. A packet outside a prefix skips all of its
 //! rules at once. With few Services nothing is split. The shape depends only on the set of addresses.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::line::{Chains, Line};
+use super::line::Line;
 use super::names::{self, ChainId};
 use super::rule::{Rule, Sense};
 use sluice_core::net::{Family, Protocol};
@@ -17,9 +16,6 @@ use sluice_kernel::xtables::Table;
 
 /// How many rules a chain may have before it is split.
 pub(super) const LONGEST: usize = 64;
-
-/// Bits of the address per level: at most 16 rules.
-const STEP: u32 = 4;
 
 /// A chain that leads to others by address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,7 +44,7 @@ impl Dispatch {
         Dispatch::ClusterIps,
     ];
 
-    fn table(self) -> Table {
+    pub(super) fn table(self) -> Table {
         match self {
             Dispatch::Services | Dispatch::NodePorts => Table::Nat,
             _ => Table::Filter,
@@ -67,7 +63,8 @@ impl Dispatch {
         ChainId::new(self.table(), name)
     }
 
-    fn prefix(self) -> &'static str {
+    /// What the names of its other chains begin with.
+    pub(super) fn prefix(self) -> &'static str {
         match self {
             Dispatch::Services | Dispatch::ClusterIps => "KUBE-SVC-",
             Dispatch::NodePorts | Dispatch::ExternalNodePorts => "KUBE-EXT-",
@@ -94,7 +91,7 @@ impl Key {
     }
 
     /// How many bits it has.
-    fn width(self) -> u32 {
+    pub(super) fn width(self) -> u32 {
         match self {
             Key::V4(_) => 32,
             Key::V6(_) => 128,
@@ -103,7 +100,7 @@ impl Key {
     }
 
     /// The same key with all but the first bits cleared.
-    fn first(self, bits: u32) -> Key {
+    pub(super) fn first(self, bits: u32) -> Key {
         let rest = self.width() - bits;
         match self {
             Key::V4(ip) => {
@@ -119,8 +116,19 @@ impl Key {
         }
     }
 
+    /// The same key with all but the first bits set.
+    pub(super) fn last(self, bits: u32) -> Key {
+        match self {
+            Key::V4(ip) => Key::V4(ip | u32::MAX.checked_shr(bits).unwrap_or(0)),
+            Key::V6(ip) => Key::V6(ip | u128::MAX.checked_shr(bits).unwrap_or(0)),
+            Key::Port(protocol, port) => {
+                Key::Port(protocol, port | u16::MAX.checked_shr(bits).unwrap_or(0))
+            }
+        }
+    }
+
     /// The condition of a branch, and the end of its chain's name.
-    fn branch(self, bits: u32) -> (Rule, String) {
+    pub(super) fn branch(self, bits: u32) -> (Rule, String) {
         let net = |ip: IpAddr| {
             let length = u8::try_from(bits).unwrap_or(u8::MAX);
             IpNet::new(ip, length).unwrap_or_else(|_| IpNet::from(ip))
@@ -165,52 +173,6 @@ pub(super) enum Shape {
     Tree,
     /// One chain, as upstream has it.
     Linear,
-}
-
-/// All chains of a dispatch; the first lines of the root, to which others may be added.
-pub(super) fn chains(dispatch: Dispatch, shape: Shape, entries: &BTreeSet<Entry>) -> Chains {
-    let entries: Vec<&Entry> = entries.iter().collect();
-    let mut chains = Chains::new();
-    let root = match shape {
-        Shape::Linear => entries.iter().map(|entry| entry.line.clone()).collect(),
-        Shape::Tree => {
-            let protocol =
-                |key: Key| if let Key::Port(protocol, _) = key { Some(protocol) } else { None };
-            let groups = entries.chunk_by(|a, b| protocol(a.key) == protocol(b.key));
-            groups.flat_map(|group| split(dispatch, group, 0, &mut chains)).collect()
-        }
-    };
-    chains.insert(dispatch.root(), root);
-    chains
-}
-
-/// The lines that tell entries apart whose first bits are the same.
-fn split(dispatch: Dispatch, entries: &[&Entry], bits: u32, chains: &mut Chains) -> Vec<Line> {
-    let all = || entries.iter().map(|entry| entry.line.clone()).collect();
-    let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Vec::new() };
-    if entries.len() <= LONGEST {
-        return all();
-    }
-    let mut next = bits + STEP;
-    while next <= first.key.width() && first.key.first(next) == last.key.first(next) {
-        next += STEP;
-    }
-    if next > first.key.width() {
-        return all();
-    }
-    let mut lines = Vec::new();
-    for group in entries.chunk_by(|a, b| a.key.first(next) == b.key.first(next)) {
-        let inner = split(dispatch, group, next, chains);
-        if let [line] = &inner[..] {
-            lines.push(line.clone());
-            continue;
-        }
-        let (condition, name) = group[0].key.branch(next);
-        let name = format!("{}{name}", dispatch.prefix());
-        lines.push(Line::of(&condition.jump(&name)));
-        chains.insert(ChainId::new(dispatch.table(), &name), inner);
-    }
-    lines
 }
 
 /// The address as a prefix of full length.

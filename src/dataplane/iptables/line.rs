@@ -27,3 +27,6 @@ impl Line {
 
 /// Chains with their lines.
 pub(super) type Chains = BTreeMap<ChainId, Vec<Line>>;
+
+/// Chains that change: what is to be in them, or nothing if they are to go.
+pub(super) type Diff = BTreeMap<ChainId, Option<Vec<Line>>>;

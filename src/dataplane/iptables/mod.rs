@@ -1,7 +1,7 @@
 //! The iptables mode: kube-proxy's chains, with fewer rules and without traversing all Services.
 //!
 //! Reading order: [`names`] has the chains, [`rule`] the words of rules, [`service`] writes one
-//! Service's plan down, [`dispatch`] leads packets to it, [`base`] is what holds it all, [`form`] what all
+//! Service's plan down, [`dispatch`] leads packets to it through a [`tree`], [`base`] is what holds it all, [`form`] what all
 //! rules are written by. [`desired`] and [`observed`] are what
 //! [these words](crate::service_table#what-is-what-should-be-and-the-difference) say; both give a diff, and
 //! [`script`] is the diff as the programs read it. [`isolation`] finds out which Service the kernel refuses,
@@ -27,6 +27,9 @@ mod service;
 mod strict_programs;
 #[cfg(test)]
 mod tests;
+mod tree;
+#[cfg(test)]
+mod tree_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,10 +55,7 @@ use sluice_telemetry::trace;
 /// How many scripts are tried, each without the Service whose line was refused in the one before.
 const ROUNDS: usize = 16;
 
-/// The number of checks in which everything is checked once, apart from the full comparison.
-const TURNS: usize = Table::ALL.len();
-
-/// Every so many changes one of them looks, too, although no check came between.
+/// Every so many changes one of them checks for changes by other programs, too, although no check came between.
 const UNLOOKED: usize = 3;
 
 /// The iptables mode for one IP family.
@@ -71,8 +71,7 @@ pub struct Iptables<T = Xtables> {
     lacking: Option<Lacking>,
     /// Tables that cannot be read.
     unreadable: BTreeSet<Table>,
-    /// The number of checks for changes by other programs, and of changes applied since the last one.
-    looks: usize,
+    /// The number of changes applied since the last check for changes by other programs.
     unlooked: usize,
 }
 
@@ -86,7 +85,6 @@ impl<T: Programs> Iptables<T> {
             localnet: false,
             lacking: None,
             unreadable: BTreeSet::new(),
-            looks: 0,
             unlooked: 0,
         }
     }
@@ -95,37 +93,31 @@ impl<T: Programs> Iptables<T> {
         Form::new(self.options, self.lacking.unwrap_or_default())
     }
 
-    /// Whether the chains checked this time are as we left them. In [`TURNS`] checks, every canary and every
-    /// built-in chain with a jump of ours is checked once; each check covers a chain of each table, so that a
-    /// flush of any table is noticed at once.
+    /// Whether the canaries are as we left them, and the built-in chains have the jumps: a table that was flushed
+    /// or that older rules were restored into is noticed, and a jump that is gone.
     fn untouched(&mut self, family: Family) -> Result<bool, XtablesError> {
-        let turn = self.looks % TURNS;
-        self.looks = self.looks.wrapping_add(1);
-        let canary = Table::ALL[turn];
-        let lines = self.applied.as_ref().and_then(|desired| desired.canary(canary));
-        let wanted: Vec<String> =
-            lines.into_iter().flatten().map(|line| line.text.to_string()).collect();
-        let Some(found) = self.programs.chain(canary, names::CANARY)? else { return Ok(false) };
-        if observed::rules(&found) != wanted {
+        let hooks = base::hooks(family, self.form());
+        let canaries = Table::ALL.map(|table| ChainId::new(table, names::CANARY));
+        let all: BTreeSet<&ChainId> =
+            canaries.iter().chain(hooks.iter().map(|hook| &hook.at)).collect();
+        let asked: Vec<(Table, &str)> = all.iter().map(|id| (id.table, &*id.name)).collect();
+        let found = self.programs.chains(&asked)?;
+        let found: BTreeMap<&ChainId, String> =
+            all.iter().zip(found).filter_map(|(id, rules)| Some((*id, rules?))).collect();
+        let same = |canary: &ChainId| {
+            let wanted = self.applied.as_ref().and_then(|desired| desired.canary(canary.table));
+            let wanted = wanted.into_iter().flatten().map(|line| &*line.text);
+            found.get(canary).is_some_and(|rules| observed::rules(rules).eq(wanted))
+        };
+        if !canaries.iter().all(same) {
             return Ok(false);
         }
-        let hooks = base::hooks(family, self.form());
+        // A chain that cannot be printed is checked by the full comparison.
+        let here: Vec<Hook> =
+            hooks.iter().filter(|hook| found.contains_key(&hook.at)).cloned().collect();
         let mut seen = Observed::default();
-        for table in [Table::Filter, Table::Nat] {
-            let of_table = hooks.iter().map(|hook| &hook.at).filter(|at| at.table == table);
-            let chains: Vec<&ChainId> = of_table.collect::<BTreeSet<_>>().into_iter().collect();
-            let Some(at) = chains.get(turn % chains.len().max(1)) else { continue };
-            // A chain that cannot be printed is checked by the full comparison.
-            if let Some(found) = self.programs.chain(table, &at.name)? {
-                seen.read(table, &found);
-                let here: Vec<Hook> =
-                    hooks.iter().filter(|hook| hook.at == **at).cloned().collect();
-                if !seen.hook_changes(&here).is_empty() {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
+        found.iter().for_each(|(id, rules)| seen.read(id.table, rules));
+        Ok(seen.hook_changes(&here).is_empty())
     }
 
     /// Reads the tables and returns what must change.
@@ -227,7 +219,7 @@ impl<T: Programs> Iptables<T> {
         if self.applied.is_none() || scope.full {
             return Ok(Observation::Asked);
         }
-        // A change is not kept waiting for three programs; the next check is near, unless changes never end.
+        // A change is not kept waiting for that; the next check is near, unless changes never end.
         self.unlooked = if scope.services.is_empty() { UNLOOKED } else { self.unlooked + 1 };
         if self.unlooked < UNLOOKED {
             return Ok(Observation::None);

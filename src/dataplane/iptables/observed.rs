@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::base::Hook;
-use super::desired::Diff;
-use super::line::Chains;
+use super::line::{Chains, Diff};
 use super::names::{ChainId, is_of_proxy, is_perishable};
 use super::script::HookChange;
 use sluice_kernel::xtables::{ChainGraph, Table};
@@ -141,9 +140,9 @@ impl Observed {
 }
 
 /// The rules of one chain, from the text of `iptables -S`.
-pub(super) fn rules(listed: &str) -> Vec<String> {
+pub(super) fn rules(listed: &str) -> impl Iterator<Item = &str> {
     let rules = listed.lines().filter_map(|line| line.strip_prefix("-A ")?.split_once(' '));
-    rules.map(|(_, rule)| rule.to_owned()).collect()
+    rules.map(|(_, rule)| rule)
 }
 
 /// Where a rule jumps or goes to.

@@ -19,11 +19,12 @@ pub trait Programs: Send {
     /// # Errors
     /// If a line is refused, or the programs cannot be run.
     fn restore(&mut self, script: &str) -> Result<(), XtablesError>;
-    /// One chain in the form of `iptables -S`; none if there is no such chain.
+    /// Chains in the form of `iptables -S`, in the order of `asked`; none where there is no such chain, or it
+    /// cannot be printed.
     ///
     /// # Errors
-    /// If it cannot be read.
-    fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError>;
+    /// If they cannot be read.
+    fn chains(&mut self, asked: &[(Table, &str)]) -> Result<Vec<Option<String>>, XtablesError>;
     /// Lets packets from and to 127.0.0.0/8 leave and enter by other interfaces.
     ///
     /// # Errors
@@ -44,8 +45,8 @@ impl Programs for Xtables {
         Xtables::restore(self, script)
     }
 
-    fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
-        Xtables::chain(self, table, chain)
+    fn chains(&mut self, asked: &[(Table, &str)]) -> Result<Vec<Option<String>>, XtablesError> {
+        Xtables::chains(self, asked)
     }
 
     fn route_localnet(&mut self) -> std::io::Result<()> {

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::desired::Diff;
-use super::line::Line;
+use super::line::{Diff, Line};
 use super::names::ChainId;
 use sluice_core::model::ServiceName;
 use sluice_kernel::xtables::{Table, XtablesError};

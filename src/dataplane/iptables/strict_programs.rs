@@ -24,7 +24,7 @@ pub(super) struct Model {
     pub(super) saves: usize,
     /// How often `route_localnet` was set.
     pub(super) localnet: usize,
-    /// The number of checked chains.
+    /// How often chains were checked.
     pub(super) looks: usize,
     /// Tables with a native rule of another program, and the chain of that rule.
     pub(super) incompatible: BTreeMap<Table, &'static str>,
@@ -157,14 +157,17 @@ impl Programs for Model {
         Ok(())
     }
 
-    fn chain(&mut self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
+    fn chains(&mut self, asked: &[(Table, &str)]) -> Result<Vec<Option<String>>, XtablesError> {
         self.looks += 1;
-        if self.incompatible.get(&table) == Some(&chain) {
-            return Ok(None);
-        }
-        let rules = self.table(table).get(chain).cloned();
-        let line = |rule: String| format!("-A {chain} {rule}\n");
-        Ok(rules.map(|rules| rules.into_iter().map(line).collect()))
+        let mut one = |(table, chain): &(Table, &str)| {
+            if self.incompatible.get(table) == Some(chain) {
+                return None;
+            }
+            let rules = self.table(*table).get(*chain).cloned();
+            let line = |rule: String| format!("-A {chain} {rule}\n");
+            rules.map(|rules| rules.into_iter().map(line).collect())
+        };
+        Ok(asked.iter().map(&mut one).collect())
     }
 
     fn route_localnet(&mut self) -> std::io::Result<()> {

@@ -6,15 +6,16 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 
-use super::dispatch::{self, Dispatch, Entry, Key, LONGEST, Rank, Shape};
+use super::dispatch::{Dispatch, Entry, Key, LONGEST};
 use super::line::{Chains, Line};
 use super::names::{self, ChainId};
 use super::rule::{Match, Rule};
 use super::service::LONGEST_POOL;
 use super::strict_programs::{BUILTIN, Model};
+use super::tree_tests::{any_key, entry, laid_out};
 use super::*;
 use sluice_core::model::{Change, Condition, Service, Snapshot};
-use sluice_core::net::{Family, Protocol};
+use sluice_core::net::Family;
 use sluice_core::plan::fixtures::{any_change, endpoint, host, ip, service, slice, snapshot};
 use sluice_core::plan::{NodePortAddresses, Planner, PodDetector, build};
 
@@ -362,30 +363,6 @@ fn matches(rule: &str, key: Key) -> bool {
     }
 }
 
-fn entry(key: Key) -> Entry {
-    use super::rule::Sense;
-    let rule = match key {
-        Key::V4(bits) => {
-            Rule::new().to(Sense::Is, dispatch::only(Ipv4Addr::from_bits(bits).into()))
-        }
-        Key::V6(bits) => {
-            Rule::new().to(Sense::Is, dispatch::only(std::net::Ipv6Addr::from_bits(bits).into()))
-        }
-        Key::Port(protocol, port) => Rule::new().port(protocol, port),
-    };
-    Entry { key, rank: Rank::Any, line: Line::of(&rule.jump("SERVICE")) }
-}
-
-fn any_key() -> impl Strategy<Value = Key> {
-    let v4 = prop_oneof![0x0a60_0000..0x0a60_0400_u32, 0x0a60_0000..0x0a6f_ffff_u32, any::<u32>()];
-    let protocol = prop::sample::select(Protocol::ALL.to_vec());
-    prop_oneof![
-        v4.prop_map(Key::V4),
-        (protocol, any::<u16>()).prop_map(|(protocol, port)| Key::Port(protocol, port)),
-        (0..1_u128 << 20).prop_map(|low| Key::V6((0xfd00_0010_0096_u128 << 80) | low)),
-    ]
-}
-
 proptest! {
     #[test]
     fn prefixes_lead_to_the_rule_that_one_list_leads_to(
@@ -400,7 +377,7 @@ proptest! {
             let which = if of == 2 { Dispatch::NodePorts } else { Dispatch::Services };
             let keys: Vec<Key> = keys.iter().filter(same).copied().collect();
             let entries: BTreeSet<Entry> = keys.iter().map(|key| entry(*key)).collect();
-            let chains = dispatch::chains(which, Shape::Tree, &entries);
+            let chains = laid_out(which, &entries);
             for key in keys.iter().step_by(7) {
                 let found = walk(&chains, &which.root(), *key, &mut 0);
                 prop_assert_eq!(found, vec![entry(*key).line]);
@@ -437,7 +414,7 @@ fn the_way_through_prefixes_is_short() {
         let key = |n: u16| Key::of(ip("10.96.0.0")).with_low(n);
         let entries: BTreeSet<Entry> =
             (0..count).map(|n| entry(key(n.wrapping_mul(6007)))).collect();
-        let chains = dispatch::chains(Dispatch::Services, Shape::Tree, &entries);
+        let chains = laid_out(Dispatch::Services, &entries);
         let passed = |n: u16| {
             let mut passed = 0;
             walk(&chains, &Dispatch::Services.root(), key(n.wrapping_mul(6007)), &mut passed);

@@ -151,11 +151,39 @@ impl Xtables {
         finished(&program, &output)
     }
 
-    /// The rules of one chain in the form of `iptables -S`; none if the chain does not exist.
+    /// The rules of chains in the form of `iptables -S`, in the order of `asked`; none where there is no such
+    /// chain, or where it has a rule that cannot be printed. One program prints all of them, if it can.
     ///
     /// # Errors
-    /// If the program cannot be run.
-    pub fn chain(&self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
+    /// If the programs cannot be run, or the lock is not free in time.
+    pub fn chains(&self, asked: &[(Table, &str)]) -> Result<Vec<Option<String>>, XtablesError> {
+        match self.together(asked) {
+            // It ends at the first chain that it cannot print.
+            Err(XtablesError::Refused { .. } | XtablesError::Failed { .. }) => {
+                asked.iter().map(|(table, chain)| self.chain(*table, chain)).collect()
+            }
+            listed => Ok(listed?.into_iter().map(Some).collect()),
+        }
+    }
+
+    /// Chains as `iptables-restore` prints them if its script asks for that. The script changes nothing.
+    fn together(&self, asked: &[(Table, &str)]) -> Result<Vec<String>, XtablesError> {
+        let of_table = |asked: &[(Table, &str)]| {
+            let chains: String = asked.iter().map(|(_, chain)| format!("-S {chain}\n")).collect();
+            let table = asked.first().map(|(table, _)| *table)?;
+            Some(format!("*{table}\n{chains}COMMIT\n"))
+        };
+        let script: String = asked.chunk_by(|a, b| a.0 == b.0).filter_map(of_table).collect();
+        let program = self.program("-restore");
+        let wait = LOCK_SECONDS.to_string();
+        let output = run(&program, &["--noflush", "--wait", &wait], Some(&script))?;
+        finished(&program, &output)?;
+        let message = "it did not print the chains that it was asked for".to_owned();
+        one_by_one(&text(&output.stdout), asked).ok_or(XtablesError::Failed { program, message })
+    }
+
+    /// One chain.
+    fn chain(&self, table: Table, chain: &str) -> Result<Option<String>, XtablesError> {
         let program = self.program("");
         let (wait, table) = (LOCK_SECONDS.to_string(), table.to_string());
         let output = run(&program, &["-w", &wait, "-t", &table, "-S", chain], None)?;
@@ -230,6 +258,19 @@ fn finished(program: &str, output: &Output) -> Result<(), XtablesError> {
     })
 }
 
+/// What was printed of each chain; none if others than these were. Each begins with its policy (`-P`) or with its
+/// creation (`-N`).
+fn one_by_one(listed: &str, asked: &[(Table, &str)]) -> Option<Vec<String>> {
+    let begins = |line: &str| line.starts_with("-P ") || line.starts_with("-N ");
+    let lines: Vec<&str> = listed.lines().filter(|line| line.starts_with('-')).collect();
+    let chains: Vec<&[&str]> = lines.chunk_by(|_, next| !begins(next)).collect();
+    let right = |(chain, (_, name)): (&&[&str], &(Table, &str))| {
+        chain.first().is_some_and(|line| begins(line) && line.split(' ').nth(1) == Some(name))
+    };
+    let all = chains.len() == asked.len() && chains.iter().zip(asked).all(right);
+    all.then(|| chains.into_iter().map(|chain| chain.join("\n")).collect())
+}
+
 /// The variants say `line 4: RULE_APPEND failed`, `Error occurred at line: 4` or `line 4 failed`.
 fn line_number(message: &str) -> Option<usize> {
     message.match_indices("line").find_map(|(at, word)| {
@@ -246,6 +287,21 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chains_that_were_printed_together_are_told_apart_and_no_others_taken_for_them() {
+        let listed =
+            "-P OUTPUT ACCEPT\n-A OUTPUT -j A\n-A OUTPUT -j B\n-N KUBE-X\n-P OUTPUT DROP\n";
+        let asked = [(Table::Filter, "OUTPUT"), (Table::Nat, "KUBE-X"), (Table::Nat, "OUTPUT")];
+        let chains =
+            ["-P OUTPUT ACCEPT\n-A OUTPUT -j A\n-A OUTPUT -j B", "-N KUBE-X", "-P OUTPUT DROP"];
+        assert_eq!(one_by_one(listed, &asked), Some(chains.map(str::to_owned).into()));
+        assert_eq!(one_by_one(listed, &asked[..2]), None, "more than asked for");
+        assert_eq!(one_by_one("-P OUTPUT ACCEPT\n-N KUBE-X\n", &asked), None, "less");
+        let other = [(Table::Filter, "INPUT"), asked[1], asked[2]];
+        assert_eq!(one_by_one(listed, &other), None, "another chain");
+        assert_eq!(one_by_one("-A OUTPUT -j A\n", &asked[..1]), None, "no beginning");
+    }
 
     #[test]
     fn the_number_of_a_refused_line_is_found_in_what_each_variant_says() {
