@@ -276,7 +276,7 @@ struct Sabotaged(Xtables);
 /// A jump to nowhere is looked at then by iptables-nft; the kernel refuses a filter that does not end,
 /// of which iptables-legacy hears only then.
 fn sabotaged(script: &str, variant: Variant) -> String {
-    let target = "-p tcp -m comment --comment \"default/ports:http -> ";
+    let target = "-p tcp -m comment --comment \"default/ports:http cluster IP\"";
     let lines = script.lines().map(|line| match line.split_once(target) {
         Some((before, _)) if variant == Variant::Nft => format!("{before}-j KUBE-MISSING\n"),
         Some((before, _)) => format!("{before}-m bpf --bytecode \"1,0 0 0 0\"\n"),

@@ -110,6 +110,13 @@ fn slots(name: &str, elements: &[&str]) -> Result<String, String> {
 
 /// What `iptables-save` prints, chain by chain in the order of their names, without sentinels.
 pub(crate) fn normalized_chains(saved: &str) -> String {
+    let of_sentinel = |rule: &str| rule.contains("default/sentinel-");
+    // Rules of endpoints do not name the Service; the rule that leads to their chain does.
+    let own = saved.lines().filter(|line| of_sentinel(line)).filter_map(|line| {
+        let target = line.rsplit_once("-j ")?.1;
+        Some(target).filter(|target| target.starts_with("KUBE-SVC-"))
+    });
+    let own: BTreeSet<&str> = own.collect();
     let mut table = "";
     let mut chains: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for line in saved.lines() {
@@ -118,7 +125,7 @@ pub(crate) fn normalized_chains(saved: &str) -> String {
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let chain = rule.split(' ').next().unwrap_or(rule);
             // The canary has a digest of all rules, those of sentinels included.
-            if !rule.contains("default/sentinel-") && chain != "KUBE-PROXY-CANARY" {
+            if !of_sentinel(rule) && !own.contains(chain) && chain != "KUBE-PROXY-CANARY" {
                 chains.entry((table, chain)).or_default().push(rule);
             }
         }

@@ -275,7 +275,7 @@ impl Writer<'_> {
                     seconds,
                     family: self.common.family,
                 };
-                let rule = self.about(endpoint).when(known).jump(&list);
+                let rule = self.about(&chain, endpoint).when(known).jump(&list);
                 self.rule(Table::Nat, &chain, &rule);
             }
         }
@@ -295,7 +295,7 @@ impl Writer<'_> {
     ) {
         let mut left = endpoints.len();
         for endpoint in endpoints {
-            let rule = at_random(self.about(endpoint), 1, left);
+            let rule = at_random(self.about(chain, endpoint), 1, left);
             left -= 1;
             let rule = if self.has_chains_of_endpoints() {
                 rule.jump(&self.endpoint(kind, endpoint))
@@ -324,7 +324,14 @@ impl Writer<'_> {
         }
     }
 
-    fn about(&self, endpoint: &PoolEndpoint) -> Rule {
+    /// The beginning of an endpoint's rule in a chain. In the compact layout only the first rule of a chain has a
+    /// comment: each costs the kernel half a kilobyte, and time whenever anything changes in the table.
+    fn about(&self, chain: &Arc<str>, endpoint: &PoolEndpoint) -> Rule {
+        let id = ChainId { table: Table::Nat, name: Arc::clone(chain) };
+        let begun = self.out.chains.get(&id).is_some_and(|lines| !lines.is_empty());
+        if begun && self.common.form.layout == Layout::Compact {
+            return Rule::new();
+        }
         Rule::new().comment(format!("{} -> {}", self.id, place(endpoint)))
     }
 

@@ -150,26 +150,26 @@ fn a_flush_is_noticed_and_healed_and_rules_of_others_stay() {
 fn a_refused_service_is_left_out_and_named() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(20, 2));
     let mut mode = mode();
-    mode.programs.refuses = vec!["web-7 ->", "web-9 ->"];
+    mode.programs.refuses = vec!["10.100.0.7:", "10.100.0.9:"];
     let report = mode.sync(&table, &Scope::default()).expect("the others are applied");
     let names: Vec<String> = report.refused.iter().map(|r| r.service.to_string()).collect();
     assert_eq!(names, ["default/web-7", "default/web-9"]);
     assert!(report.refused[0].reason.contains("-A KUBE-SVC-"), "{:?}", report.refused);
     let text = mode.programs.save(Table::Nat).expect("the model's tables");
-    assert!(text.contains("web-8 ->") && !text.contains("web-7"), "{text}");
+    assert!(text.contains("10.100.0.8:") && !text.contains("web-7"), "{text}");
     // The loop sets it again with every sync.
     mode.programs.refuses.clear();
     let again = scope(report.refused.iter().map(|r| &r.service));
     sync(&mut mode, &table, &again);
     let text = mode.programs.save(Table::Nat).expect("the model's tables");
-    assert!(text.contains("web-7 ->") && text.contains("web-9 ->"), "{text}");
+    assert!(text.contains("10.100.0.7:") && text.contains("10.100.0.9:"), "{text}");
 }
 
 #[test]
 fn services_refused_at_commit_are_found_by_halves() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(200, 2));
     let mut mode = mode();
-    mode.programs.refuses_at_commit = vec!["web-7 ->", "web-123 ->"];
+    mode.programs.refuses_at_commit = vec!["10.100.0.7:", "10.100.0.123:"];
     let report = mode.sync(&table, &Scope::default()).expect("the others are applied");
     let names: Vec<String> = report.refused.iter().map(|r| r.service.to_string()).collect();
     assert_eq!(names, ["default/web-123", "default/web-7"]);
@@ -177,7 +177,7 @@ fn services_refused_at_commit_are_found_by_halves() {
     assert!(reason.contains("invalid argument"), "{reason}");
     assert!(mode.programs.restores < 40, "{} scripts", mode.programs.restores);
     let text = mode.programs.save(Table::Nat).expect("the model's tables");
-    assert!(text.contains("web-8 ->") && !text.contains("web-123 "), "{text}");
+    assert!(text.contains("10.100.0.8:") && !text.contains("web-123 "), "{text}");
     // In a later sync there is one suspect for each.
     mode.programs.restores = 0;
     let again = scope(report.refused.iter().map(|r| &r.service));
@@ -187,7 +187,7 @@ fn services_refused_at_commit_are_found_by_halves() {
     mode.programs.refuses_at_commit.clear();
     sync(&mut mode, &table, &again);
     let text = mode.programs.save(Table::Nat).expect("the model's tables");
-    assert!(text.contains("web-7 ->") && text.contains("web-123 ->"), "{text}");
+    assert!(text.contains("10.100.0.7:") && text.contains("10.100.0.123:"), "{text}");
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn what_no_service_is_to_blame_for_is_an_error() {
 fn too_many_services_to_blame_are_left_out_with_their_neighbours() {
     let (table, _) = build(Family::V4, "node-a", host(), &many(100, 2));
     let mut mode = mode();
-    mode.programs.refuses_at_commit = vec!["->"];
+    mode.programs.refuses_at_commit = vec!["--to-destination 10.10"];
     let report = mode.sync(&table, &Scope::default()).expect("the base is applied");
     assert_eq!(report.refused.len(), 100);
     assert!(mode.programs.restores < 60, "{} scripts", mode.programs.restores);
@@ -222,7 +222,7 @@ fn dozens_of_services_with_refused_lines_do_not_stop_the_others() {
     mode.programs.refuses.clear();
     sync(&mut mode, &table, &full);
     let text = mode.programs.save(Table::Nat).expect("the model's tables");
-    assert!(text.contains("web-1 ->") && text.contains("web-99 ->"), "{text}");
+    assert!(text.contains("10.100.0.1:") && text.contains("10.100.0.99:"), "{text}");
 }
 
 #[test]
