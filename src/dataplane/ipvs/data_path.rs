@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use super::virtual_services::{Reach, VirtualService, virtual_services};
+use crate::packet_path::{PacketAt, PacketPath};
 use crate::service_table::{
     Conditions, DSTNAT, DataPath, Elements, FrontendClass, Hooks, KernelTable, OwnSet, Rules,
-    ServiceTable, SetId, all, frontend_key, lookups,
+    ServiceTable, SetId, all, frontend_key, lookups, packet_path,
 };
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::{Address, Frontend, FrontendKind, Host, PortPlan, ServicePlan, Verdict};
@@ -82,6 +83,33 @@ pub(super) fn reached(reach: Reach) -> SetId {
 /// The table of this mode for one IP family, to be given to [`Ipvs`](super::Ipvs).
 pub fn table<T: KernelTable>(kernel: T) -> ServiceTable<T> {
     ServiceTable::new(kernel, Box::new(ToVirtualServices))
+}
+
+/// The path of a packet that has found a frontend.
+pub fn path(at: &PacketAt<'_>) -> PacketPath {
+    let services = virtual_services(at.plan);
+    let pool = match at.route.verdict {
+        Verdict::Forward(pool) => Some(pool),
+        Verdict::Reject | Verdict::Drop => None,
+    };
+    let serves = |it: &&VirtualService<'_>| std::ptr::eq(it.port, at.port) && Some(it.pool) == pool;
+    let service = services.iter().find(serves).filter(|_| at.is_forwarded());
+    let here = at.frontend.kind == FrontendKind::ClusterIp;
+    let at = PacketAt { to_this_node: at.to_this_node || here, ..*at };
+    let virtual_service = service.map(|it| {
+        let protocol = it.protocol.to_string().to_uppercase();
+        format!("{protocol} {}", std::net::SocketAddr::new(it.ip, it.at))
+    });
+    let last = |_, _| {
+        let service = virtual_service.iter().map(|service| format!("IPVS {service}"));
+        ["dnat".to_owned()].into_iter().chain(service).collect()
+    };
+    let mut path = packet_path(&at, Some(&ToVirtualServices), last);
+    for endpoint in service.into_iter().flat_map(|it| it.port.pool(it.pool)) {
+        let to = std::net::SocketAddr::new(endpoint.ip, endpoint.port);
+        path.objects.push((virtual_service.clone().unwrap_or_default(), format!("-> {to} Masq")));
+    }
+    path
 }
 
 /// Destinations are translated to virtual services, if they are none.

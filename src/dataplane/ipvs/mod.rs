@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::applied::Applied;
-pub use self::data_path::table;
+pub use self::data_path::{path, table};
 use self::desired::Desired;
 use self::diff::Diff;
 use self::drain::Drains;

@@ -3,6 +3,8 @@
 //! All of it is in the [service table](crate::service_table): the userspace mode uses the same rules for
 //! drawing. See `docs/modes/nftables.md`.
 
+use crate::packet_path::{PacketAt, PacketPath};
+use crate::service_table::packet_path;
 use crate::service_table::{
     DataPath, Elements, FrontendClass, KernelTable, Rules, ServiceTable, SetId, slot_elements,
 };
@@ -12,6 +14,27 @@ use sluice_core::plan::ServicePlan;
 /// The mode for one IP family.
 pub fn table<T: KernelTable>(kernel: T) -> ServiceTable<T> {
     ServiceTable::new(kernel, Box::new(ToEndpoints))
+}
+
+/// The path of a packet that has found a frontend.
+pub fn path(at: &PacketAt<'_>) -> PacketPath {
+    packet_path(at, Some(&ToEndpoints), drawn)
+}
+
+/// From the pool to an endpoint.
+pub(crate) fn drawn(class: FrontendClass, slots: Option<SetId>) -> Vec<String> {
+    let mut steps = Vec::new();
+    let size = match slots {
+        Some(SetId::StickySlots(_, size)) => {
+            steps.push(format!("{class}-recall-{size}"));
+            size
+        }
+        Some(SetId::Slots(_, size)) => size,
+        _ => return steps,
+    };
+    steps.push(Rules::draw_chain(class, size).to_string());
+    steps.push("dnat".to_owned());
+    steps
 }
 
 /// Destinations are translated to endpoints.

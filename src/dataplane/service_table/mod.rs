@@ -38,6 +38,7 @@ mod elements;
 mod endpoints;
 mod frontends;
 mod observed;
+mod packet_path;
 mod rules;
 mod schema;
 mod sets;
@@ -67,6 +68,7 @@ pub(crate) use self::frontends::{FrontendClass, frontend_key, lookups, pools_of}
 #[cfg(test)]
 pub(crate) use self::observed::endpoint_of;
 use self::observed::{ObservedTable, Repair};
+pub(crate) use self::packet_path::packet_path;
 pub(crate) use self::rules::{Conditions, DSTNAT, Hooks, MANGLE, Rules, all};
 pub(crate) use self::sets::{OwnSet, SetId, TABLE};
 use crate::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};

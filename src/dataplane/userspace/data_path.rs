@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 use super::redirected::is_relayed;
 use super::return_path::delivery_mark;
 use super::visible_source::VisibleSource;
+use crate::nftables::{ToEndpoints, drawn};
+use crate::packet_path::{PacketAt, PacketPath};
 use crate::service_table::{
     Conditions, Connection, DataPath, Elements, FrontendClass, Hooks, KernelTable, MANGLE, OwnSet,
-    Rules, ServiceTable, SetId, slot_elements,
+    Rules, ServiceTable, SetId, packet_path, slot_elements,
 };
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::{Host, ServicePlan};
@@ -44,6 +46,16 @@ pub fn table<T: KernelTable>(kernel: T, visible: VisibleSource) -> ServiceTable<
 pub fn try_sockets(connection: &Connection, family: Family) -> Result<(), ApplyError> {
     let chain = Chain::base("socket", ChainKind::Filter, Hook::Prerouting, 0);
     connection.try_out(family, chain, Rule::of("socket", [statement::socket_is_transparent()]))
+}
+
+/// The path of a packet that has found a frontend. Relays are sockets of the running daemon, so that their ports are
+/// not known here.
+pub fn path(at: &PacketAt<'_>) -> PacketPath {
+    if !is_relayed(at.port.protocol) {
+        return packet_path(at, Some(&ToEndpoints), drawn);
+    }
+    let relay = format!("relay of {} {}", at.service, at.port.name).trim_end().to_owned();
+    packet_path(at, None, |_, _| vec![relay])
 }
 
 /// Destinations are translated to relays, those of SCTP to endpoints.

@@ -37,7 +37,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 pub use self::counters::{Count, Counters};
-pub use self::data_path::{table, try_sockets};
+pub use self::data_path::{path, table, try_sockets};
 use self::listeners::{ListenAddress, Listener, Listeners, TakenPorts};
 use self::path_probe::PathProbe;
 pub use self::redirected::is_relayed;

@@ -63,6 +63,15 @@ impl Element {
         self
     }
 
+    /// The element as `nft list` prints it among those of its set.
+    pub fn text(&self, set: &Set) -> String {
+        let shown = self.shown(Some(set)).to_string();
+        match self.extra.as_ref().and_then(|extra| extra.comment.as_ref()) {
+            Some(comment) => format!("{shown} comment \"{comment}\""),
+            None => shown,
+        }
+    }
+
     /// Prints the key as a set's fields describe it.
     pub(crate) fn shown_key<'a>(&'a self, set: Option<&'a Set>) -> Shown<'a> {
         Shown {
