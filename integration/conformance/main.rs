@@ -1,12 +1,13 @@
 //! The conformance suite: every case of `integration/cases` is decided by the plan, and then played
 //! with real packets through the real daemon, in IPv4 and IPv6.
 //!
-//! Trials are named `CASE/decide/v4`, `CASE/nftables/v6`, `CASE/iptables/v4` and so on; `cargo test --test conformance --
+//! Trials are named `CASE/decide/v4`, `CASE/explain/v4`, `CASE/nftables/v6`, `CASE/iptables/v4` and so on; `cargo test --test conformance --
 //! hairpin` runs what has `hairpin` in its name. The format of cases is described in
 //! `integration/cases/README.md`.
 
 mod affinity;
 mod case;
+mod explained;
 mod flows;
 mod kernel;
 mod mode;
@@ -64,6 +65,9 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         for family in Family::BOTH {
             let it = Arc::clone(case);
             trials.push(trial(case, "decide", family, move || decided(&it, family)));
+            let it = Arc::clone(case);
+            let agrees = move || explained::agrees(&it, family);
+            trials.push(trial(case, "explain", family, agrees));
         }
     }
     let modes: Vec<(Mode, SharedStage)> =

@@ -109,21 +109,25 @@ impl Oracle {
         Ok(Oracle { table, local })
     }
 
-    /// What should become of a packet.
-    pub(crate) fn outcome(&self, shot: &Shot) -> Outcome {
+    /// The packet as it arrives at node-a.
+    pub(crate) fn packet(&self, shot: &Shot) -> Packet {
         let source = if shot.from == "node" {
             PacketSource::ThisNode(shot.source)
         } else {
             PacketSource::Interface { ip: shot.source, name: interface(&shot.from) }
         };
-        let packet = Packet {
+        Packet {
             source,
             protocol: shot.protocol,
             destination: shot.to.ip(),
             to_this_node: self.local.contains(&shot.to.ip()),
             port: shot.to.port(),
-        };
-        match plan::decide(&self.table, &packet) {
+        }
+    }
+
+    /// What should become of a packet.
+    pub(crate) fn outcome(&self, shot: &Shot) -> Outcome {
+        match plan::decide(&self.table, &self.packet(shot)) {
             Decision::Reject => Outcome::Refuse,
             Decision::Drop => Outcome::Silence,
             Decision::Pass => Outcome::Pass,

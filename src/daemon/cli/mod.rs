@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod effective;
+mod explain;
 mod flag_table;
 mod flag_values;
 mod flags;
@@ -113,6 +114,9 @@ fn nothing(text: &str) -> Result<(), String> {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if let Some(code) = explain::main(std::env::args_os()) {
+        return code;
+    }
     let arguments = match Arguments::try_parse_from(flags::normalized(std::env::args_os())) {
         Ok(arguments) => arguments,
         Err(answer) => {

@@ -1,0 +1,107 @@
+//! What is known without a daemon: objects from files or from an API server, and the settings of a node.
+//!
+//! - [`objects`]: what people want to know of objects, and the plan does not need
+//! - [`api`]: the same objects from an API server
+//! - [`settings`]: the node's settings, also those of another kube-proxy
+//! - [`view`]: the path through the kernel's objects, computed and not read
+
+pub(crate) mod api;
+pub(crate) mod objects;
+pub(crate) mod settings;
+pub(crate) mod view;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use self::view::Computed;
+use crate::sync::host::host;
+use sluice_config::Config;
+use sluice_core::model::{Snapshot, Warning};
+use sluice_core::net::Family;
+use sluice_core::plan::{ForwardingTable, build};
+use sluice_explain::{Explanation, Known, Origin, Question, Refusal, Truth, explain};
+use sluice_kubernetes::watch::manifests;
+
+/// Everything that one node would know, had it been sent these objects.
+pub(crate) struct Gathered {
+    pub(crate) node: String,
+    pub(crate) config: Config,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) known: Known,
+    pub(crate) origin: Origin,
+    pub(crate) warnings: Vec<Warning>,
+    local: BTreeSet<IpAddr>,
+    tables: Vec<ForwardingTable>,
+}
+
+impl Gathered {
+    /// What the node makes of the objects.
+    pub(crate) fn new(
+        objects: &[Value],
+        known: Known,
+        node: &str,
+        config: Config,
+        origin: Origin,
+    ) -> Gathered {
+        let (snapshot, warnings) = manifests::snapshot(objects, node);
+        let own = snapshot.node.iter().flat_map(|node| node.addresses.clone());
+        let loopback = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])];
+        let local = own.chain(loopback).collect();
+        let (node, tables) = (node.to_owned(), Vec::new());
+        let gathered = Gathered { node, config, snapshot, known, origin, warnings, local, tables };
+        gathered.planned()
+    }
+
+    /// With another state of the API.
+    pub(crate) fn with(&self, snapshot: Snapshot) -> Gathered {
+        let other = Gathered {
+            node: self.node.clone(),
+            config: self.config.clone(),
+            snapshot,
+            known: self.known.clone(),
+            origin: self.origin.clone(),
+            warnings: Vec::new(),
+            local: self.local.clone(),
+            tables: Vec::new(),
+        };
+        other.planned()
+    }
+
+    fn planned(mut self) -> Gathered {
+        let table = |family: Family| {
+            let host = host(family, &self.config, self.snapshot.node.as_ref(), &self.local);
+            build(family, &self.node, host, &self.snapshot).0
+        };
+        self.tables = Family::BOTH.map(table).into();
+        self
+    }
+
+    /// Why a connection goes where it goes.
+    pub(crate) fn explain(&self, question: &Question) -> Result<Explanation, Refusal> {
+        let tables: Vec<&ForwardingTable> = self.tables.iter().collect();
+        let truth = Truth {
+            node: &self.node,
+            mode: self.config.mode,
+            snapshot: &self.snapshot,
+            tables: &tables,
+            local: &self.local,
+            known: &self.known,
+            origin: &self.origin,
+            kernel: &Computed { mode: self.config.mode },
+        };
+        explain(&truth, question)
+    }
+
+    /// The Services whose plan differs from that of another state.
+    pub(crate) fn differing(&self, other: &Gathered) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for (a, b) in self.tables.iter().zip(&other.tables) {
+            let all = a.services.keys().chain(b.services.keys());
+            let differ = all.filter(|name| a.plan(name) != b.plan(name));
+            names.extend(differ.map(ToString::to_string));
+        }
+        names
+    }
+}

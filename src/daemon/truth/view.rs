@@ -1,0 +1,56 @@
+//! The path through the kernel's objects, as the mode would write them. Nothing is read.
+
+use sluice_config::Mode;
+use sluice_core::plan::{Packet, PacketSource, PoolEndpoint};
+use sluice_dataplane::packet_path::{PacketAt, PacketPath};
+use sluice_dataplane::{iptables, ipvs, nftables, userspace};
+use sluice_explain::Looked;
+use sluice_explain::truth::{Hit, KernelView, Object, Observed, Path, Way};
+
+/// The path in a mode.
+pub(crate) fn path(mode: Mode, hit: &Hit<'_>) -> Path {
+    let at = PacketAt {
+        table: hit.table,
+        service: hit.service,
+        plan: hit.plan,
+        port: hit.port,
+        frontend: hit.frontend,
+        admitted: hit.admitted,
+        route: hit.route,
+        from_this_node: matches!(hit.packet.source, PacketSource::ThisNode(_)),
+        to_this_node: hit.packet.to_this_node,
+    };
+    let PacketPath { steps, objects } = match mode {
+        Mode::Nftables => nftables::path(&at),
+        Mode::Iptables => iptables::path(&at),
+        Mode::Ipvs => ipvs::path(&at),
+        Mode::Userspace => userspace::path(&at),
+    };
+    let object = |(set, element)| Object { set, element, state: "desired".to_owned() };
+    Path { steps, objects: objects.into_iter().map(object).collect() }
+}
+
+/// Files and an API server know nothing of a kernel.
+pub(crate) struct Computed {
+    pub(crate) mode: Mode,
+}
+
+const WHY: &str = "files and an API server say nothing about a node's kernel";
+
+impl KernelView for Computed {
+    fn path(&self, hit: &Hit<'_>) -> Path {
+        path(self.mode, hit)
+    }
+
+    fn observed(&self, _: &Hit<'_>) -> Looked<Observed> {
+        Looked::Not(WHY.to_owned())
+    }
+
+    fn way(&self, _: &Packet, _: &[PoolEndpoint]) -> Looked<Way> {
+        Looked::Not(WHY.to_owned())
+    }
+
+    fn others(&self, _: &Packet) -> Looked<Vec<String>> {
+        Looked::Not(WHY.to_owned())
+    }
+}
