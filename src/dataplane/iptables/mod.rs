@@ -22,6 +22,7 @@ mod observed;
 mod packet_path;
 mod programs;
 mod rule;
+mod saved;
 mod script;
 mod service;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use self::observed::Observed;
 pub use self::packet_path::path;
 pub use self::programs::Programs;
 use self::rule::Rule;
+pub use self::saved::saved;
 use self::script::{Blame, Script, Written};
 use crate::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use sluice_core::model::ServiceName;

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use super::virtual_services::{Reach, VirtualService, virtual_services};
 use crate::packet_path::{PacketAt, PacketPath};
 use crate::service_table::{
-    Conditions, DSTNAT, DataPath, Elements, FrontendClass, Hooks, KernelTable, OwnSet, Rules,
-    ServiceTable, SetId, all, frontend_key, lookups, packet_path,
+    self, Conditions, DSTNAT, DataPath, Elements, FrontendClass, Hooks, KernelTable, OwnSet, Rules,
+    Ruleset, ServiceTable, SetId, all, frontend_key, lookups, packet_path,
 };
 use sluice_core::net::{Family, Protocol};
-use sluice_core::plan::{Address, Frontend, FrontendKind, Host, PortPlan, ServicePlan, Verdict};
+use sluice_core::plan::{
+    Address, ForwardingTable, Frontend, FrontendKind, Host, PortPlan, ServicePlan, Verdict,
+};
 use sluice_kernel::nft::statement;
 use sluice_kernel::nft::{Data, Element, Field, Key, Set, ct_status};
 
@@ -115,6 +117,11 @@ pub fn path(at: &PacketAt<'_>) -> PacketPath {
 /// Destinations are translated to virtual services, if they are none.
 #[derive(Debug)]
 struct ToVirtualServices;
+
+/// The table that the mode writes into an empty kernel.
+pub fn ruleset(table: &ForwardingTable) -> Ruleset {
+    service_table::ruleset(table, &ToVirtualServices)
+}
 
 impl DataPath for ToVirtualServices {
     fn balances(&self, _: Protocol) -> bool {

@@ -35,6 +35,15 @@ fn services_of(plan: &ServicePlan, scheduler: &Arc<str>) -> Vec<DesiredService> 
     services.collect()
 }
 
+/// The virtual services of a plan, with the addresses of their destinations.
+pub fn virtual_services_of(
+    plan: &ServicePlan,
+    scheduler: &Arc<str>,
+) -> Vec<(Service, BTreeSet<(IpAddr, u16)>)> {
+    let all = services_of(plan, scheduler).into_iter();
+    all.map(|desired| (desired.service, desired.destinations)).collect()
+}
+
 /// What all Services need, by Service and by object.
 #[derive(Debug, Default)]
 pub(super) struct Desired {

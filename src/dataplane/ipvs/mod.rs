@@ -32,8 +32,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::applied::Applied;
-pub use self::data_path::{path, table};
+pub use self::data_path::{path, ruleset, table};
 use self::desired::Desired;
+pub use self::desired::virtual_services_of;
 use self::diff::Diff;
 use self::drain::Drains;
 pub use self::drain::Leaving;

@@ -6,10 +6,11 @@
 use crate::packet_path::{PacketAt, PacketPath};
 use crate::service_table::packet_path;
 use crate::service_table::{
-    DataPath, Elements, FrontendClass, KernelTable, Rules, ServiceTable, SetId, slot_elements,
+    self, DataPath, Elements, FrontendClass, KernelTable, Rules, Ruleset, ServiceTable, SetId,
+    slot_elements,
 };
 use sluice_core::net::Protocol;
-use sluice_core::plan::ServicePlan;
+use sluice_core::plan::{ForwardingTable, ServicePlan};
 
 /// The mode for one IP family.
 pub fn table<T: KernelTable>(kernel: T) -> ServiceTable<T> {
@@ -35,6 +36,11 @@ pub(crate) fn drawn(class: FrontendClass, slots: Option<SetId>) -> Vec<String> {
     steps.push(Rules::draw_chain(class, size).to_string());
     steps.push("dnat".to_owned());
     steps
+}
+
+/// What the mode writes into an empty kernel.
+pub fn ruleset(table: &ForwardingTable) -> Ruleset {
+    service_table::ruleset(table, &ToEndpoints)
 }
 
 /// Destinations are translated to endpoints.

@@ -31,6 +31,27 @@ pub struct Counters {
     pub shortages: Count,
 }
 
+impl Counters {
+    /// All of them, by name.
+    pub fn all(&self) -> [(&'static str, u64); 12] {
+        [
+            ("activeConnections", &self.active_connections),
+            ("connections", &self.connections),
+            ("bytesToEndpoints", &self.bytes_to_endpoints),
+            ("bytesToClients", &self.bytes_to_clients),
+            ("dialFailures", &self.dial_failures),
+            ("unserved", &self.unserved),
+            ("activeUdpClients", &self.active_clients),
+            ("datagramsToEndpoints", &self.datagrams_to_endpoints),
+            ("datagramsToClients", &self.datagrams_to_clients),
+            ("lostDatagrams", &self.lost_datagrams),
+            ("evictions", &self.evictions),
+            ("shortages", &self.shortages),
+        ]
+        .map(|(name, count)| (name, count.get()))
+    }
+}
+
 /// A number that many threads count.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);

@@ -65,6 +65,11 @@ pub(super) fn needed(plan: &ServicePlan) -> impl Iterator<Item = (&PortPlan, Poo
     })
 }
 
+/// The pools of a plan that have a relay, each with its port.
+pub fn relayed(plan: &ServicePlan) -> Vec<(&PortPlan, PoolKind)> {
+    needed(plan).collect()
+}
+
 /// The relays of a pool, in the order of the slots that the kernel's table has for them.
 pub(super) fn sources(visible: VisibleSource) -> &'static [VisibleSource] {
     match visible {
