@@ -19,6 +19,7 @@ mod content;
 mod convert;
 mod credentials;
 pub mod events;
+pub mod export;
 mod failure;
 mod kubeconfig;
 mod lenient;
