@@ -124,5 +124,5 @@ fn is_true(code: Code, snapshot: &Snapshot) -> bool {
         _ => return false,
     };
     let slices = snapshot.slices.values().flatten();
-    slices.flat_map(|slice| &slice.endpoints).any(|endpoint| endpoint.condition == wanted)
+    slices.flat_map(|slice| slice.endpoints.iter()).any(|endpoint| endpoint.condition == wanted)
 }

@@ -43,7 +43,7 @@ pub fn node_of<'a>(truth: &'a crate::Known, from: &FromText) -> Option<&'a str> 
             let mut of_pod = of_pod.filter(|pod| pod.ips.contains(ip));
             let of_pod = of_pod.next().map(|pod| pod.node.as_str());
             let node = truth.nodes.iter().find(|(_, ips)| ips.contains(ip));
-            of_pod.or(node.map(|(name, _)| name.as_str()))
+            of_pod.or_else(|| node.map(|(name, _)| name.as_str()))
         }
     }
 }

@@ -131,7 +131,7 @@ pub fn to(text: &str) -> Result<ToText, Refusal> {
         _ => (rest, None),
     };
     let (host, port) = split_port(rest).ok_or_else(|| wrong("its port is not 1 to 65535"))?;
-    let port = port.or(scheme_port.map(PortText::Number));
+    let port = port.or_else(|| scheme_port.map(PortText::Number));
     let host = host_of(host).ok_or_else(|| wrong("it names nothing"))?;
     if port.is_none() && matches!(host, Host::Ip(_) | Host::Node(_)) {
         return Err(wrong("an address needs a port"));

@@ -127,7 +127,7 @@ impl Lookup<'_> {
             return Err(Refusal::NoSuchNode { name: name.to_owned(), hint });
         };
         let ip = ips.iter().find(|ip| self.client.source(Family::of(**ip)).is_some());
-        let Some(ip) = ip.or(ips.first()) else {
+        let Some(ip) = ip.or_else(|| ips.first()) else {
             let hint = " with an address".to_owned();
             return Err(Refusal::NoSuchNode { name: name.to_owned(), hint });
         };

@@ -13,7 +13,7 @@ pub struct Endpoints {
     /// Of each endpoint: [flags](Flags), the address, and with [`Flags::HINTS`] the index of its hints.
     packed: Box<[u8]>,
     /// The hints, each once; most slices have none.
-    hints: Option<Box<Vec<Arc<Hints>>>>,
+    hints: Box<[Arc<Hints>]>,
 }
 
 /// The first byte of an endpoint. Its lowest bits are the [`Condition`].
@@ -59,7 +59,7 @@ impl Endpoints {
         } else {
             let (index, rest) = rest.split_first_chunk::<4>()?;
             let index = usize::try_from(u32::from_ne_bytes(*index)).ok()?;
-            (self.hints.as_ref()?.get(index).cloned(), rest)
+            (self.hints.get(index).cloned(), rest)
         };
         let condition = *CONDITIONS.get(usize::from(flags & Flags::CONDITION))?;
         let local = flags & Flags::LOCAL != 0;
@@ -84,9 +84,7 @@ impl FromIterator<Endpoint> for Endpoints {
                 packed.extend_from_slice(&index_of(hints, &mut known).to_ne_bytes());
             }
         }
-        known.shrink_to_fit();
-        let hints = (!known.is_empty()).then(|| Box::new(known));
-        Endpoints { packed: packed.into(), hints }
+        Endpoints { packed: packed.into(), hints: known.into() }
     }
 }
 
@@ -147,11 +145,11 @@ mod tests {
             Endpoint { address, condition: Condition::Ready, local: false, hints }
         };
         let plain: Endpoints = (0..5).map(|n| endpoint(n, None)).collect();
-        assert_eq!((plain.packed.len(), plain.hints.is_none()), (25, true));
+        assert_eq!((plain.packed.len(), plain.hints.is_empty()), (25, true));
         let zones = ["a", "b", "a", "a", "b"];
         let hinted: Endpoints =
             (0..5).zip(zones).map(|(n, zone)| endpoint(n, Some(hints(zone)))).collect();
-        assert_eq!(hinted.hints.as_ref().map(|known| known.len()), Some(2));
+        assert_eq!(hinted.hints.len(), 2);
         assert_ne!(plain, hinted);
     }
 }

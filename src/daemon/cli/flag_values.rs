@@ -79,6 +79,7 @@ pub(super) fn all(flags: &RunFlags) -> BTreeMap<String, String> {
     let single = [
         ("config", path(&flags.config)),
         ("write-config-to", path(&flags.write_config_to)),
+        ("admin-socket", Some(flags.admin_socket.clone())),
         ("init-only", own(flags.init_only.to_string())),
         ("master", flags.master.clone()),
         ("hostname-override", flags.hostname_override.clone()),

@@ -1,8 +1,8 @@
 //! The command line: without a command, the daemon itself, as the Go kube-proxy is started.
 
 mod cleanup;
+mod commands;
 mod effective;
-mod explain;
 mod flag_table;
 mod flag_values;
 mod flags;
@@ -24,7 +24,8 @@ use sluice_dataplane::iptables::Layout;
 #[command(
     name = "sluice",
     args_override_self = true,
-    after_help = "Of the flags that stand for fields of the configuration file, only those for the log count \
+    after_help = "Commands, each with --help: explain, status, rules, dump, completion. Without one, it is the daemon.\n\n\
+                  Of the flags that stand for fields of the configuration file, only those for the log count \
                   beside --config."
 )]
 struct Arguments {
@@ -92,6 +93,11 @@ struct RunFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = flag_table::switch, value_name = "BOOL")]
     userspace_transparent: bool,
+    /// Where `sluice status` and others ask this daemon: a Unix socket in a directory of its own, for root and
+    /// the daemon's user only. It tells and never does. Nowhere if empty.
+    #[arg(long, value_name = "PATH", default_value = commands::SOCKET, env = "SLUICE_ADMIN_SOCKET",
+          hide_env_values = true)]
+    admin_socket: String,
     #[command(flatten)]
     fields: flags::FieldFlags,
     /// What is no flag; only empty arguments are allowed, which manifests produce.
@@ -114,7 +120,7 @@ fn nothing(text: &str) -> Result<(), String> {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    if let Some(code) = explain::main(std::env::args_os()) {
+    if let Some(code) = commands::main(std::env::args_os()) {
         return code;
     }
     let arguments = match Arguments::try_parse_from(flags::normalized(std::env::args_os())) {
@@ -182,6 +188,9 @@ impl RunFlags {
                 userspace_transparent: self.userspace_transparent,
             },
             sync_share: Share::of_a_core(self.sync_cpu_percent),
+            admin_socket: Some(self.admin_socket)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             master: self.master,
         }
     }

@@ -91,6 +91,14 @@ impl Dataplane {
         }
     }
 
+    /// What relays count, in the mode that has them.
+    pub(super) fn relays(&self) -> Option<Arc<Counters>> {
+        match &self.measured {
+            Measured::Relays(counters) => Some(Arc::clone(counters)),
+            Measured::Nothing | Measured::Services(_) | Measured::Packets(_) => None,
+        }
+    }
+
     /// Adds what the mode counts to the metrics.
     pub(super) fn measure(&mut self, metrics: &Metrics) {
         match std::mem::replace(&mut self.measured, Measured::Nothing) {

@@ -9,6 +9,7 @@ mod takeover;
 mod wiring;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -36,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) master: Option<String>,
     /// How much of a core syncs may take before a change has to wait.
     pub(crate) sync_share: Share,
+    /// Where the admin socket is, if there is to be one.
+    pub(crate) admin_socket: Option<PathBuf>,
     /// What only the proxy modes need to know.
     pub(crate) dataplane: DataplaneOptions,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -14,9 +15,11 @@ use super::effective::{EffectiveConfig, check_families};
 use super::node_setup::NodeSettings;
 use super::servers::{self, ServerDeps};
 use super::{Options, reload, takeover};
+use crate::admin_socket::{self, Answers};
+use crate::http::admin::Text;
 use crate::http::server::Http;
 use crate::log;
-use crate::sync::{self, InForce, RemovedTcp, Setup, Sources};
+use crate::sync::{self, InForce, Looking, RemovedTcp, Setup, Sources, View};
 use sluice_config::{self as config, Config};
 use sluice_core::net::Family;
 use sluice_kernel as kernel;
@@ -38,6 +41,7 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
     let families: Vec<String> = served.iter().map(ToString::to_string).collect();
     let metrics = Metrics::new(config.mode);
     metrics.lost_log_lines(log::lost);
+    let relays = dataplane.relays();
     dataplane.measure(&metrics);
     let client_options = ClientOptions {
         kubeconfig: config.kubeconfig.clone(),
@@ -58,9 +62,22 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
     let (show, shown) = tokio::sync::watch::channel(effective.configz());
+    let configz: Text = Arc::new(move || shown.borrow().clone());
+    let looking =
+        if options.admin_socket.is_some() { Looking::Possible } else { Looking::Impossible };
+    let view = View::new(looking);
+    let answers = Answers {
+        view: view.clone(),
+        node: node_name.clone(),
+        mode: config.mode,
+        started: Timestamp::now(),
+        configuration: Arc::clone(&configz),
+        relays,
+    };
+    admin_socket::start(options.admin_socket, answers, &http, &stop);
     let deps = ServerDeps {
         node_name: &node_name,
-        configz: Arc::new(move || shown.borrow().clone()),
+        configz,
         flags: options.flags,
         server: &server,
         metrics: metrics.clone(),
@@ -90,7 +107,7 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
     let sources = Sources { updates, addresses, foreign, config: configured };
     let share = options.sync_share;
     let setup =
-        Setup { config, node_name, backends, removed_tcp, share, health, metrics, in_force };
+        Setup { config, node_name, backends, removed_tcp, share, health, metrics, view, in_force };
     // On a thread of its own, which it may block while it programs the kernel. To lend it one of the runtime's for each
     // sync would cost a change two switches of threads.
     let (runtime, stopped) = (Handle::current(), stop.clone());

@@ -8,16 +8,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::pacer::{Pacer, Reason};
 use super::plane::{Plane, SyncContext, SyncResult};
 use super::programming_latency::ProgrammingLatency;
-use super::{InForce, Setup, Sources, health_timeout, host, own_node};
+use super::{InForce, Setup, Sources, View, health_timeout, host, own_node};
 use crate::http::health::Health;
 use sluice_config::Config;
-use sluice_core::model::{Change, ServiceName, Snapshot};
+use sluice_core::model::{Change, ServiceName};
 use sluice_core::plan::Planner;
 use sluice_kernel::process::processor_time;
 use sluice_kubernetes::watch::{ConnectionState, Message, Resource, Update};
@@ -34,7 +35,8 @@ const BATCH: usize = 100_000;
 /// What the loop knows.
 struct EventLoop {
     config: Config,
-    snapshot: Snapshot,
+    /// The snapshot, and what else is shown to others.
+    view: View,
     listed: BTreeSet<Resource>,
     /// When all was known but the Node or the ServiceCIDRs.
     waiting_since: Option<Instant>,
@@ -97,6 +99,8 @@ pub(crate) async fn run(setup: Setup, mut sources: Sources, stop: CancellationTo
             Ok(()) = sources.addresses.changed() => {
                 state.addresses.clone_from(&sources.addresses.borrow_and_update());
                 state.host_changed = true;
+                let addresses = &state.addresses;
+                state.view.note(|facts| facts.addresses.clone_from(addresses));
                 state.note_requested();
                 pacer.request();
             }
@@ -114,19 +118,25 @@ pub(crate) async fn run(setup: Setup, mut sources: Sources, stop: CancellationTo
 
 impl EventLoop {
     fn new(setup: Setup, addresses: BTreeSet<IpAddr>) -> EventLoop {
-        let Setup { config, node_name, backends, removed_tcp, health, metrics, in_force, .. } =
-            setup;
+        let Setup {
+            config, node_name, backends, removed_tcp, health, metrics, view, in_force, ..
+        } = setup;
         // Healthy from the start: the previous rules stay until everything is listed.
         backends.iter().for_each(|(family, _)| health.updated(*family));
         let latency = ProgrammingLatency::new(now(), backends.iter().map(|(family, _)| *family));
         let plane = |(family, backend)| {
             let host = host::host(family, &config, None, &addresses);
-            Plane::new(Planner::new(family, &node_name, host), backend, removed_tcp, &metrics)
+            let planner = Planner::new(family, &node_name, host);
+            Plane::new(planner, backend, removed_tcp, &metrics, &view)
         };
         let planes = backends.into_iter().map(plane).collect();
+        view.note(|facts| {
+            facts.config = Some(config.clone());
+            facts.addresses.clone_from(&addresses);
+        });
         EventLoop {
             config,
-            snapshot: Snapshot::default(),
+            view,
             listed: BTreeSet::new(),
             waiting_since: None,
             ready: false,
@@ -148,6 +158,7 @@ impl EventLoop {
     /// Applies a changed configuration: host settings and sync periods.
     fn on_config(&mut self, config: Config) {
         self.health.set_timeout(health_timeout(&config));
+        self.view.note(|facts| facts.config = Some(config.clone()));
         self.config = config;
         self.host_changed = true;
     }
@@ -166,7 +177,7 @@ impl EventLoop {
 
     /// Records a change before it is applied.
     fn count(&mut self, change: &Change) {
-        self.latency.note(change, &self.snapshot);
+        self.latency.note(change, &self.view.snapshot());
         match change {
             Change::Service(_) | Change::ServiceGone(_) => self.metrics.changes(1, 0),
             Change::Services(list) => self.metrics.changes(list.len(), 0),
@@ -206,9 +217,11 @@ impl EventLoop {
                 let for_all = matches!(change, Change::Node(_) | Change::ServiceCidrs(_));
                 self.host_changed |= for_all;
                 self.count(&change);
-                let kept = self.snapshot.kept.clone();
-                self.snapshot.apply(change, &mut self.dirty);
-                own_node::tell(&kept, &self.snapshot.kept);
+                let mut snapshot = self.view.change_snapshot();
+                let kept = snapshot.kept.clone();
+                snapshot.apply(change, &mut self.dirty);
+                own_node::tell(&kept, &snapshot.kept);
+                drop(snapshot);
                 for_all || !self.dirty.is_empty()
             }
             Update::Warnings(warnings) => {
@@ -228,10 +241,15 @@ impl EventLoop {
         let arriving = match state {
             ConnectionState::Connected => {
                 self.lost.remove(&resource);
+                self.view.note(|facts| facts.lost.retain(|lost, _| *lost != resource.to_string()));
                 Arriving::Yes
             }
             ConnectionState::Lost(_) => {
                 self.lost.insert(resource);
+                let name = resource.to_string();
+                self.view.note(|facts| {
+                    facts.lost.entry(name).or_insert_with(Timestamp::now);
+                });
                 Arriving::No
             }
         };
@@ -254,8 +272,7 @@ impl EventLoop {
         if !known(Resource::Services) || !known(Resource::EndpointSlices) {
             return false;
         }
-        let node = self.snapshot.node.as_ref();
-        let complete = own_node::suffices(&self.config, node);
+        let complete = own_node::suffices(&self.config, self.view.snapshot().node.as_ref());
         if known(Resource::Node) && known(Resource::ServiceCidrs) {
             if complete {
                 return true;
@@ -284,19 +301,21 @@ impl EventLoop {
         let dirty = std::mem::take(&mut self.dirty);
         let host_changed = std::mem::take(&mut self.host_changed);
         let mut results = Vec::new();
+        // Only this thread changes it.
+        let snapshot = self.view.snapshot();
         for plane in &mut self.planes {
             let started = Instant::now();
             let family = plane.family();
             let _span = trace::step("sync family");
             trace::note("ip_family", || family.to_string());
             if host_changed {
-                let node = self.snapshot.node.as_ref();
+                let node = snapshot.node.as_ref();
                 let host = host::host(family, &self.config, node, &self.addresses);
-                plane.set_host(&self.snapshot, host);
+                plane.set_host(&snapshot, host);
             }
-            plane.update(&self.snapshot, &dirty);
+            plane.update(&snapshot, &dirty);
             let context = SyncContext {
-                snapshot: &self.snapshot,
+                snapshot: &snapshot,
                 local: &self.addresses,
                 on_localhost: self.config.can_open_localhost(family),
                 health: &self.health,
@@ -311,6 +330,7 @@ impl EventLoop {
             }
             results.push(result);
         }
+        drop(snapshot);
         if self.settle(&results) {
             self.metrics.caught_up();
             for arrived in self.arrivals.drain(..) {

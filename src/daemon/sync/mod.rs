@@ -3,6 +3,7 @@
 //! - [`event_loop`] takes changes in and decides when to sync
 //! - [`plane`] brings one IP family up to date
 //! - [`report`] says what a sync did
+//! - [`view`] shows what the loop knows to others
 //!
 //! Nothing is written before Services, EndpointSlices, ServiceCIDRs and the Node have been listed once,
 //! because an incomplete table would remove working rules. After that, the last known state stays, whatever
@@ -18,6 +19,7 @@ mod plane;
 mod programming_latency;
 mod report;
 mod unserved;
+mod view;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -35,6 +37,7 @@ use sluice_telemetry::metrics::Metrics;
 pub(crate) use self::conntrack::RemovedTcp;
 pub(crate) use self::event_loop::run;
 pub(crate) use self::pacer::Share;
+pub(crate) use self::view::{Facts, Looking, Stage, Synced, View};
 
 /// How long a change may wait until the proxy counts as unhealthy (upstream:
 /// `cmd/kube-proxy/app/server.go`, newProxyServer).
@@ -71,6 +74,8 @@ pub(crate) struct Setup {
     pub(crate) health: Health,
     /// Where it is measured.
     pub(crate) metrics: Metrics,
+    /// What the loop knows, for those who only look.
+    pub(crate) view: View,
     /// Notified when the rules of a family are applied for the first time.
     pub(crate) in_force: watch::Sender<InForce>,
 }

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use super::RemovedTcp;
@@ -16,10 +17,11 @@ use super::no_local_endpoints::NoLocalEndpoints;
 use super::pacer::Reason;
 use super::report::{self, Summary};
 use super::unserved::{self, Failure, Need};
+use super::view::{View, read, write};
 use crate::http::health::Health;
 use sluice_core::model::{ServiceName, Snapshot};
 use sluice_core::net::Family;
-use sluice_core::plan::{Effect, Host, Planner};
+use sluice_core::plan::{Effect, ForwardingTable, Host, Planner};
 use sluice_dataplane::{Backend, Observation, Report, Scope};
 use sluice_telemetry::metrics::{Extent, Metrics, Outcome};
 use sluice_telemetry::trace;
@@ -36,7 +38,10 @@ pub(super) struct SyncContext<'a> {
 
 /// One IP family: its forwarding table, and the backend that implements it.
 pub(super) struct Plane {
-    planner: Planner,
+    family: Family,
+    planner: Arc<RwLock<Planner>>,
+    /// Where it is noted how far Services are.
+    view: View,
     backend: Box<dyn Backend>,
     /// Services that the backend has not applied yet, or that were refused.
     pending: BTreeSet<ServiceName>,
@@ -68,14 +73,17 @@ impl Plane {
         backend: Box<dyn Backend>,
         removed_tcp: RemovedTcp,
         metrics: &Metrics,
+        view: &View,
     ) -> Plane {
-        let conntrack = Conntrack::new(planner.table().family, removed_tcp, metrics);
+        let family = planner.table().family;
         Plane {
-            planner,
+            family,
+            planner: view.show(planner),
+            view: view.clone(),
             backend,
             pending: BTreeSet::new(),
             refused: BTreeMap::new(),
-            conntrack,
+            conntrack: Conntrack::new(family, removed_tcp, metrics),
             no_local_endpoints: NoLocalEndpoints::default(),
             checks_changed: true,
             fresh: true,
@@ -84,7 +92,7 @@ impl Plane {
     }
 
     pub(super) fn family(&self) -> Family {
-        self.planner.table().family
+        self.family
     }
 
     /// The process is about to end. Blocks while the backend drains its connections.
@@ -107,9 +115,10 @@ impl Plane {
     fn update_plan(&mut self, change: impl FnOnce(&mut Planner) -> Effect) {
         let effect = {
             let _span = trace::step("plan");
-            change(&mut self.planner)
+            change(&mut write(&self.planner))
         };
-        let family = self.family();
+        let family = self.family;
+        self.view.pending(family, &effect.services);
         effect.warnings.iter().for_each(|warning| tracing::warn!(%family, "{warning}"));
         self.conntrack.touch(&effect.services);
         if effect.host {
@@ -123,8 +132,11 @@ impl Plane {
     pub(super) fn sync(&mut self, reason: Reason, context: &SyncContext<'_>) -> SyncResult {
         let scope =
             Scope { services: std::mem::take(&mut self.pending), full: reason == Reason::Full };
-        let table = self.planner.table();
-        let (family, metrics) = (table.family, context.metrics);
+        let planner = Arc::clone(&self.planner);
+        // Only this thread changes it.
+        let planner = read(&planner);
+        let table = planner.table();
+        let (family, metrics) = (self.family, context.metrics);
         let extent = if scope.full { Extent::Full } else { Extent::Partial };
         let handle = self.conntrack.handle();
         let rules = handle.hold();
@@ -137,8 +149,7 @@ impl Plane {
                 }
                 let extent =
                     if report.observed == Observation::None { extent } else { Extent::Full };
-                self.accept(&scope, report, context);
-                let table = self.planner.table();
+                self.accept(table, &scope, report, context);
                 let world = World {
                     table,
                     snapshot: context.snapshot,
@@ -157,10 +168,12 @@ impl Plane {
             }
             Err(error) => {
                 // One table may have been written, and another one not.
-                self.conntrack.postpone(&rules, self.planner.table());
+                self.conntrack.postpone(&rules, table);
+                let (elapsed, reason) = (context.started.elapsed(), error.to_string());
+                self.view.failed(family, &reason);
+                self.view.synced(family, &scope.services, (0, elapsed), Some(reason.clone()));
                 self.pending = scope.services;
-                let elapsed = context.started.elapsed();
-                SyncResult::Failed(Failure { reason: error.to_string(), extent, elapsed })
+                SyncResult::Failed(Failure { reason, extent, elapsed })
             }
         }
     }
@@ -174,7 +187,8 @@ impl Plane {
         health: &Health,
         metrics: &Metrics,
     ) -> bool {
-        let table = self.planner.table();
+        let planner = read(&self.planner);
+        let table = planner.table();
         match result {
             SyncResult::Done | SyncResult::Refusing => {
                 unserved::over(&mut self.failing, table.family);
@@ -190,8 +204,13 @@ impl Plane {
     }
 
     /// Applies the outcome of a sync: refused Services are pending again.
-    fn accept(&mut self, scope: &Scope, report: Report, context: &SyncContext<'_>) {
-        let table = self.planner.table();
+    fn accept(
+        &mut self,
+        table: &ForwardingTable,
+        scope: &Scope,
+        report: Report,
+        context: &SyncContext<'_>,
+    ) {
         for service in &scope.services {
             self.no_local_endpoints.update(service, table.plan(service));
         }
@@ -205,9 +224,13 @@ impl Plane {
         };
         summary.measure(context.metrics);
         summary.log();
+        let operations = report.operations;
         let refused: BTreeMap<ServiceName, String> =
             report.refused.into_iter().map(|r| (r.service, r.reason)).collect();
         report::refusals(table.family, &self.refused, &refused);
+        self.view.applied(table, &scope.services, &refused);
+        let cost = (operations, context.started.elapsed());
+        self.view.synced(table.family, &scope.services, cost, None);
         self.pending.extend(refused.keys().cloned());
         self.refused = refused;
     }

@@ -64,6 +64,7 @@ fn setup(config: Config, backend: impl Backend + 'static, share: Share) -> Setup
         share,
         health: Health::new(Duration::from_secs(60)),
         metrics: Metrics::new(Mode::Nftables),
+        view: View::new(Looking::Possible),
         in_force: watch::Sender::default(),
     }
 }

@@ -52,7 +52,9 @@ fn flag(object: &Value, pointer: &str) -> bool {
 
 /// The namespace that objects without one are in, as kubectl has it.
 fn namespace(object: &Value) -> String {
-    Some(text(object, "/metadata/namespace")).filter(|n| !n.is_empty()).unwrap_or("default".into())
+    Some(text(object, "/metadata/namespace"))
+        .filter(|n| !n.is_empty())
+        .unwrap_or_else(|| "default".into())
 }
 
 fn full_name(object: &Value) -> String {
@@ -105,7 +107,7 @@ fn pod(object: &Value) -> Pod {
 fn why_not_ready(object: &Value, ready: Option<&Value>) -> String {
     let statuses = list(object, "/status/containerStatuses").iter();
     let waiting = statuses.filter_map(|one| one.pointer("/state/waiting/reason")?.as_str());
-    let message = ready.and_then(|one| one["message"].as_str().or(one["reason"].as_str()));
+    let message = ready.and_then(|one| one["message"].as_str().or_else(|| one["reason"].as_str()));
     let phase = text(object, "/status/phase");
     let found = waiting.chain(message).find(|text| !text.is_empty());
     found.map_or_else(|| format!("phase {phase}"), str::to_owned)

@@ -72,7 +72,7 @@ impl Walked {
 fn answer(truth: &Truth<'_>, client: &Client, destination: Destination) -> Explanation {
     let Destination { mut shown, targets, service, mut stage, mut findings, beyond } = destination;
     let served = |target: &&Target| client.source(Family::of(target.ip)).is_some();
-    let (first, others): (Vec<Target>, Vec<Target>) = targets.iter().partition(|t| served(&t));
+    let (first, others): (Vec<Target>, Vec<Target>) = targets.iter().partition(|t| served(t));
     let (main, rest) = match first.split_first() {
         Some((main, rest)) => (Some(*main), rest),
         None => (others.first().copied(), &[][..]),

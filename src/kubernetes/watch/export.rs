@@ -215,13 +215,14 @@ mod tests {
             address: [10, 244, 1, n].into(),
             condition,
             local: n == 1,
-            hints: (n == 1).then(|| Box::new(hints.clone())),
+            hints: (n == 1).then(|| std::sync::Arc::new(hints.clone())),
         });
         EndpointSlice {
             name: SliceName::new("shop", "web-1"),
             service: ServiceName::new("shop", "web"),
             family: Family::V4,
-            ports: vec![EndpointPort { name: "dns".into(), protocol: Protocol::Udp, port: 5353 }],
+            ports: [EndpointPort { name: "dns".into(), protocol: Protocol::Udp, port: 5353 }]
+                .into(),
             endpoints: endpoints.collect(),
             trigger_time: None,
         }

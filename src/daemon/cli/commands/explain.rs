@@ -1,29 +1,23 @@
 //! `sluice explain FROM TO`: why a connection goes where it goes.
 
-use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::complain;
 use crate::truth::{Gathered, api, objects, settings};
 use sluice_config::Config;
 use sluice_explain::render::{Style, comparison, text};
-use sluice_explain::{Known, Looked, Origin, Question, Refusal, client, question, what_if};
+use sluice_explain::{Known, Looked, Origin, Question, client, question, what_if};
 use sluice_kubernetes::watch::manifests;
-
-/// The command's name, the first argument.
-const NAME: &str = "explain";
 
 /// Why a connection to a Service goes where it goes, or does not. It computes with the code that programs the
 /// kernel. Exit codes: 0 reachable, 10 unreachable, 11 mixed, 12 undetermined, 1 could not run, 2 usage.
-#[derive(Debug, Parser)]
-#[command(name = "sluice explain", bin_name = "sluice explain")]
-struct Explain {
+#[derive(Debug, Args)]
+pub(super) struct Explain {
     /// Who connects: `pod/NAME[.NAMESPACE]`, `node/NAME`, or an IP address (`IP@DEVICE` names where it comes in).
     from: String,
     /// To what: `svc/NAME[.NAMESPACE][:PORT]`, a name or URL, `IP:PORT[/udp]`, or `node/NAME:PORT`.
@@ -72,29 +66,9 @@ enum Output {
     Json,
 }
 
-/// Runs the command if the arguments name it.
-pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
-    let mut arguments: Vec<OsString> = arguments.collect();
-    if arguments.get(1).is_none_or(|first| first != NAME) {
-        return None;
-    }
-    arguments.remove(1);
-    let command = match Explain::try_parse_from(arguments) {
-        Ok(command) => command,
-        Err(answer) => {
-            // It may be the help text. If printing fails, there is nobody to report to.
-            let _ = answer.print();
-            return Some(if answer.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS });
-        }
-    };
-    Some(ExitCode::from(command.run().unwrap_or_else(|error| {
-        complain(&error);
-        error.downcast_ref::<Refusal>().map_or(1, Refusal::exit_code)
-    })))
-}
-
 impl Explain {
-    fn run(&self) -> Result<u8> {
+    /// Prints the answer; the exit code is its result's.
+    pub(super) fn run(&self) -> Result<ExitCode> {
         let question = Question::new(&self.from, &self.to);
         // What cannot be read needs no truth.
         let from = question::from(&question.from)?;
@@ -110,7 +84,7 @@ impl Explain {
         if self.what_if.is_empty() {
             let code = answer.result.exit_code();
             self.print(&answer, |style| text(&answer, style))?;
-            return Ok(code);
+            return Ok(ExitCode::from(code));
         }
         let after = self.changed(&gathered, &objects)?;
         let differing: Vec<String> = gathered.differing(&after).into_iter().collect();
@@ -121,7 +95,7 @@ impl Explain {
         let after = after.explain(&question)?;
         let compared = what_if::compare(&self.what_if.join(", "), answer, after, kernel);
         self.print(&compared, |style| comparison(&compared, style))?;
-        Ok(compared.after.result.exit_code())
+        Ok(ExitCode::from(compared.after.result.exit_code()))
     }
 
     fn objects(&self) -> Result<Gained> {
@@ -348,13 +322,5 @@ mod tests {
         let kept = kept(new, &[old]);
         assert_eq!(kept["spec"]["clusterIP"], "10.96.0.80");
         assert_eq!(kept["spec"]["externalTrafficPolicy"], "Local");
-    }
-
-    #[test]
-    fn a_name_of_another_command_is_not_for_this_one() {
-        let arguments =
-            |list: &[&str]| list.iter().map(OsString::from).collect::<Vec<_>>().into_iter();
-        assert!(main(arguments(&["sluice"])).is_none());
-        assert!(main(arguments(&["sluice", "--config=explain"])).is_none());
     }
 }

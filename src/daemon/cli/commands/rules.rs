@@ -1,0 +1,79 @@
+//! `sluice rules`: the rules of a Service in all modes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+
+use super::{Ask, Output, client, files, print};
+use crate::admin_socket::service_name;
+use crate::rules::{self, Rules as Answer};
+
+/// The flags of the command.
+#[derive(Debug, Args)]
+pub(super) struct Rules {
+    /// NAME, NAME.NAMESPACE or NAMESPACE/NAME.
+    service: String,
+    /// One mode, or all.
+    #[arg(long, value_name = "MODE", default_value = "all")]
+    mode: String,
+    /// Manifests, what `kubectl get -o yaml` prints, or a `sluice dump`, in place of the daemon; `-` is the standard
+    /// input.
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The node that decides, if the files have several.
+    #[arg(long, value_name = "NODE", requires = "files")]
+    on: Option<String>,
+    /// A KubeProxyConfiguration file, for the files.
+    #[arg(long, value_name = "FILE", requires = "files")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    ask: Ask,
+    /// How they are printed. JSON has the tables of nftables so that `nft -j -f` loads them.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+}
+
+impl Rules {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let (truth, answer) = if self.files.is_empty() {
+            let (service, mode) = (client::encoded(&self.service), client::encoded(&self.mode));
+            let path = format!("/v1/rules?service={service}&mode={mode}");
+            let body = client::get(&self.ask.socket, &path)?;
+            let answer: Answer = serde_json::from_str(&body)
+                .context("the daemon answers in other words; it is another version")?;
+            (format!("the daemon at {}", self.ask.socket.display()), answer)
+        } else {
+            ("files".to_owned(), self.of_files()?)
+        };
+        match self.output {
+            Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&answer)?)),
+            Output::Text => print(&format!("# truth: {truth}\n{}", rules::shown(&answer))),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn of_files(&self) -> Result<Answer> {
+        let name = service_name(&self.service).ok_or_else(|| {
+            anyhow!(
+                "{:?} is no Service's name; expected NAME, NAME.NAMESPACE or NAMESPACE/NAME",
+                self.service
+            )
+        })?;
+        let modes = rules::modes(&self.mode).map_err(anyhow::Error::msg)?;
+        let files = files::read(&self.files, self.on.as_deref(), self.config.as_deref())?;
+        if !files.snapshot.services.contains_key(&name) {
+            let mut names: Vec<String> =
+                files.snapshot.services.keys().map(ToString::to_string).collect();
+            names.sort_unstable();
+            names.truncate(10);
+            bail!(
+                "there is no Service {name} in the files that has a cluster IP; there is {}",
+                names.join(", ")
+            );
+        }
+        let tables = rules::tables_of(&name, |family| Some(files.table(family)));
+        Ok(rules::of(&name, &tables, &modes, Some(&files.config)))
+    }
+}
