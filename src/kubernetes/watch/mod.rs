@@ -35,6 +35,7 @@ mod reachability;
 mod received;
 mod request;
 mod reread;
+mod round;
 mod source;
 mod tls;
 mod token;

@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::object_feed::{Kind, ObjectFeed, OwnNode, ServiceCidrs, Services, Slices};
 use super::reachability::Reachability;
 use super::request::{ListFrom, ListMethod, path, percent};
+use super::round::{Phase, Round, is_older};
 use super::transport::{self, Answer, Asking};
 use super::watch_stream::{Event, Next, WatchStream};
 use super::{ApiServer, ConnectionState, Content, Message, Resource, Update, WatchOptions};
@@ -97,29 +98,6 @@ impl Spawn<'_> {
             }
         });
     }
-}
-
-/// What a source is at, and so what a failure is one of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Listing,
-    /// The watch is requested, or open.
-    Watching,
-}
-
-/// How a round of [`Source::round`] ended without a failure.
-pub(super) enum Round {
-    /// The list is there; the watch comes next.
-    Listed,
-    /// The server ended a watch.
-    Ended {
-        /// Whether it sent anything.
-        spoke: bool,
-        /// How long the watch was open.
-        lived: Duration,
-        /// Whether that was less than was agreed with the server.
-        early: bool,
-    },
 }
 
 pub(super) struct Source<K: Kind> {
@@ -510,11 +488,4 @@ impl<K: Kind> Source<K> {
     async fn deliver(&self, message: Message) -> Result<(), Failure> {
         self.updates.send(message).await.map_err(|_| Failure::Unheard)
     }
-}
-
-/// Whether a version is from before another one. Versions are numbers that grow (KEP-5504); of others
-/// nothing is known.
-fn is_older(version: Option<&str>, than: Option<&str>) -> bool {
-    let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
-    matches!((number(version), number(than)), (Some(version), Some(than)) if version < than)
 }
