@@ -3,7 +3,7 @@
 //! HTTP/1.1 and JSON on a Unix socket. It only tells: no request changes anything, so whoever gets hold of it learns
 //! what `nft list` and the API show, and can do nothing. See `docs/admin.md`.
 //!
-//! [`listen`] makes the file, [`serve`] bounds what clients can do, [`routes`] knows the paths, [`answers`] has the
+//! [`mod@listen`] makes the file, [`mod@serve`] bounds what clients can do, [`routes`] knows the paths, [`answers`] has the
 //! answers, [`wire`] their JSON; [`dump`] is the one that is YAML, [`redact`] makes it fit to hand on.
 
 mod answers;
