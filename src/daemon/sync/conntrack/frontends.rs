@@ -71,7 +71,7 @@ pub(super) struct Frontends {
     family: Family,
     removed_tcp: RemovedTcp,
     served: FxHashMap<Address, Served>,
-    held: FxHashMap<ServiceName, Box<[Address]>>,
+    held: BTreeMap<ServiceName, Vec<Address>>,
     nobody: Answerers,
     /// The node's addresses that accept traffic to node ports now.
     node: BTreeSet<IpAddr>,
@@ -90,7 +90,7 @@ impl Frontends {
             family,
             removed_tcp,
             served: FxHashMap::default(),
-            held: FxHashMap::default(),
+            held: BTreeMap::new(),
             nobody: Arc::default(),
             node: BTreeSet::new(),
             left: BTreeMap::new(),
@@ -125,7 +125,7 @@ impl Frontends {
                 }
             }
             if !held.is_empty() {
-                self.held.insert(name.clone(), held.into());
+                self.held.insert(name.clone(), held);
             }
         }
         for (address, before) in before {
@@ -214,12 +214,6 @@ impl Frontends {
         }
     }
 
-    /// Whether there is something that was never checked.
-    pub(super) fn has_news(&self) -> bool {
-        let mut all = self.suspects.values().chain(self.left.values()).chain(&self.all);
-        all.any(|suspect| !suspect.looked)
-    }
-
     /// When flows must be checked next; a past instant means at once.
     pub(super) fn due(&self) -> Option<Instant> {
         let all = self.suspects.values().chain(self.left.values()).chain(&self.all);
@@ -229,11 +223,12 @@ impl Frontends {
 
     /// The flows that must be checked.
     pub(super) fn wanted(&self) -> BTreeMap<Protocol, Part> {
-        let is_node_port = |address: &&Address| matches!(address, Address::NodePort { .. });
-        let every = self.all.is_some().then(|| self.served.keys());
-        let node_ports = (!self.left.is_empty()).then(|| self.served.keys().filter(is_node_port));
-        let served = every.into_iter().flatten().chain(node_ports.into_iter().flatten());
-        let addresses = self.suspects.keys().chain(served);
+        let node_ports = || {
+            let addresses = self.served.keys().filter(|_| !self.left.is_empty());
+            addresses.filter(|address| matches!(address, Address::NodePort { .. }))
+        };
+        let every = self.served.keys().filter(|_| self.all.is_some());
+        let addresses = self.suspects.keys().chain(every).chain(node_ports());
         addresses.map(|address| self.part(protocol(address))).collect()
     }
 

@@ -105,11 +105,8 @@ impl Conntrack {
         if std::mem::take(&mut self.shaken) {
             rules.0.frontends.suspect_all(now);
         }
-        let news = rules.0.frontends.has_news();
         drop(rules);
-        if news {
-            self.shared.tell();
-        }
+        self.shared.tell();
     }
 }
 

@@ -9,13 +9,9 @@ use sluice_core::net::Family;
 use sluice_kernel::conntrack::{self, ConntrackError, Flow, Removal};
 use sluice_telemetry::metrics::Metrics;
 
-/// After a read, it rests this many times as long as the read took, so that constant changes take at most a fiftieth of
-/// a core: for each read, the kernel walks its whole hash table (6 to 19 ms). A change after a rest is looked at at once.
-const REST: u32 = 49;
-
-/// No rest is longer than this, unless the reads would then take more than a quarter of a core.
-const LONG_REST: Duration = Duration::from_secs(1);
-const LEAST_REST: u32 = 3;
+/// After a read, it rests this many times as long as the read took, so that a large table that changes
+/// constantly takes at most a quarter of a core.
+const REST: u32 = 3;
 
 /// How long it rests after a failure.
 const RETRY: Duration = Duration::from_secs(5);
@@ -138,7 +134,7 @@ fn run(
             Ok(done) => {
                 metrics.reconciled(family, elapsed, done.removed);
                 say(family, done, elapsed);
-                (Trouble::None, (elapsed * REST).min(LONG_REST).max(elapsed * LEAST_REST))
+                (Trouble::None, elapsed * REST)
             }
             Err(error @ (ConntrackError::Unsupported | ConntrackError::NotPermitted)) => {
                 if trouble != Trouble::Unsupported {
