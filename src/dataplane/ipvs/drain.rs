@@ -51,6 +51,12 @@ impl Drains {
         self.leaving == Leaving::Gracefully && has_connections
     }
 
+    /// Virtual services of an address that may have destinations that are to go.
+    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Key> {
+        let is_there = move |key: &&Key| matches!(key, Key::Address { ip, .. } if *ip == address);
+        self.watched.iter().filter(is_there)
+    }
+
     /// An operation was applied.
     pub(super) fn record(&mut self, op: &Op) {
         if matches!(op, Op::SetDestination(_, to) if to.weight == 0) {

@@ -154,6 +154,12 @@ impl<N: Backend, K: Kernel> Ipvs<N, K> {
         for name in services {
             let plan = table.plan(name);
             let touched = self.desired.replace(name, plan, &self.scheduler);
+            // Without its address, nothing is left to drain: a Service that lost its endpoints before.
+            for ip in touched.addresses.iter().filter(|ip| !self.desired.needs(ip)) {
+                for key in self.drains.at(*ip) {
+                    self.due.keys.entry(*key).or_default().insert(name.clone());
+                }
+            }
             self.due.addresses.extend(touched.addresses);
             for key in touched.keys {
                 self.due.keys.entry(key).or_default().insert(name.clone());

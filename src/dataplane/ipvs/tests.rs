@@ -322,18 +322,27 @@ fn udp_flows_and_connections_that_are_to_be_reset_are_cut_at_once() {
     }
 }
 
+/// Also where its EndpointSlices go first: a virtual service that is still drained would refuse connections from
+/// this node to an address that is nobody's any more.
 #[test]
 fn a_service_that_goes_takes_its_connections_along() {
-    let (before, _) = build(Family::V4, "node-a", host(), &two_services());
-    let mut world = World::new(Machine::default());
-    world.sync(&before, &BTreeSet::new());
-    world.kernel.machine().connections.insert((web_a(), ip("10.244.1.1"), 8080), 2);
-    let mut after = before.clone();
-    after.services.remove(&name("a"));
-    world.sync(&after, &[name("a")].into());
-    assert_eq!(weights(&world, Protocol::Tcp), None);
-    let addresses = world.machine().addresses.expect("the device stays");
-    assert_eq!(addresses, [ip("10.96.0.2")].into());
+    let before = with_pods(&["10.244.1.1"], Protocol::Tcp);
+    let scope: BTreeSet<_> = [name("a")].into();
+    for slices_first in [false, true] {
+        let mut world = World::new(Machine::default());
+        world.sync(&before, &BTreeSet::new());
+        world.kernel.machine().connections.insert((web_a(), ip("10.244.1.1"), 8080), 2);
+        if slices_first {
+            world.sync(&with_pods(&[], Protocol::Tcp), &scope);
+            assert_eq!(weights(&world, Protocol::Tcp), Some(vec![0]));
+        }
+        let mut after = before.clone();
+        after.services.remove(&name("a"));
+        world.sync(&after, &scope);
+        assert_eq!(weights(&world, Protocol::Tcp), None, "slices first: {slices_first}");
+        let addresses = world.machine().addresses.expect("the device stays");
+        assert_eq!(addresses, [ip("10.96.0.2")].into());
+    }
 }
 
 #[test]
