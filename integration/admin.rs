@@ -135,6 +135,10 @@ fn dumped() -> Outcome {
         assert!(told.contains("10.244.1.2"), "{told}");
         assert_eq!(rules(&told), rules(&read), "{mode}");
     }
+    let explained = from_file(&["explain", "10.244.1.2", "svc/web"], &file);
+    for words in ["dump of node-a of", "✓ 10.244.2.2:8080", "reachable:"] {
+        assert!(explained.contains(words), "{words}: {explained}");
+    }
     let redacted = world.told(&["dump", "--redact"]);
     for secret in ["web", "node-a", "10.96.0.80", "10.244.1.2", "192.0.2.1"] {
         assert!(dump.contains(secret) && !redacted.contains(secret), "{secret}: {redacted}");

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use sluice_config::Mode as Setting;
 use sluice_core::model::{Condition, Snapshot};
 use sluice_core::net::Family;
-use sluice_core::plan::{self, Decision, Masquerade, Packet, PacketSource, PoolEndpoint};
-use sluice_explain::truth::{Hit, KernelView, Observed, Path, Way};
+use sluice_core::plan::{self, Decision, Hit, Masquerade, Packet, PacketSource, PoolEndpoint};
+use sluice_explain::truth::{KernelView, Observed, Path, Way};
 use sluice_explain::{
     Code, Explanation, Known, Looked, Origin, Outcome, Question, Severity, Truth,
 };

@@ -30,7 +30,7 @@ pub mod what_if;
 #[cfg(test)]
 mod tests;
 
-pub use explanation::{Explanation, Outcome, Stage, StageName};
+pub use explanation::{API_VERSION, Explanation, Outcome, Stage, StageName};
 pub use findings::{Code, Finding, Severity};
 pub use question::Question;
 pub use refusal::Refusal;

@@ -6,11 +6,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use sluice_config::Mode;
-use sluice_core::model::{ServiceName, Snapshot};
+use sluice_core::model::Snapshot;
 use sluice_core::net::Family;
-use sluice_core::plan::{
-    ForwardingTable, Frontend, Packet, PoolEndpoint, PortPlan, Route, ServicePlan,
-};
+use sluice_core::plan::{ForwardingTable, Hit, Packet, PoolEndpoint};
 
 /// What is known when a question is asked.
 #[derive(Clone, Copy)]
@@ -186,27 +184,6 @@ pub struct EndpointFacts {
     /// The node that it is on.
     #[serde(default)]
     pub node: Option<String>,
-}
-
-/// A frontend that a packet has found.
-#[derive(Debug, Clone, Copy)]
-pub struct Hit<'a> {
-    /// The table that it is in.
-    pub table: &'a ForwardingTable,
-    /// Its Service.
-    pub service: &'a ServiceName,
-    /// The plan of the Service.
-    pub plan: &'a ServicePlan,
-    /// The port.
-    pub port: &'a PortPlan,
-    /// The frontend.
-    pub frontend: &'a Frontend,
-    /// Whether its source may use it.
-    pub admitted: bool,
-    /// What happens to traffic from this source.
-    pub route: Route,
-    /// The packet.
-    pub packet: &'a Packet,
 }
 
 /// The way of a packet through the objects of a proxy mode.

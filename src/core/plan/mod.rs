@@ -9,6 +9,7 @@ mod affinity_ids;
 mod claims;
 mod decide;
 mod endpoints;
+mod hit;
 mod planner;
 mod policy;
 mod reasons;
@@ -24,6 +25,7 @@ pub use decide::{
     Decision, Packet, Source as PacketSource, admits, decide, find_frontend, is_pod, route_for,
 };
 pub use endpoints::{Categories, Here, Topology, categorize, local_ready};
+pub use hit::Hit;
 pub use planner::{Effect, Planner, build};
 pub use reasons::{Judged, Standing, judge};
 pub use table::{

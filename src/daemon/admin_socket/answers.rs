@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::wire::{
-    API_VERSION, Change, Changes, Failing, FamilyStatus, Frontend, Lost, PortStatus, Relays, Route,
+    Change, Changes, Failing, FamilyStatus, Frontend, Lost, PortStatus, Relays, Route,
     ServiceStatus, Services, State, Status, Table,
 };
 use crate::rules::{self, Rules};
@@ -20,6 +20,7 @@ use sluice_core::plan::{
     Admit, FrontendKind, Masquerade, PoolEndpoint, PortPlan, ServicePlan, SourceClass, Verdict,
 };
 use sluice_dataplane::userspace::Counters;
+use sluice_explain::API_VERSION;
 
 /// Everything that answers are made of.
 pub(crate) struct Answers {

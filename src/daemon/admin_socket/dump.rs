@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::answers::Answers;
 use super::redact::Redaction;
-use super::wire::API_VERSION;
 use crate::sync::Facts;
 use sluice_core::model::ServiceName;
 use sluice_core::net::{Family, fnv1a};
+use sluice_explain::API_VERSION;
 use sluice_kubernetes::watch::export;
 
 /// The whole dump.

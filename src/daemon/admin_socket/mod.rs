@@ -23,6 +23,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::answers::{Answers, service_name};
@@ -40,26 +41,26 @@ const LONGEST: usize = 64 << 10;
 type Body = BoxBody<Bytes, Infallible>;
 
 /// Starts to answer at a path, if there is one. Without a socket the daemon works as well: that it cannot be made is
-/// a warning.
+/// a warning. The task ends after `stop`, when the socket is gone.
 pub(crate) fn start(
     path: Option<PathBuf>,
     answers: Answers,
     http: &Http,
     stop: &CancellationToken,
-) {
-    let Some(path) = path else { return };
+) -> Option<JoinHandle<()>> {
+    let path = path?;
     let bound = match listen(&path) {
         Ok(bound) => bound,
         Err(error) => {
             tracing::warn!(
                 "there is no admin socket: {error}. Or leave it out with --admin-socket="
             );
-            return;
+            return None;
         }
     };
     let Bound { listener, owner } = bound;
     let stop = stop.clone();
-    http.spawn(async move {
+    Some(http.spawn(async move {
         match UnixListener::from_std(listener) {
             Ok(listener) => {
                 tracing::info!(path = %path.display(), "answering at the admin socket");
@@ -72,5 +73,5 @@ pub(crate) fn start(
             }
             Err(error) => tracing::warn!(%error, "there is no admin socket"),
         }
-    });
+    }))
 }

@@ -4,9 +4,6 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// The `apiVersion` of all answers.
-pub(crate) const API_VERSION: &str = "sluice.dev/v1alpha1";
-
 /// `/v1/status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

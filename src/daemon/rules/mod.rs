@@ -70,7 +70,7 @@ pub(crate) fn of(
     config: Option<&Config>,
 ) -> Rules {
     let mut rules = Rules {
-        api_version: "sluice.dev/v1alpha1".to_owned(),
+        api_version: sluice_explain::API_VERSION.to_owned(),
         kind: "Rules".to_owned(),
         service: name.to_string(),
         modes: Vec::new(),

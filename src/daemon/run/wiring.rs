@@ -74,7 +74,7 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
         configuration: Arc::clone(&configz),
         relays,
     };
-    admin_socket::start(options.admin_socket, answers, &http, &stop);
+    let admin = admin_socket::start(options.admin_socket, answers, &http, &stop);
     let deps = ServerDeps {
         node_name: &node_name,
         configz,
@@ -116,6 +116,9 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
     stop.cancel();
     while watches.join_next().await.is_some() {}
     servers.ended().await;
+    if let Some(admin) = admin {
+        admin.await.context("the admin socket's task ended")?;
+    }
     traces.end();
     tracing::info!("stopped; the rules stay in force");
     Ok(())

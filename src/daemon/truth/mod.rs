@@ -1,17 +1,19 @@
 //! What is known without a daemon: objects from files or from an API server, and the settings of a node.
 //!
 //! - [`objects`]: what people want to know of objects, and the plan does not need
+//! - [`files`]: objects from files, also those of a dump
 //! - [`api`]: the same objects from an API server
 //! - [`settings`]: the node's settings, also those of another kube-proxy
 //! - [`view`]: the path through the kernel's objects, computed and not read
 
 pub(crate) mod api;
+pub(crate) mod files;
 pub(crate) mod objects;
 pub(crate) mod settings;
 pub(crate) mod view;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 
@@ -37,18 +39,18 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
-    /// What the node makes of the objects.
+    /// What the node makes of the objects. Without the addresses of its interfaces, it has those of its Node.
     pub(crate) fn new(
         objects: &[Value],
-        known: Known,
+        (known, origin, addresses): (Known, Origin, Option<BTreeSet<IpAddr>>),
         node: &str,
         config: Config,
-        origin: Origin,
     ) -> Gathered {
         let (snapshot, warnings) = manifests::snapshot(objects, node);
-        let own = snapshot.node.iter().flat_map(|node| node.addresses.clone());
-        let loopback = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])];
-        let local = own.chain(loopback).collect();
+        let local = addresses.unwrap_or_else(|| {
+            let own = snapshot.node.iter().flat_map(|node| node.addresses.clone());
+            own.chain([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]).collect()
+        });
         let (node, tables) = (node.to_owned(), Vec::new());
         let gathered = Gathered { node, config, snapshot, known, origin, warnings, local, tables };
         gathered.planned()
@@ -76,6 +78,11 @@ impl Gathered {
         };
         self.tables = Family::BOTH.map(table).into();
         self
+    }
+
+    /// What the node does with traffic of a family.
+    pub(crate) fn table(&self, family: Family) -> Option<&ForwardingTable> {
+        self.tables.iter().find(|table| table.family == family)
     }
 
     /// Why a connection goes where it goes.

@@ -17,24 +17,25 @@ pub(crate) fn of_file(path: &Path) -> Result<Config> {
     Ok(sluice_config::load(path)?.config)
 }
 
-/// The configuration in the ConfigMap `kube-proxy`, if it is among the objects.
-pub(crate) fn of_objects(objects: &[Value]) -> Result<Option<Config>> {
+/// The configuration in the ConfigMap `kube-proxy` if it is among the objects, else the defaults.
+pub(crate) fn of_objects(objects: &[Value]) -> Result<Config> {
     let is_it = |object: &&Value| {
         kind_of(object) == "ConfigMap"
             && object["metadata"]["name"] == "kube-proxy"
             && object["metadata"]["namespace"] == "kube-system"
     };
-    let Some(map) = objects.iter().find(is_it) else { return Ok(None) };
-    let text = ["config.conf", "config"].into_iter().find_map(|key| map["data"][key].as_str());
-    let Some(text) = text else { return Ok(None) };
-    let parsed = parse(text, Path::new("ConfigMap kube-system/kube-proxy"))?;
-    Ok(Some(parsed.config))
+    let map = objects.iter().find(is_it).unwrap_or(&Value::Null);
+    match ["config.conf", "config"].into_iter().find_map(|key| map["data"][key].as_str()) {
+        Some(text) => Ok(parse(text, Path::new("ConfigMap kube-system/kube-proxy"))?.config),
+        None => of_fields(&Value::Null, "the defaults"),
+    }
 }
 
-/// The defaults of this program.
-pub(crate) fn defaults() -> Result<Config> {
-    let text = Value::Object(header()).to_string();
-    Ok(parse(&text, Path::new("the defaults"))?.config)
+/// The configuration of a file's fields; all others have their defaults.
+pub(crate) fn of_fields(fields: &Value, source: &str) -> Result<Config> {
+    let mut written = header();
+    written.extend(fields.as_object().cloned().unwrap_or_default());
+    Ok(parse(&Value::Object(written).to_string(), Path::new(source))?.config)
 }
 
 fn header() -> Map<String, Value> {

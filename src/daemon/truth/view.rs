@@ -1,30 +1,19 @@
 //! The path through the kernel's objects, as the mode would write them. Nothing is read.
 
 use sluice_config::Mode;
-use sluice_core::plan::{Packet, PacketSource, PoolEndpoint};
-use sluice_dataplane::packet_path::{PacketAt, PacketPath};
+use sluice_core::plan::{Hit, Packet, PoolEndpoint};
+use sluice_dataplane::packet_path::PacketPath;
 use sluice_dataplane::{iptables, ipvs, nftables, userspace};
 use sluice_explain::Looked;
-use sluice_explain::truth::{Hit, KernelView, Object, Observed, Path, Way};
+use sluice_explain::truth::{KernelView, Object, Observed, Path, Way};
 
 /// The path in a mode.
 pub(crate) fn path(mode: Mode, hit: &Hit<'_>) -> Path {
-    let at = PacketAt {
-        table: hit.table,
-        service: hit.service,
-        plan: hit.plan,
-        port: hit.port,
-        frontend: hit.frontend,
-        admitted: hit.admitted,
-        route: hit.route,
-        from_this_node: matches!(hit.packet.source, PacketSource::ThisNode(_)),
-        to_this_node: hit.packet.to_this_node,
-    };
     let PacketPath { steps, objects } = match mode {
-        Mode::Nftables => nftables::path(&at),
-        Mode::Iptables => iptables::path(&at),
-        Mode::Ipvs => ipvs::path(&at),
-        Mode::Userspace => userspace::path(&at),
+        Mode::Nftables => nftables::path(hit),
+        Mode::Iptables => iptables::path(hit),
+        Mode::Ipvs => ipvs::path(hit),
+        Mode::Userspace => userspace::path(hit),
     };
     let object = |(set, element)| Object { set, element, state: "desired".to_owned() };
     Path { steps, objects: objects.into_iter().map(object).collect() }

@@ -4,37 +4,37 @@ use super::extensions::Lacking;
 use super::form::{Form, LocalhostNodePorts, Options, OutOfWindow};
 use super::names::{self, PortName};
 use super::service::{Common, render};
-use crate::packet_path::{PacketAt, PacketPath};
-use sluice_core::plan::{Address, Admit, FrontendKind, Masquerade, Verdict};
+use crate::packet_path::PacketPath;
+use sluice_core::plan::{Address, Admit, FrontendKind, Hit, Masquerade, Verdict};
 use sluice_kernel::xtables::Table;
 
 /// The path of a packet that has found a frontend, with the rules of its pool.
-pub fn path(at: &PacketAt<'_>) -> PacketPath {
-    let id = PortName::new(at.service, at.port);
-    let node_port = matches!(at.frontend.at, Address::NodePort { .. });
-    let pool = match at.route.verdict {
-        Verdict::Forward(pool) if at.admitted => pool,
-        _ => return stopped(at, node_port),
+pub fn path(hit: &Hit<'_>) -> PacketPath {
+    let id = PortName::new(hit.service, hit.port);
+    let node_port = matches!(hit.frontend.at, Address::NodePort { .. });
+    let pool = match hit.route.verdict {
+        Verdict::Forward(pool) if hit.admitted => pool,
+        _ => return stopped(hit, node_port),
     };
-    let mut steps = vec![if at.from_this_node { "OUTPUT" } else { "PREROUTING" }.to_owned()];
+    let mut steps = vec![if hit.is_from_this_node() { "OUTPUT" } else { "PREROUTING" }.to_owned()];
     steps.push(names::SERVICES.to_owned());
     if node_port {
         steps.push(names::NODE_PORTS.to_owned());
     }
-    if matches!(at.frontend.admit, Admit::Only(_)) {
+    if matches!(hit.frontend.admit, Admit::Only(_)) {
         steps.push(id.firewall().to_string());
     }
-    if at.frontend.kind != FrontendKind::ClusterIp {
+    if hit.frontend.kind != FrontendKind::ClusterIp {
         steps.push(id.external().to_string());
     }
     let chain = id.pool(pool);
     steps.push(chain.to_string());
     steps.push("DNAT".to_owned());
-    if at.route.masquerade == Masquerade::Yes {
+    if hit.route.masquerade == Masquerade::Yes {
         steps.extend(["POSTROUTING", names::POSTROUTING].map(str::to_owned));
     }
-    let common = Common { family: at.table.family, host: &at.table.host, form: form() };
-    let rendered = render(common, at.service, at.plan);
+    let common = Common { family: hit.table.family, host: &hit.table.host, form: form() };
+    let rendered = render(common, hit.service, hit.plan);
     let rules = rendered.chains.iter().filter(|(id, _)| id.table == Table::Nat && id.name == chain);
     let rules = rules.flat_map(|(id, lines)| {
         lines.iter().map(|line| (id.name.to_string(), format!("-A {} {}", id.name, line.text)))
@@ -53,23 +53,23 @@ fn form() -> Form {
 }
 
 /// In the table filter.
-fn stopped(at: &PacketAt<'_>, node_port: bool) -> PacketPath {
-    let hook = match (at.from_this_node, node_port || at.to_this_node) {
+fn stopped(hit: &Hit<'_>, node_port: bool) -> PacketPath {
+    let hook = match (hit.is_from_this_node(), node_port || hit.packet.to_this_node) {
         (_, true) => "INPUT",
         (true, false) => "OUTPUT",
         (false, false) => "FORWARD",
     };
-    let (chain, end) = match at.route.verdict {
-        _ if !at.admitted => (names::FIREWALL, "DROP"),
-        Verdict::Drop => (refusing(at, node_port), "DROP"),
-        _ => (refusing(at, node_port), names::REJECT),
+    let (chain, end) = match hit.route.verdict {
+        _ if !hit.admitted => (names::FIREWALL, "DROP"),
+        Verdict::Drop => (refusing(hit, node_port), "DROP"),
+        _ => (refusing(hit, node_port), names::REJECT),
     };
     let steps = [hook, chain, end].map(str::to_owned).to_vec();
     PacketPath { steps, objects: Vec::new() }
 }
 
-fn refusing(at: &PacketAt<'_>, node_port: bool) -> &'static str {
-    match at.frontend.kind {
+fn refusing(hit: &Hit<'_>, node_port: bool) -> &'static str {
+    match hit.frontend.kind {
         _ if node_port => names::EXTERNAL_NODE_PORTS,
         FrontendKind::ClusterIp => names::SERVICES,
         _ => names::EXTERNAL,

@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use super::virtual_services::{Reach, VirtualService, virtual_services};
-use crate::packet_path::{PacketAt, PacketPath};
+use crate::packet_path::PacketPath;
 use crate::service_table::{
     self, Conditions, DSTNAT, DataPath, Elements, FrontendClass, Hooks, KernelTable, OwnSet, Rules,
     Ruleset, ServiceTable, SetId, all, frontend_key, lookups, packet_path,
 };
 use sluice_core::net::{Family, Protocol};
 use sluice_core::plan::{
-    Address, ForwardingTable, Frontend, FrontendKind, Host, PortPlan, ServicePlan, Verdict,
+    Address, ForwardingTable, Frontend, FrontendKind, Hit, Host, Packet, PortPlan, ServicePlan,
+    Verdict,
 };
 use sluice_kernel::nft::statement;
 use sluice_kernel::nft::{Data, Element, Field, Key, Set, ct_status};
@@ -88,16 +89,18 @@ pub fn table<T: KernelTable>(kernel: T) -> ServiceTable<T> {
 }
 
 /// The path of a packet that has found a frontend.
-pub fn path(at: &PacketAt<'_>) -> PacketPath {
-    let services = virtual_services(at.plan);
-    let pool = match at.route.verdict {
+pub fn path(hit: &Hit<'_>) -> PacketPath {
+    let services = virtual_services(hit.plan);
+    let pool = match hit.route.verdict {
         Verdict::Forward(pool) => Some(pool),
         Verdict::Reject | Verdict::Drop => None,
     };
-    let serves = |it: &&VirtualService<'_>| std::ptr::eq(it.port, at.port) && Some(it.pool) == pool;
-    let service = services.iter().find(serves).filter(|_| at.is_forwarded());
-    let here = at.frontend.kind == FrontendKind::ClusterIp;
-    let at = PacketAt { to_this_node: at.to_this_node || here, ..*at };
+    let serves =
+        |it: &&VirtualService<'_>| std::ptr::eq(it.port, hit.port) && Some(it.pool) == pool;
+    let service = services.iter().find(serves).filter(|_| hit.is_forwarded());
+    let here = hit.frontend.kind == FrontendKind::ClusterIp;
+    let to_this_node = hit.packet.to_this_node || here;
+    let packet = Packet { to_this_node, ..hit.packet.clone() };
     let virtual_service = service.map(|it| {
         let protocol = it.protocol.to_string().to_uppercase();
         format!("{protocol} {}", std::net::SocketAddr::new(it.ip, it.at))
@@ -106,7 +109,7 @@ pub fn path(at: &PacketAt<'_>) -> PacketPath {
         let service = virtual_service.iter().map(|service| format!("IPVS {service}"));
         ["dnat".to_owned()].into_iter().chain(service).collect()
     };
-    let mut path = packet_path(&at, Some(&ToVirtualServices), last);
+    let mut path = packet_path(&Hit { packet: &packet, ..*hit }, Some(&ToVirtualServices), last);
     for endpoint in service.into_iter().flat_map(|it| it.port.pool(it.pool)) {
         let to = std::net::SocketAddr::new(endpoint.ip, endpoint.port);
         path.objects.push((virtual_service.clone().unwrap_or_default(), format!("-> {to} Masq")));

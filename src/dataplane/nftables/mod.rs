@@ -3,14 +3,14 @@
 //! All of it is in the [service table](crate::service_table): the userspace mode uses the same rules for
 //! drawing. See `docs/modes/nftables.md`.
 
-use crate::packet_path::{PacketAt, PacketPath};
+use crate::packet_path::PacketPath;
 use crate::service_table::packet_path;
 use crate::service_table::{
     self, DataPath, Elements, FrontendClass, KernelTable, Rules, Ruleset, ServiceTable, SetId,
     slot_elements,
 };
 use sluice_core::net::Protocol;
-use sluice_core::plan::{ForwardingTable, ServicePlan};
+use sluice_core::plan::{ForwardingTable, Hit, ServicePlan};
 
 /// The mode for one IP family.
 pub fn table<T: KernelTable>(kernel: T) -> ServiceTable<T> {
@@ -18,8 +18,8 @@ pub fn table<T: KernelTable>(kernel: T) -> ServiceTable<T> {
 }
 
 /// The path of a packet that has found a frontend.
-pub fn path(at: &PacketAt<'_>) -> PacketPath {
-    packet_path(at, Some(&ToEndpoints), drawn)
+pub fn path(hit: &Hit<'_>) -> PacketPath {
+    packet_path(hit, Some(&ToEndpoints), drawn)
 }
 
 /// From the pool to an endpoint.

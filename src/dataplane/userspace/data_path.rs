@@ -7,13 +7,13 @@ use super::redirected::is_relayed;
 use super::return_path::delivery_mark;
 use super::visible_source::VisibleSource;
 use crate::nftables::{ToEndpoints, drawn};
-use crate::packet_path::{PacketAt, PacketPath};
+use crate::packet_path::PacketPath;
 use crate::service_table::{
     Conditions, Connection, DataPath, Elements, FrontendClass, Hooks, KernelTable, MANGLE, OwnSet,
     Rules, ServiceTable, SetId, packet_path, slot_elements,
 };
 use sluice_core::net::{Family, Protocol};
-use sluice_core::plan::{Host, ServicePlan};
+use sluice_core::plan::{Hit, Host, ServicePlan};
 use sluice_kernel::nft::statement::{self, Statement};
 use sluice_kernel::nft::{
     ApplyError, Chain, ChainKind, CtDirection, Element, Field, Hook, Key, Rule, Set, address_type,
@@ -50,12 +50,12 @@ pub fn try_sockets(connection: &Connection, family: Family) -> Result<(), ApplyE
 
 /// The path of a packet that has found a frontend. Relays are sockets of the running daemon, so that their ports are
 /// not known here.
-pub fn path(at: &PacketAt<'_>) -> PacketPath {
-    if !is_relayed(at.port.protocol) {
-        return packet_path(at, Some(&ToEndpoints), drawn);
+pub fn path(hit: &Hit<'_>) -> PacketPath {
+    if !is_relayed(hit.port.protocol) {
+        return packet_path(hit, Some(&ToEndpoints), drawn);
     }
-    let relay = format!("relay of {} {}", at.service, at.port.name).trim_end().to_owned();
-    packet_path(at, None, |_, _| vec![relay])
+    let relay = format!("relay of {} {}", hit.service, hit.port.name).trim_end().to_owned();
+    packet_path(hit, None, |_, _| vec![relay])
 }
 
 /// Destinations are translated to relays, those of SCTP to endpoints.

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::truth::{
-    EndpointFacts, Hit, KernelView, Known, Looked, Observed, Origin, Path, Pod, PortFacts,
-    ServiceFacts, Truth, Way,
+    EndpointFacts, KernelView, Known, Looked, Observed, Origin, Path, Pod, PortFacts, ServiceFacts,
+    Truth, Way,
 };
 use crate::{Code, Explanation, Question, Refusal, explain};
 use sluice_config::Mode;
 use sluice_core::model::{Condition, Node, Service, Snapshot};
 use sluice_core::net::Family;
 use sluice_core::plan::fixtures::{NODE_IP, endpoint, host, ip, service, slice, snapshot};
-use sluice_core::plan::{Host, Packet, PoolEndpoint, build};
+use sluice_core::plan::{Hit, Host, Packet, PoolEndpoint, build};
 
 /// What the kernel is said to have.
 #[derive(Default)]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::explanation::{Reason, Unused};
 use crate::findings::{Code, Finding};
-use crate::truth::{Hit, Pod, ServiceFacts, Truth};
+use crate::truth::{Pod, ServiceFacts, Truth};
+use sluice_core::plan::Hit;
 
 /// How many pods with a near label are named.
 const MOST: usize = 5;

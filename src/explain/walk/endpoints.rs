@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use super::{causes, policy};
 use crate::explanation::{Reason, Stage, StageName, Unused, Used};
 use crate::findings::{Code, Finding};
-use crate::truth::{EndpointFacts, Hit, Truth};
+use crate::truth::{EndpointFacts, Truth};
 use sluice_core::model::Hints;
+use sluice_core::plan::Hit;
 use sluice_core::plan::{Here, Judged, PoolEndpoint, PoolKind, Standing, Topology, judge};
 
 /// The endpoints of a connection.

@@ -2,8 +2,8 @@
 
 use crate::explanation::{Outcome, Stage, StageName};
 use crate::findings::{Code, Finding};
-use crate::truth::{Hit, Looked, Observed, Problem, Truth};
-use sluice_core::plan::PoolEndpoint;
+use crate::truth::{Looked, Object, Observed, Problem, Truth};
+use sluice_core::plan::{Hit, PoolEndpoint};
 
 /// The way through the objects of the mode, and what is there of them.
 pub(super) fn kernel(
@@ -28,21 +28,26 @@ pub(super) fn kernel(
         if !present.is_empty() || !missing.is_empty() {
             stage.objects = present;
         }
-        findings.extend(missing.iter().map(|object| {
+        let differs = |code: Code,
+                       has: &str,
+                       needs: &str,
+                       fix: &str,
+                       Object { set, element, .. }: &Object| {
+            let (node, service) = (truth.node, hit.service);
             let text = format!(
-                "the kernel of {} lacks {} in {}, which Service {} needs",
-                truth.node, object.element, object.set, hit.service
+                "the kernel of {node} {has} {element} in {set}, which Service {service} {needs}"
             );
-            let fix = "the daemon repairs what others change at its next full sync; sluice status says when that was".to_owned();
-            Code::KernelObjectMissing.finding(text, Some(fix))
-        }));
+            code.finding(text, Some(fix.to_owned()))
+        };
+        let repaired = "the daemon repairs what others change at its next full sync; sluice status says when that was";
+        let removed = "see who wrote it: the daemon removes it at its next full sync";
+        findings.extend(
+            missing.iter().map(|object| {
+                differs(Code::KernelObjectMissing, "lacks", "needs", repaired, object)
+            }),
+        );
         findings.extend(extra.iter().map(|object| {
-            let text = format!(
-                "the kernel of {} has {} in {}, which Service {} does not need",
-                truth.node, object.element, object.set, hit.service
-            );
-            let fix = "see who wrote it: the daemon removes it at its next full sync".to_owned();
-            Code::KernelObjectExtra.finding(text, Some(fix))
+            differs(Code::KernelObjectExtra, "has", "does not need", removed, object)
         }));
         (stage.missing, stage.extra) = (missing, extra);
     }

@@ -23,9 +23,10 @@ use crate::findings::{Code, Finding, Severity};
 use crate::question::{self, Question};
 use crate::refusal::Refusal;
 use crate::target::{Destination, Target, destination};
-use crate::truth::{Hit, Truth};
+use crate::truth::Truth;
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
+use sluice_core::plan::Hit;
 use sluice_core::plan::{Decision, Packet, find_frontend, route_for};
 
 /// A change that waits longer has not just arrived.

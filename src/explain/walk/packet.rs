@@ -2,7 +2,8 @@
 
 use crate::client::Client;
 use crate::explanation::{Stage, StageName};
-use crate::truth::{Hit, Truth};
+use crate::truth::Truth;
+use sluice_core::plan::Hit;
 use sluice_core::plan::{
     Address, ForwardingTable, FrontendKind, Packet, PacketSource, PodDetector, is_pod,
 };

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use crate::explanation::{Stage, StageName};
 use crate::findings::{Code, Finding};
-use crate::truth::{Hit, Truth};
+use crate::truth::Truth;
 use sluice_config::Mode;
 use sluice_core::model::{Service, TrafficPolicy};
 use sluice_core::net::Protocol;
+use sluice_core::plan::Hit;
 use sluice_core::plan::{
     Admit, FrontendKind, Masquerade, PacketSource, PodDetector, PoolEndpoint, PoolKind, is_pod,
 };

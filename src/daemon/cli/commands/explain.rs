@@ -1,6 +1,6 @@
 //! `sluice explain FROM TO`: why a connection goes where it goes.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use crate::truth::files::{self, Files};
 use crate::truth::{Gathered, api, objects, settings};
 use sluice_config::Config;
 use sluice_explain::render::{Style, comparison, text};
@@ -23,7 +24,7 @@ pub(super) struct Explain {
     /// To what: `svc/NAME[.NAMESPACE][:PORT]`, a name or URL, `IP:PORT[/udp]`, or `node/NAME:PORT`.
     to: String,
     /// Objects: a file or directory of manifests, what `kubectl get -o yaml` prints, or `-`. May be repeated.
-    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Ask the API server of this kubeconfig for the objects.
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
@@ -73,10 +74,11 @@ impl Explain {
         // What cannot be read needs no truth.
         let from = question::from(&question.from)?;
         let to = question::to(&question.to)?;
-        let Gained { objects, known, origin } = self.objects()?;
-        let config = self.settings(&objects)?;
-        let node = self.node(&known, &from, &to, &objects, &config)?;
-        let gathered = Gathered::new(&objects, known, &node, config, origin);
+        let Gained { known, origin, files } = self.objects()?;
+        let config = self.settings(&files)?;
+        let node = self.node(&known, (&from, &to), &files, &config)?;
+        let facts = (known, origin, files.addresses());
+        let gathered = Gathered::new(&files.objects, facts, &node, config);
         for warning in &gathered.warnings {
             crate::log::say(&format!("sluice: {}", escaped(&warning.to_string())));
         }
@@ -86,7 +88,7 @@ impl Explain {
             self.print(&answer, |style| text(&answer, style))?;
             return Ok(ExitCode::from(code));
         }
-        let after = self.changed(&gathered, &objects)?;
+        let after = self.changed(&gathered, &files.objects)?;
         let differing: Vec<String> = gathered.differing(&after).into_iter().collect();
         let kernel = match differing.as_slice() {
             [] => "nothing would be written".to_owned(),
@@ -114,7 +116,7 @@ impl Explain {
                 known.pods = Looked::Not(why);
             }
             let origin = origin("api", format!("API server {}", listed.url));
-            return Ok(Gained { objects: listed.objects, known, origin });
+            return Ok(Gained { known, origin, files: Files::listed(listed.objects) });
         }
         if self.files.is_empty() {
             bail!(
@@ -122,69 +124,48 @@ impl Explain {
                  services,endpointslices,nodes,pods -A -o yaml), or a cluster with --kubeconfig"
             );
         }
-        let (mut all, mut count) = (Vec::new(), 0);
-        for path in &self.files {
-            for file in expanded(path)? {
-                all.append(&mut read_objects(&file)?);
-                count += 1;
-            }
+        let files = Files::read(&self.files)?;
+        let known = objects::known(&files.objects);
+        let plural = if files.count == 1 { "file" } else { "files" };
+        let mut text = format!("{} {plural}, {} objects", files.count, files.objects.len());
+        if let (Some(node), Some(at)) = (files.node(), files.at()) {
+            text = format!("dump of {node} of {at}");
         }
-        let known = objects::known(&all);
-        let files = if count == 1 { "file" } else { "files" };
-        let origin = origin("files", format!("{count} {files}, {} objects", all.len()));
-        Ok(Gained { objects: all, known, origin })
+        Ok(Gained { known, origin: origin("files", text), files })
     }
 
-    fn settings(&self, objects: &[Value]) -> Result<Config> {
-        if let Some(path) = &self.configz {
-            return settings::of_configz(&bounded(path)?, &path.display().to_string());
-        }
-        match &self.config {
-            Some(path) => settings::of_file(path),
-            None => match settings::of_objects(objects)? {
-                Some(config) => Ok(config),
-                None => settings::defaults(),
-            },
+    fn settings(&self, files: &Files) -> Result<Config> {
+        match &self.configz {
+            Some(path) => settings::of_configz(&files::bounded(path)?, &path.display().to_string()),
+            None => files.settings(self.config.as_deref()),
         }
     }
 
     fn node(
         &self,
         known: &Known,
-        from: &question::FromText,
-        to: &question::ToText,
-        objects: &[Value],
+        (from, to): (&question::FromText, &question::ToText),
+        files: &Files,
         config: &Config,
     ) -> Result<String> {
-        let nodes = manifests::nodes(objects);
-        if let Some(on) = &self.on {
-            let there = nodes.is_empty() || nodes.contains(on.as_str());
-            anyhow::ensure!(there, "there is no node {on}; there are {}", listed(&nodes));
-            return Ok(on.clone());
-        }
         let asked = match &to.host {
             question::Host::Node(name) => Some(name.as_str()),
             _ => None,
         };
-        let found = client::node_of(known, from).or(asked).or(config.hostname_override.as_deref());
-        let only = || nodes.iter().next().copied().filter(|_| nodes.len() == 1);
-        match found.or_else(only) {
-            Some(node) => Ok(node.to_owned()),
-            None if nodes.is_empty() => {
-                bail!("there is no Node among the objects: name the node that decides with --on")
-            }
-            None => bail!("several nodes could decide: name one with --on, of {}", listed(&nodes)),
-        }
+        let found = files.node().or_else(|| client::node_of(known, from)).or(asked);
+        let found = found.or(config.hostname_override.as_deref());
+        files::node_of(&files.objects, self.on.as_deref(), found)?
+            .context("there is no Node among the objects: name the node that decides with --on")
     }
 
     /// The state after the changes.
     fn changed(&self, before: &Gathered, objects: &[Value]) -> Result<Gathered> {
         let mut snapshot = before.snapshot.clone();
         for change in &self.what_if {
-            if is_file(change) {
+            if files::is_file(change) {
                 let mut all = objects.to_vec();
                 all.extend(
-                    read_objects(Path::new(change))?.into_iter().map(|it| kept(it, objects)),
+                    files::read_objects(Path::new(change))?.into_iter().map(|it| kept(it, objects)),
                 );
                 snapshot = manifests::snapshot(&all, &before.node).0;
                 continue;
@@ -217,7 +198,7 @@ impl Explain {
 
 /// Objects, and what is known of them.
 struct Gained {
-    objects: Vec<Value>,
+    files: Files,
     known: Known,
     origin: Origin,
 }
@@ -230,61 +211,10 @@ fn style(out: &impl IsTerminal) -> Style {
     Style::new(columns, colour)
 }
 
-fn listed(nodes: &std::collections::BTreeSet<&str>) -> String {
-    nodes.iter().copied().collect::<Vec<_>>().join(", ")
-}
-
 fn escaped(text: &str) -> String {
     text.chars()
         .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
         .collect()
-}
-
-fn is_file(change: &str) -> bool {
-    [".yaml", ".yml", ".json"].iter().any(|end| change.ends_with(end))
-}
-
-/// The files of a directory that can be manifests, sorted; or the file itself.
-fn expanded(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let entries = std::fs::read_dir(path).with_context(|| format!("read {}", path.display()))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let file = entry.with_context(|| format!("read {}", path.display()))?.path();
-        if is_file(&file.to_string_lossy()) {
-            files.push(file);
-        }
-    }
-    files.sort();
-    anyhow::ensure!(
-        !files.is_empty(),
-        "{} has no file that ends in .yaml, .yml or .json",
-        path.display()
-    );
-    Ok(files)
-}
-
-fn read_objects(path: &Path) -> Result<Vec<Value>> {
-    Ok(manifests::read(&bounded(path)?, &path.display().to_string())?)
-}
-
-/// The text of a file, or of standard input for `-`; no more of it than is allowed, and a byte.
-fn bounded(path: &Path) -> Result<String> {
-    let limit = u64::try_from(manifests::LONGEST).unwrap_or(u64::MAX) + 1;
-    let mut bytes = Vec::new();
-    let read = if path == Path::new("-") {
-        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
-    };
-    read.with_context(|| format!("read {}", path.display()))?;
-    if bytes.len() > manifests::LONGEST {
-        let (file, length) = (path.display().to_string(), bytes.len());
-        return Err(manifests::ManifestError::TooLong { file, length }.into());
-    }
-    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
 /// A changed object with what the API server allocated to the one before it.

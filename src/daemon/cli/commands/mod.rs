@@ -5,7 +5,6 @@
 mod client;
 mod dump;
 mod explain;
-mod files;
 mod rules;
 mod status;
 

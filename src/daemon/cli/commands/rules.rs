@@ -6,9 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
-use super::{Ask, Output, client, files, print};
+use super::{Ask, Output, client, print};
 use crate::admin_socket::service_name;
 use crate::rules::{self, Rules as Answer};
+use crate::truth::Gathered;
+use crate::truth::files::{self, Files};
+use sluice_explain::{Known, Origin};
 
 /// The flags of the command.
 #[derive(Debug, Args)]
@@ -62,10 +65,17 @@ impl Rules {
             )
         })?;
         let modes = rules::modes(&self.mode).map_err(anyhow::Error::msg)?;
-        let files = files::read(&self.files, self.on.as_deref(), self.config.as_deref())?;
-        if !files.snapshot.services.contains_key(&name) {
+        let files = Files::read(&self.files)?;
+        let config = files.settings(self.config.as_deref())?;
+        let node = files::node_of(&files.objects, self.on.as_deref(), files.node())?;
+        let facts = (Known::default(), Origin::default(), files.addresses());
+        let truth = Gathered::new(&files.objects, facts, &node.unwrap_or_default(), config);
+        for warning in &truth.warnings {
+            crate::log::say(&format!("sluice: {warning}"));
+        }
+        if !truth.snapshot.services.contains_key(&name) {
             let mut names: Vec<String> =
-                files.snapshot.services.keys().map(ToString::to_string).collect();
+                truth.snapshot.services.keys().map(ToString::to_string).collect();
             names.sort_unstable();
             names.truncate(10);
             bail!(
@@ -73,7 +83,7 @@ impl Rules {
                 names.join(", ")
             );
         }
-        let tables = rules::tables_of(&name, |family| Some(files.table(family)));
-        Ok(rules::of(&name, &tables, &modes, Some(&files.config)))
+        let tables = rules::tables_of(&name, |family| truth.table(family).cloned());
+        Ok(rules::of(&name, &tables, &modes, Some(&truth.config)))
     }
 }
