@@ -20,8 +20,9 @@ use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 
-/// The time limit for a link to come up; usually it takes less than a millisecond.
-const LINK_UP_DEADLINE: Duration = Duration::from_secs(5);
+/// The time limit for a link to come up. Usually it takes less than a millisecond; while others make and remove many
+/// namespaces, the kernel's one worker for this has been seen to need more than five seconds.
+const LINK_UP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Why the network could not be changed.
 #[derive(Debug, thiserror::Error)]

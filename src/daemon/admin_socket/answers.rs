@@ -80,7 +80,7 @@ impl Answers {
             }));
             FamilyStatus {
                 family: family.to_string(),
-                services: self.view.plans(family).len(),
+                services: self.view.count(family),
                 pending,
                 refused,
                 synced: progress.synced.map(|at| at.to_string()),

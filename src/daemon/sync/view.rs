@@ -299,6 +299,12 @@ impl View {
         planner.table().services.get(name).map(Arc::clone)
     }
 
+    /// How many Services a family serves.
+    pub(crate) fn count(&self, family: Family) -> usize {
+        let planner = locked(&self.0.planners).get(&family).map(Arc::clone);
+        planner.map_or(0, |planner| read(&planner).table().services.len())
+    }
+
     /// The plans of a family, a few at a time: what changes meanwhile may be there as before or as after.
     pub(crate) fn plans(&self, family: Family) -> Vec<(ServiceName, Arc<ServicePlan>)> {
         let planner = locked(&self.0.planners).get(&family).map(Arc::clone);
