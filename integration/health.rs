@@ -20,7 +20,7 @@ use support::{Outcome, eventually};
 const HEALTHZ: u16 = 10256;
 const WEB: u16 = 31001;
 const SHOP: u16 = 31002;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     prepare(Isolation::Private).expect("namespaces of our own");

@@ -21,7 +21,7 @@ use support::daemon::program;
 use support::netlink::Request;
 
 const NODE: &str = "node-a";
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The daemon's log line when everything is removed.
 const DONE: &str = "nothing is left of other modes";

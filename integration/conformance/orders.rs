@@ -18,7 +18,7 @@ use super::wait::Wait;
 type Outcome = Result<(), Failed>;
 
 /// How long changes without a sentinel may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What happens between two states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

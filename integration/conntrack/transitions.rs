@@ -16,15 +16,13 @@ use sluice_core::net::{Family, Protocol};
 
 use super::senders::Senders;
 use super::support::{Outcome, daemon::program, run};
-use super::{NODE_PORT, PORTS, cluster_ip, web};
+use super::{NODE_PORT, PATIENCE, PORTS, cluster_ip, web};
 
 type Failed = libtest_mimic::Failed;
 
 const EXTERNAL: [&str; 2] = ["198.51.100.9", "2001:db8::9"];
 /// Flows on each way.
 const EACH: usize = 5;
-/// How long flows may be stale: conntrack is checked twice after a change, a second apart.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A proxy mode, as it is started here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sluice_cluster::proxy::{Place, Proxy};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A daemon that shows its log when a test fails.
 pub(crate) struct Daemon(Proxy);
