@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// How often it is looked whether a process works.
+/// The interval at which the processor time of a process is read.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A process that uses less than this part of the time is at rest.
 const AT_REST: f64 = 0.05;
 
-/// So many looks in a row make it certain.
+/// A process is at rest after so many readings in a row.
 const LOOKS: u32 = 5;
 
 /// Seconds of processor time, user and kernel, that a process and those of its children that have

@@ -11,7 +11,7 @@ use super::session::{Failure, Session};
 use super::world::{self, Arena, Error, State, World};
 use sluice_cluster::api::ApiServer;
 
-/// The grain of the latency.
+/// The resolution of the latency.
 const GRAIN: Duration = Duration::from_micros(200);
 
 /// The time between an answer and the next followed change: it falls upon all moments between two of the

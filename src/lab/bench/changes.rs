@@ -9,7 +9,7 @@ use super::results::Quantity;
 use super::session::{Failure, Session};
 use super::world::{Arena, Error, State, World};
 
-/// The grain of the latency.
+/// The resolution of the latency.
 const GRAIN: Duration = Duration::from_micros(200);
 
 /// Changes whose processor time is one sample.

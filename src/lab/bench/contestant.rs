@@ -23,7 +23,7 @@ const LAST_SYNC: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{";
 /// Where configuration files are put. The lab's `/run` is private, and ends with the process.
 const FILES: &str = "/run/sluice-bench";
 
-/// The grain of [`Running::wait_until_ready`], which grows to 2 % of the time: each question costs the
+/// The resolution of [`Running::wait_until_ready`], which grows to 2 % of the time: each question costs the
 /// program some processor time.
 const GRAIN: Duration = Duration::from_millis(2);
 
