@@ -3,6 +3,7 @@
 //! - [`cli`]: the command line, and nothing else
 //! - [`run`]: from a configuration to a running daemon; `run/wiring.rs` connects everything below
 //! - [`rules`]: the rules of a Service in each mode, without a kernel
+//! - [`kernel_view`]: what a proxy mode has in the kernel for a connection
 //! - [`sync`]: when the kernel is brought up to date, and how
 //! - [`http`]: what probes, load balancers and operators ask for
 //! - [`truth`]: what commands know without a daemon, from files or an API server
@@ -14,6 +15,7 @@
 mod admin_socket;
 pub mod cli;
 mod http;
+mod kernel_view;
 mod log;
 mod rules;
 mod run;

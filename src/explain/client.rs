@@ -150,6 +150,10 @@ fn of_node(truth: &Truth<'_>, text: &str, name: &str) -> Result<Client, Refusal>
         truth.snapshot.node.iter().flat_map(|node| node.addresses.clone()).collect();
     let ips = if name == truth.node { Some(&own) } else { truth.known.nodes.get(name) };
     let Some(ips) = ips else {
+        if truth.known.served_only {
+            let here = truth.node.to_owned();
+            return Err(Refusal::OtherNodeUnknown { name: name.to_owned(), here });
+        }
         let known = truth.known.nodes.keys().map(String::as_str).chain([truth.node]);
         let hint = hint(&nearest(name, known));
         return Err(Refusal::NoSuchNode { name: name.to_owned(), hint });

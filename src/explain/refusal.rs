@@ -21,6 +21,12 @@ pub enum Refusal {
     /// There is no such node.
     #[error("there is no node {name}{hint}")]
     NoSuchNode { name: String, hint: String },
+    /// Only the own node is known.
+    #[error(
+        "node {name} is not known: a daemon knows only its own node, which is {here}; give an address of \
+         {name}, or ask there"
+    )]
+    OtherNodeUnknown { name: String, here: String },
     /// Pods are not known.
     #[error("pods are not known ({reason}): give the pod's IP address as FROM")]
     PodsUnknown { reason: String },

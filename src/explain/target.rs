@@ -122,6 +122,10 @@ impl Lookup<'_> {
         let own = self.truth.snapshot.node.as_ref().map(|node| &node.addresses);
         let own = own.filter(|_| name == self.truth.node);
         let Some(ips) = own.or_else(|| self.truth.known.nodes.get(name)) else {
+            if self.truth.known.served_only {
+                let here = self.truth.node.to_owned();
+                return Err(Refusal::OtherNodeUnknown { name: name.to_owned(), here });
+            }
             let known = self.truth.known.nodes.keys().map(String::as_str).chain([self.truth.node]);
             let hint = hint(&nearest(name, known));
             return Err(Refusal::NoSuchNode { name: name.to_owned(), hint });
@@ -280,7 +284,12 @@ impl Lookup<'_> {
     }
 
     fn absent(&self, namespace: &str, name: &str, code: Code) -> Destination {
-        let text = format!("there is no Service {namespace}/{name}");
+        let with = if self.truth.known.served_only {
+            " with a virtual IP, as far as this proxy is told"
+        } else {
+            ""
+        };
+        let text = format!("there is no Service {namespace}/{name}{with}");
         let elsewhere = self.namespaces(name);
         let (near, fix) = if elsewhere.is_empty() {
             let names: BTreeSet<String> = self.names_in(namespace);

@@ -102,6 +102,8 @@ pub struct Known {
     pub without_slices: bool,
     /// Whether ServiceCIDRs were among what was read.
     pub without_service_cidrs: bool,
+    /// Whether this is what a proxy is sent: no Service without a virtual IP, and no other node.
+    pub served_only: bool,
 }
 
 /// What is known of a Service besides the model.

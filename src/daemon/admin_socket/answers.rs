@@ -20,7 +20,7 @@ use sluice_core::plan::{
     Admit, FrontendKind, Masquerade, PoolEndpoint, PortPlan, ServicePlan, SourceClass, Verdict,
 };
 use sluice_dataplane::userspace::Counters;
-use sluice_explain::API_VERSION;
+use sluice_explain::{API_VERSION, Refusal};
 
 /// Everything that answers are made of.
 pub(crate) struct Answers {
@@ -45,6 +45,13 @@ pub(super) enum NoAnswer {
     Unknown(String),
     /// The question means nothing.
     Malformed(String),
+}
+
+impl From<Refusal> for NoAnswer {
+    fn from(refusal: Refusal) -> NoAnswer {
+        let text = refusal.to_string();
+        if refusal.exit_code() == 2 { NoAnswer::Malformed(text) } else { NoAnswer::Unknown(text) }
+    }
 }
 
 /// `default/web` of `web`, `web.default`, `svc/web` or `default/web`.

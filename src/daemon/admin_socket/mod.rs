@@ -4,10 +4,11 @@
 //! what `nft list` and the API show, and can do nothing. See `docs/admin.md`.
 //!
 //! [`mod@listen`] makes the file, [`mod@serve`] bounds what clients can do, [`routes`] knows the paths, [`answers`] has the
-//! answers, [`wire`] their JSON; [`dump`] is the one that is YAML, [`redact`] makes it fit to hand on.
+//! answers, [`wire`] their JSON; [`mod@explain`] says why; [`dump`] is the one that is YAML, [`redact`] makes it fit to hand on.
 
 mod answers;
 mod dump;
+mod explain;
 mod listen;
 mod redact;
 mod routes;

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use super::answers::{Answers, NoAnswer, change};
 use super::wire::Failure;
-use super::{Body, FOLLOWERS, LONGEST, dump};
+use super::{Body, FOLLOWERS, LONGEST, dump, explain};
 use crate::sync::Synced;
 
 const JSON: &str = "application/json";
@@ -23,7 +23,7 @@ const EVENTS: &str = "text/event-stream";
 
 /// Every path of this version, for whoever asks for another one.
 const PATHS: &str = "/v1/status /v1/services /v1/table/v4 /v1/table/v6 /v1/changes /v1/relays \
-                     /v1/rules /v1/dump";
+                     /v1/rules /v1/explain /v1/dump";
 
 /// A request.
 #[derive(Debug)]
@@ -89,6 +89,7 @@ enum Question {
     Follow,
     Relays,
     Rules { service: String, mode: String },
+    Explain { from: String, to: String },
     Dump { redact: bool },
 }
 
@@ -109,6 +110,10 @@ fn question(path: &str, query: &str) -> Option<Question> {
             service: value("service").unwrap_or_default(),
             mode: value("mode").unwrap_or_default(),
         },
+        "explain" => Question::Explain {
+            from: value("from").unwrap_or_default(),
+            to: value("to").unwrap_or_default(),
+        },
         "dump" => Question::Dump { redact: value("redact").is_some_and(|on| on != "false") },
         _ => return None,
     })
@@ -123,6 +128,7 @@ fn tell(answers: &Answers, question: &Question) -> Response<Body> {
         Question::Changes | Question::Follow => json(&answers.changes()),
         Question::Relays => json(&answers.relays()),
         Question::Rules { service, mode } => told(answers.rules(service, mode)),
+        Question::Explain { from, to } => told(explain::explain(answers, from, to)),
         Question::Dump { redact } => text(StatusCode::OK, YAML, dump::text(answers, *redact)),
     }
 }

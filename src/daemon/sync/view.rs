@@ -307,26 +307,46 @@ impl View {
 
     /// The plans of a family, a few at a time: what changes meanwhile may be there as before or as after.
     pub(crate) fn plans(&self, family: Family) -> Vec<(ServiceName, Arc<ServicePlan>)> {
+        self.plans_where(family, |_, _| true)
+    }
+
+    /// Some of them.
+    pub(crate) fn plans_where(
+        &self,
+        family: Family,
+        wanted: impl Fn(&ServiceName, &ServicePlan) -> bool,
+    ) -> Vec<(ServiceName, Arc<ServicePlan>)> {
         let planner = locked(&self.0.planners).get(&family).map(Arc::clone);
         let Some(planner) = planner else { return Vec::new() };
-        let mut all: Vec<(ServiceName, Arc<ServicePlan>)> = Vec::new();
+        let mut found: Vec<(ServiceName, Arc<ServicePlan>)> = Vec::new();
+        let mut last: Option<ServiceName> = None;
         loop {
-            let before = all.len();
             let planner = read(&planner);
             let services = &planner.table().services;
-            let from = all.last().map_or(Bound::Unbounded, |(name, _)| Bound::Excluded(name));
-            let next = services.range((from, Bound::Unbounded)).take(AT_A_TIME);
-            let next: Vec<_> = next.map(|(name, plan)| (name.clone(), Arc::clone(plan))).collect();
-            all.extend(next);
-            if all.len() == before {
-                return all;
+            let from = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let mut end = None;
+            for (name, plan) in services.range((from, Bound::Unbounded)).take(AT_A_TIME) {
+                if wanted(name, plan) {
+                    found.push((name.clone(), Arc::clone(plan)));
+                }
+                end = Some(name);
             }
+            let Some(end) = end.cloned() else { return found };
+            last = Some(end);
         }
     }
 
     /// The names of all Services, sorted.
     pub(crate) fn names(&self) -> Vec<ServiceName> {
-        let mut names: Vec<ServiceName> = self.snapshot().services.keys().cloned().collect();
+        self.names_where(|_| true)
+    }
+
+    /// The names of some Services, sorted.
+    pub(crate) fn names_where(&self, wanted: impl Fn(&ServiceName) -> bool) -> Vec<ServiceName> {
+        let names = |snapshot: &Snapshot| {
+            snapshot.services.keys().filter(|name| wanted(name)).cloned().collect()
+        };
+        let mut names: Vec<ServiceName> = names(&self.snapshot());
         names.sort_unstable();
         names
     }

@@ -31,6 +31,15 @@ impl Files {
                 count += 1;
             }
         }
+        Files::new(objects, count)
+    }
+
+    /// What a daemon says of itself.
+    pub(crate) fn dump(text: &str) -> Result<Files> {
+        Files::new(manifests::read(text, "the daemon's dump")?, 1)
+    }
+
+    fn new(objects: Vec<Value>, count: usize) -> Result<Files> {
         let dumps: Vec<&Value> = objects.iter().filter(|it| it["kind"] == "Dump").collect();
         let dump = match dumps.as_slice() {
             [] => None,

@@ -4,20 +4,18 @@
 //! - [`files`]: objects from files, also those of a dump
 //! - [`api`]: the same objects from an API server
 //! - [`settings`]: the node's settings, also those of another kube-proxy
-//! - [`view`]: the path through the kernel's objects, computed and not read
 
 pub(crate) mod api;
 pub(crate) mod files;
 pub(crate) mod objects;
 pub(crate) mod settings;
-pub(crate) mod view;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 
-use self::view::Computed;
+use crate::kernel_view::Computed;
 use crate::sync::host::host;
 use sluice_config::Config;
 use sluice_core::model::{Snapshot, Warning};
@@ -25,6 +23,8 @@ use sluice_core::net::Family;
 use sluice_core::plan::{ForwardingTable, build};
 use sluice_explain::{Explanation, Known, Origin, Question, Refusal, Truth, explain};
 use sluice_kubernetes::watch::manifests;
+
+const WHY: &str = "files and an API server say nothing about a node's kernel";
 
 /// Everything that one node would know, had it been sent these objects.
 pub(crate) struct Gathered {
@@ -96,7 +96,7 @@ impl Gathered {
             local: &self.local,
             known: &self.known,
             origin: &self.origin,
-            kernel: &Computed { mode: self.config.mode },
+            kernel: &Computed { mode: self.config.mode, why: WHY },
         };
         explain(&truth, question)
     }

@@ -33,7 +33,7 @@ async fn ask(socket: &Path, path: &str) -> Result<String> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
         format!(
             "no daemon answers at {}; ask where one runs (kubectl exec -n kube-system ds/kube-proxy -- sluice \
-             status), as root, or name its socket with --socket",
+             status), as root, or name its socket with --socket; explain and rules also take objects, with -f",
             socket.display()
         )
     })?;
@@ -52,9 +52,20 @@ async fn ask(socket: &Path, path: &str) -> Result<String> {
         return Ok(body);
     }
     match serde_json::from_str::<Failure>(&body) {
+        Ok(failure) if is_older(&failure) => bail!(
+            "the daemon at {} is older than this program and does not know {}: update it, or take what it knows \
+             with this program's -f: sluice dump > dump.yaml",
+            socket.display(),
+            path.split('?').next().unwrap_or(path)
+        ),
         Ok(failure) => bail!("{}", failure.error),
         Err(_) => bail!("the daemon answers {status}; is it another version?"),
     }
+}
+
+/// Whether a daemon does not have the path that it is asked for.
+fn is_older(failure: &Failure) -> bool {
+    failure.error.starts_with("there is no /v1/")
 }
 
 /// A value as a part of a query.

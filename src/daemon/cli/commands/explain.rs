@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use super::{Ask, client as daemon};
 use crate::truth::files::{self, Files};
 use crate::truth::{Gathered, api, objects, settings};
 use sluice_config::Config;
 use sluice_explain::render::{Style, comparison, text};
-use sluice_explain::{Known, Looked, Origin, Question, client, question, what_if};
+use sluice_explain::{Explanation, Known, Looked, Origin, Question, client, question, what_if};
 use sluice_kubernetes::watch::manifests;
 
 /// Why a connection to a Service goes where it goes, or does not. It computes with the code that programs the
@@ -23,7 +24,9 @@ pub(super) struct Explain {
     from: String,
     /// To what: `svc/NAME[.NAMESPACE][:PORT]`, a name or URL, `IP:PORT[/udp]`, or `node/NAME:PORT`.
     to: String,
-    /// Objects: a file or directory of manifests, what `kubectl get -o yaml` prints, or `-`. May be repeated.
+    #[command(flatten)]
+    ask: Ask,
+    /// In place of the daemon, objects: a file or directory of manifests, what `kubectl get -o yaml` prints, or `-`. May be repeated.
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Ask the API server of this kubeconfig for the objects.
@@ -74,6 +77,11 @@ impl Explain {
         // What cannot be read needs no truth.
         let from = question::from(&question.from)?;
         let to = question::to(&question.to)?;
+        if self.asks_daemon() && self.what_if.is_empty() {
+            let answer = self.told()?;
+            self.print(&answer, |style| text(&answer, style))?;
+            return Ok(ExitCode::from(answer.result.exit_code()));
+        }
         let Gained { known, origin, files } = self.objects()?;
         let config = self.settings(&files)?;
         let node = self.node(&known, (&from, &to), &files, &config)?;
@@ -100,6 +108,44 @@ impl Explain {
         Ok(ExitCode::from(compared.after.result.exit_code()))
     }
 
+    fn asks_daemon(&self) -> bool {
+        self.files.is_empty() && self.kubeconfig.is_none()
+    }
+
+    /// The answer of the daemon of this node.
+    fn told(&self) -> Result<Explanation> {
+        self.only_what_a_daemon_is_asked()?;
+        let (from, to) = (daemon::encoded(&self.from), daemon::encoded(&self.to));
+        let body = daemon::get(&self.ask.socket, &format!("/v1/explain?from={from}&to={to}"))?;
+        let answer: Explanation = serde_json::from_str(&body)
+            .context("the daemon answers in other words; it is another version")?;
+        self.decided_by(&answer.node)?;
+        Ok(answer)
+    }
+
+    fn only_what_a_daemon_is_asked(&self) -> Result<()> {
+        let other =
+            self.config.is_some() || self.configz.is_some() || self.proxy == Some(Proxy::KubeProxy);
+        if other {
+            bail!(
+                "--config, --configz and --as say what a node would do: give objects with -f, or a cluster with \
+                 --kubeconfig; a daemon has its own settings"
+            );
+        }
+        Ok(())
+    }
+
+    /// The daemon must be of the node that is asked for.
+    fn decided_by(&self, node: &str) -> Result<()> {
+        match &self.on {
+            Some(on) if on != node => bail!(
+                "the daemon at {} is that of node {node}: ask where the one of {on} runs, or give objects with -f",
+                self.ask.socket.display()
+            ),
+            _ => Ok(()),
+        }
+    }
+
     fn objects(&self) -> Result<Gained> {
         let other_proxy = self.proxy == Some(Proxy::KubeProxy) || self.configz.is_some();
         let origin = |source: &str, text: String| Origin {
@@ -118,11 +164,16 @@ impl Explain {
             let origin = origin("api", format!("API server {}", listed.url));
             return Ok(Gained { known, origin, files: Files::listed(listed.objects) });
         }
-        if self.files.is_empty() {
-            bail!(
-                "there is nothing to explain from: give objects with -f (kubectl get \
-                 services,endpointslices,nodes,pods -A -o yaml), or a cluster with --kubeconfig"
-            );
+        if self.asks_daemon() {
+            self.only_what_a_daemon_is_asked()?;
+            let files = Files::dump(&daemon::get(&self.ask.socket, "/v1/dump")?)?;
+            let node = files.node().unwrap_or_default();
+            self.decided_by(node)?;
+            let mut known = objects::known(&files.objects);
+            known.pods = Looked::Not("a daemon is not told of pods".to_owned());
+            known.served_only = true;
+            let origin = origin("daemon", format!("what the daemon of {node} knows"));
+            return Ok(Gained { known, origin, files });
         }
         let files = Files::read(&self.files)?;
         let known = objects::known(&files.objects);

@@ -19,12 +19,11 @@ pub(crate) fn path(mode: Mode, hit: &Hit<'_>) -> Path {
     Path { steps, objects: objects.into_iter().map(object).collect() }
 }
 
-/// Files and an API server know nothing of a kernel.
+/// The path without a kernel, and why none is asked.
 pub(crate) struct Computed {
     pub(crate) mode: Mode,
+    pub(crate) why: &'static str,
 }
-
-const WHY: &str = "files and an API server say nothing about a node's kernel";
 
 impl KernelView for Computed {
     fn path(&self, hit: &Hit<'_>) -> Path {
@@ -32,14 +31,14 @@ impl KernelView for Computed {
     }
 
     fn observed(&self, _: &Hit<'_>) -> Looked<Observed> {
-        Looked::Not(WHY.to_owned())
+        Looked::Not(self.why.to_owned())
     }
 
     fn way(&self, _: &Packet, _: &[PoolEndpoint]) -> Looked<Way> {
-        Looked::Not(WHY.to_owned())
+        Looked::Not(self.why.to_owned())
     }
 
     fn others(&self, _: &Packet) -> Looked<Vec<String>> {
-        Looked::Not(WHY.to_owned())
+        Looked::Not(self.why.to_owned())
     }
 }
