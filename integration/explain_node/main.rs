@@ -4,6 +4,7 @@
 mod support;
 
 mod asked;
+mod taken_away;
 mod world;
 
 use std::process::ExitCode;
@@ -19,6 +20,9 @@ fn main() -> ExitCode {
     let trials = vec![
         trial("a_daemon_answers_as_its_dump", asked::as_its_dump),
         trial("what_a_daemon_cannot_say_is_one_error", asked::refusals),
+        trial("what_is_taken_from_nftables_is_named", taken_away::nftables),
+        trial("what_is_taken_from_iptables_is_named", taken_away::iptables),
+        trial("what_is_taken_from_the_userspace_mode_is_named", taken_away::userspace),
         trial("a_daemon_says_how_old_its_knowledge_is", asked::age),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

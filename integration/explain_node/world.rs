@@ -68,13 +68,16 @@ impl World {
         let api = objects::api_server(&["192.0.2.1", "2001:db8:2::1"]);
         for object in objects_of_the_api() {
             api.create(&object).unwrap_or_else(|error| panic!("{error}: {object}"));
+            if object["status"].is_object() {
+                api.update_status(&object).unwrap_or_else(|error| panic!("{error}: {object}"));
+            }
         }
         let folder = tempfile::tempdir().expect("a directory");
         let socket = folder.path().join("sluice/admin.sock");
         let file = folder.path().join("config.conf");
         // What is taken away stays away: the next sync is in an hour.
-        let pace = format!("{mode}: {{minSyncPeriod: 1h, syncPeriod: 1h}}\n");
-        let pace = if mode == "userspace" { String::new() } else { pace };
+        let section = if mode == "userspace" { "iptables" } else { mode };
+        let pace = format!("{section}: {{minSyncPeriod: 1h, syncPeriod: 1h}}\n");
         let text =
             config(&format!("{pace}{more}")).replace("mode: nftables", &format!("mode: {mode}"));
         std::fs::write(&file, text).expect("it is written");

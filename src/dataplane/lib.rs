@@ -6,6 +6,7 @@
 //! [service table](service_table), whose header also explains the words *desired*, *observed*, *applied* and
 //! *diff*. `iptables` stands alone. `leftovers` finds what another mode left.
 
+pub mod inspection;
 pub mod iptables;
 pub mod ipvs;
 pub mod leftovers;

@@ -11,13 +11,16 @@ use super::wire::{
     Change, Changes, Failing, FamilyStatus, Frontend, Lost, PortStatus, Relays, Route,
     ServiceStatus, Services, State, Status, Table,
 };
+use crate::kernel_view::difference::Difference;
+use crate::kernel_view::{Kernel, Settled};
 use crate::rules::{self, Rules};
 use crate::sync::{Stage, Synced, View};
 use sluice_config::Mode;
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
 use sluice_core::plan::{
-    Admit, FrontendKind, Masquerade, PoolEndpoint, PortPlan, ServicePlan, SourceClass, Verdict,
+    Admit, ForwardingTable, FrontendKind, Masquerade, PoolEndpoint, PortPlan, ServicePlan,
+    SourceClass, Verdict,
 };
 use sluice_dataplane::userspace::Counters;
 use sluice_explain::{API_VERSION, Refusal};
@@ -36,6 +39,8 @@ pub(crate) struct Answers {
     pub(crate) configuration: Arc<dyn Fn() -> String + Send + Sync>,
     /// What relays count, in the mode that has them.
     pub(crate) relays: Option<Arc<Counters>>,
+    /// This node's kernel.
+    pub(crate) kernel: Kernel,
 }
 
 /// Why there is no answer.
@@ -215,14 +220,45 @@ impl Answers {
     pub(super) fn rules(&self, service: &str, mode: &str) -> Result<Rules, NoAnswer> {
         let name = self.known(service)?;
         let modes = rules::modes(mode).map_err(NoAnswer::Malformed)?;
+        let tables = self.tables_of(&name);
+        Ok(rules::of(&name, &tables, &modes, self.view.facts().config.as_ref()))
+    }
+
+    /// What the kernel has of a Service.
+    pub(super) fn kernel(&self, service: &str) -> Result<Difference, NoAnswer> {
+        let name = self.known(service)?;
+        Ok(Difference::of(&self.kernel, &name, &self.tables_of(&name), |table| {
+            let plan = table.services.get(&name)?;
+            let settled = self.settled(table.family, &name, plan) == Settled::Yes;
+            (!settled).then(|| format!("a change of {name} is being written"))
+        }))
+    }
+
+    /// The tables of both families with one Service.
+    fn tables_of(&self, name: &ServiceName) -> Vec<ForwardingTable> {
         let tables = self.view.families().into_iter().filter_map(|family| {
-            let plan = self.view.plan(family, &name)?;
+            let plan = self.view.plan(family, name)?;
             let mut table = self.view.bare_table(family)?;
             table.services = BTreeMap::from([(name.clone(), plan)]);
             Some(table)
         });
-        let tables: Vec<_> = tables.collect();
-        Ok(rules::of(&name, &tables, &modes, self.view.facts().config.as_ref()))
+        tables.collect()
+    }
+
+    /// Whether the kernel is to have this plan by now.
+    pub(super) fn settled(
+        &self,
+        family: Family,
+        name: &ServiceName,
+        plan: &ServicePlan,
+    ) -> Settled {
+        if self.view.plan(family, name).as_deref() != Some(plan) {
+            return Settled::Changed;
+        }
+        match self.view.stages(family, std::slice::from_ref(name)).pop().flatten() {
+            Some(Stage::Programmed(_) | Stage::Refused(..)) => Settled::Yes,
+            Some(Stage::Pending(_)) | None => Settled::NotYet,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::{Timestamp, Unit};
 
 use super::answers::{Answers, NoAnswer};
-use crate::kernel_view::Computed;
+use crate::kernel_view::Live;
 use crate::sync::{Facts, Stage, View};
 use sluice_core::model::{ServiceName, Snapshot};
 use sluice_core::plan::{Address, ForwardingTable, ServicePlan, build};
@@ -28,6 +28,8 @@ pub(super) fn explain(answers: &Answers, from: &str, to: &str) -> Result<Explana
     let Relevant { snapshot, tables, known } = relevant(&answers.view, &question::to(to)?);
     let facts = answers.view.facts();
     let origin = origin(answers, &facts, &snapshot, &tables);
+    let settled =
+        |family, name: &ServiceName, plan: &ServicePlan| answers.settled(family, name, plan);
     let truth = Truth {
         node: &answers.node,
         mode: answers.mode,
@@ -36,7 +38,7 @@ pub(super) fn explain(answers: &Answers, from: &str, to: &str) -> Result<Explana
         local: &facts.addresses,
         known: &known,
         origin: &origin,
-        kernel: &Computed { mode: answers.mode, why: "the daemon does not look at it" },
+        kernel: &Live { kernel: &answers.kernel, settled: &settled },
     };
     Ok(sluice_explain::explain(&truth, &question)?)
 }

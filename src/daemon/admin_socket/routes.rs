@@ -23,7 +23,7 @@ const EVENTS: &str = "text/event-stream";
 
 /// Every path of this version, for whoever asks for another one.
 const PATHS: &str = "/v1/status /v1/services /v1/table/v4 /v1/table/v6 /v1/changes /v1/relays \
-                     /v1/rules /v1/explain /v1/dump";
+                     /v1/rules /v1/kernel /v1/explain /v1/dump";
 
 /// A request.
 #[derive(Debug)]
@@ -89,6 +89,7 @@ enum Question {
     Follow,
     Relays,
     Rules { service: String, mode: String },
+    Kernel { service: String },
     Explain { from: String, to: String },
     Dump { redact: bool },
 }
@@ -110,6 +111,7 @@ fn question(path: &str, query: &str) -> Option<Question> {
             service: value("service").unwrap_or_default(),
             mode: value("mode").unwrap_or_default(),
         },
+        "kernel" => Question::Kernel { service: value("service").unwrap_or_default() },
         "explain" => Question::Explain {
             from: value("from").unwrap_or_default(),
             to: value("to").unwrap_or_default(),
@@ -128,6 +130,7 @@ fn tell(answers: &Answers, question: &Question) -> Response<Body> {
         Question::Changes | Question::Follow => json(&answers.changes()),
         Question::Relays => json(&answers.relays()),
         Question::Rules { service, mode } => told(answers.rules(service, mode)),
+        Question::Kernel { service } => told(answers.kernel(service)),
         Question::Explain { from, to } => told(explain::explain(answers, from, to)),
         Question::Dump { redact } => text(StatusCode::OK, YAML, dump::text(answers, *redact)),
     }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::listen::{Bound, listen};
 use super::serve::{Bounds, permitted, serve};
 use super::*;
+use crate::kernel_view::{Kernel, Mechanism};
 use crate::sync::{Looking, View};
 use sluice_config::Mode;
 
@@ -33,6 +34,7 @@ impl Socket {
             started: Timestamp::now(),
             configuration: Arc::new(|| "{\"clusterCIDR\": \"10.244.0.0/16\"}".to_owned()),
             relays: None,
+            kernel: Kernel::new(Mechanism::Nftables),
         };
         runtime.spawn(async move {
             let listener = UnixListener::from_std(listener).expect("it is one");
@@ -75,6 +77,7 @@ fn paths_methods_and_versions_are_what_they_are() {
         ("GET", "/v1/changes", "200", "\"kind\": \"Changes\""),
         ("GET", "/v1/relays", "200", "\"relays\": false"),
         ("GET", "/v1/rules?service=web", "404", "there is no Service default/web"),
+        ("GET", "/v1/kernel?service=web", "404", "there is no Service default/web"),
         ("GET", "/v1/explain", "400", "FROM \\\"\\\" is not understood"),
         ("GET", "/v1/explain?from=10.0.0.1&to=web%07", "400", "is not understood"),
         ("GET", "/v1/explain?from=pod/a&to=web", "404", "a daemon is not told of pods"),
@@ -168,6 +171,7 @@ fn a_socket_that_cannot_be_made_is_no_reason_to_end() {
         started: Timestamp::now(),
         configuration: Arc::new(String::new),
         relays: None,
+        kernel: Kernel::new(Mechanism::Nftables),
     };
     start(Some(path.clone()), answers, &http, &CancellationToken::new());
     assert_eq!(std::fs::read_to_string(&path).expect("it stays"), "text");

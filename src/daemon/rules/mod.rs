@@ -9,6 +9,7 @@ mod statements;
 mod tests;
 mod text;
 
+pub(crate) use self::nft::rule_text;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use super::text;
 use sluice_core::net::Family;
 use sluice_dataplane::service_table::Ruleset;
 use sluice_kernel::nft::{
-    BaseChain, Chain, ChainKind, Element, Field, Hook, Policy, Set, SetFlags, SetKind,
+    BaseChain, Chain, ChainKind, Element, Field, Hook, Policy, Rule, Set, SetFlags, SetKind,
 };
 
 /// The table's name, the same in every mode.
@@ -40,16 +40,21 @@ pub(super) fn text(ruleset: &Ruleset) -> String {
             let _ = writeln!(out, "\t\t{}", base_text(base));
         }
         for rule in rules {
-            match statements(ruleset.family, rule) {
-                Some(said) => drop(writeln!(out, "\t\t{}", text::rule(&said))),
-                None => drop(writeln!(out, "\t\t# a rule of {} expressions", rule.exprs.len())),
-            }
+            let _ = writeln!(out, "\t\t{}", rule_text(ruleset.family, rule));
         }
         out.push_str("\t}\n\n");
     }
     out.truncate(out.trim_end().len());
     out.push_str("\n}\n");
     out
+}
+
+/// A rule as `nft list` prints it.
+pub(crate) fn rule_text(family: Family, rule: &Rule) -> String {
+    match statements(family, rule) {
+        Some(said) => text::rule(&said),
+        None => format!("# a rule of {} expressions", rule.exprs.len()),
+    }
 }
 
 fn set_text(out: &mut String, set: &Set, elements: &[Element]) {

@@ -1,11 +1,13 @@
 //! From a configuration to the backends of its proxy mode, and their metrics.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 
+use crate::kernel_view::{Kernel, Mechanism, iptables_options, scheduler};
 use sluice_config::{Config, Mode};
 use sluice_core::model::ServiceConnections;
 use sluice_core::net::Family;
@@ -59,6 +61,8 @@ pub(super) struct Dataplane {
     pub(super) served: Vec<Family>,
     /// Changes when another program may have changed our objects in the kernel.
     pub(super) foreign: watch::Receiver<()>,
+    /// Who looks at what it has in the kernel.
+    pub(super) kernel: Kernel,
     /// What it works with; the rest of what kube-proxy has in the kernel is left over.
     pub(super) in_use: InUse,
     measured: Measured,
@@ -192,7 +196,8 @@ fn userspace(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
         Some(gone) => (any_of(changes, gone), InUse::Transparent),
     };
     let measured = Measured::Relays(relays.counters());
-    Ok(Dataplane { backends, served, foreign, in_use, measured })
+    let kernel = Kernel::new(Mechanism::Userspace(visible));
+    Ok(Dataplane { backends, served, foreign, kernel, in_use, measured })
 }
 
 /// What to do where the kernel lacks something.
@@ -210,15 +215,15 @@ fn nftables(options: &DataplaneOptions) -> Result<Dataplane> {
         Ok(Box::new(nftables::table(connection.table(family)).counting(counting)))
     })?;
     let foreign = connection.follow()?;
-    Ok(Dataplane { backends, served, foreign, in_use: InUse::Nftables, measured })
+    let kernel = Kernel::new(Mechanism::Nftables);
+    Ok(Dataplane { backends, served, foreign, kernel, in_use: InUse::Nftables, measured })
 }
 
 /// IPVS and an nftables table.
 fn ipvs(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
     let section = &config.ipvs;
-    let scheduler = if section.scheduler.is_empty() { "rr" } else { &section.scheduler };
     let settings = ipvs::Options {
-        scheduler: scheduler.into(),
+        scheduler: scheduler(config),
         excluded: section.exclude_cidrs.clone(),
         strict_arp: section.strict_arp,
         timeouts: [section.tcp_timeout, section.tcp_fin_timeout, section.udp_timeout],
@@ -238,7 +243,8 @@ fn ipvs(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
     })?;
     let foreign = any_of(connection.follow()?, every(LOOK_PERIOD));
     let measured = Measured::Nothing;
-    Ok(Dataplane { backends, served, foreign, in_use: InUse::Ipvs, measured })
+    let kernel = Kernel::new(Mechanism::Ipvs(settings.scheduler));
+    Ok(Dataplane { backends, served, foreign, kernel, in_use: InUse::Ipvs, measured })
 }
 
 /// Changes whenever one of two does.
@@ -287,30 +293,19 @@ fn backends(open: impl Fn(Family) -> Result<Box<dyn Backend>>) -> Result<(Backen
 
 /// The iptables mode, in the variant of iptables that this node uses.
 fn iptables(config: &Config, options: &DataplaneOptions) -> Result<Dataplane> {
-    let rules = iptables::Options {
-        layout: options.iptables_layout,
-        localhost_node_ports: if config.localhost_node_ports {
-            iptables::LocalhostNodePorts::Open
-        } else {
-            iptables::LocalhostNodePorts::Closed
-        },
-        // Where connection tracking is not loaded yet, its setting is made when it is.
-        out_of_window: if xtables::accepts_outside_of_window()
-            .unwrap_or(config.conntrack.tcp_be_liberal)
-        {
-            iptables::OutOfWindow::Keep
-        } else {
-            iptables::OutOfWindow::Drop
-        },
-    };
+    let rules = iptables_options(config, options.iptables_layout);
     let variant = Xtables::open(Family::V4)?.variant();
+    let inspectors = RefCell::new(Vec::new());
     let (backends, served) = backends(|family| {
         tracing::info!(%family, %variant, "programming iptables");
-        Ok(Box::new(Iptables::new(Xtables::new(family, variant), rules)))
+        let mode = Iptables::new(Xtables::new(family, variant), rules);
+        inspectors.borrow_mut().push((family, mode.inspector()));
+        Ok(Box::new(mode))
     })?;
+    let kernel = Kernel::new(Mechanism::Iptables(inspectors.into_inner()));
     let in_use = InUse::Iptables(variant);
     let (foreign, measured) = (every(CANARY_PERIOD), Measured::Packets(variant));
-    Ok(Dataplane { backends, served, foreign, in_use, measured })
+    Ok(Dataplane { backends, served, foreign, kernel, in_use, measured })
 }
 
 /// Changes once per period: not every kernel interface notifies about changes by other programs.

@@ -43,6 +43,7 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
     metrics.lost_log_lines(log::lost);
     let relays = dataplane.relays();
     dataplane.measure(&metrics);
+    let Dataplane { backends, foreign, in_use, kernel, .. } = dataplane;
     let client_options = ClientOptions {
         kubeconfig: config.kubeconfig.clone(),
         master: options.master.clone(),
@@ -73,6 +74,7 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
         started: Timestamp::now(),
         configuration: Arc::clone(&configz),
         relays,
+        kernel,
     };
     let admin = admin_socket::start(options.admin_socket, answers, &http, &stop);
     let deps = ServerDeps {
@@ -92,7 +94,6 @@ pub(super) async fn run(effective: EffectiveConfig, options: Options, http: Http
     drop(sender);
     let (configure, configured) = tokio::sync::watch::channel(config.clone());
     let removed_tcp = removed_tcp(&options.dataplane);
-    let Dataplane { backends, foreign, in_use, .. } = dataplane;
     let without: InForce =
         Family::BOTH.into_iter().filter(|f| backends.iter().all(|(with, _)| with != f)).collect();
     let (in_force, told) = tokio::sync::watch::channel(without);

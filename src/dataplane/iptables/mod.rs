@@ -15,6 +15,7 @@ mod desired;
 mod dispatch;
 mod extensions;
 mod form;
+mod inspect;
 mod isolation;
 mod line;
 mod names;
@@ -34,12 +35,14 @@ mod tree;
 mod tree_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 
 use self::base::Hook;
 use self::desired::Desired;
 use self::extensions::{Extension, Lacking};
 use self::form::Form;
 pub use self::form::{Layout, LocalhostNodePorts, Options, OutOfWindow};
+pub use self::inspect::Inspector;
 use self::isolation::{Attempt, isolate};
 use self::names::ChainId;
 pub(super) use self::names::is_of_proxy;
@@ -72,7 +75,7 @@ pub struct Iptables<T = Xtables> {
     /// `route_localnet` was set since the kernel was last read.
     localnet: bool,
     /// Extensions that cannot be used; known once something has been refused.
-    lacking: Option<Lacking>,
+    lacking: Arc<OnceLock<Lacking>>,
     /// Tables that cannot be read.
     unreadable: BTreeSet<Table>,
     /// The number of changes applied since the last check for changes by other programs.
@@ -87,14 +90,22 @@ impl<T: Programs> Iptables<T> {
             options,
             applied: None,
             localnet: false,
-            lacking: None,
+            lacking: Arc::default(),
             unreadable: BTreeSet::new(),
             unlooked: 0,
         }
     }
 
+    /// Who looks at the tables that this mode writes.
+    pub fn inspector(&self) -> Inspector<T>
+    where
+        T: Clone,
+    {
+        Inspector::new(self.programs.clone(), self.options, Arc::clone(&self.lacking))
+    }
+
     fn form(&self) -> Form {
-        Form::new(self.options, self.lacking.unwrap_or_default())
+        Form::new(self.options, self.lacking.get().copied().unwrap_or_default())
     }
 
     /// Whether the canaries are as we left them, and the built-in chains have the jumps: a table that was flushed
@@ -163,7 +174,7 @@ impl<T: Programs> Iptables<T> {
         error: &XtablesError,
     ) -> Result<bool, XtablesError> {
         let refused = matches!(error, XtablesError::Refused { .. } | XtablesError::Failed { .. });
-        if self.lacking.is_some() || !refused {
+        if self.lacking.get().is_some() || !refused {
             return Ok(false);
         }
         let lacking = self.probe(family)?;
@@ -177,7 +188,8 @@ impl<T: Programs> Iptables<T> {
             let (name, without) = (extension.name(), extension.without().unwrap_or_default());
             tracing::warn!(%family, "the kernel or the package iptables lacks {name}; {without}");
         }
-        self.lacking = Some(lacking);
+        // Nobody else sets it.
+        let _ = self.lacking.set(lacking);
         Ok(!optional.is_empty())
     }
 

@@ -34,6 +34,16 @@ impl Observed {
         }
     }
 
+    /// All chains with their rules.
+    pub(super) fn chains(&self) -> impl Iterator<Item = (&ChainId, &Vec<String>)> {
+        self.chains.iter()
+    }
+
+    /// The rules of a chain, if it is there.
+    pub(super) fn rules(&self, id: &ChainId) -> Option<&Vec<String>> {
+        self.chains.get(id)
+    }
+
     /// Adds a table that cannot be read: all of our chains in it are treated as different.
     pub(super) fn chain_graph(&mut self, table: Table, chain_graph: &ChainGraph) {
         for name in &chain_graph.regular {
@@ -146,7 +156,7 @@ pub(super) fn rules(listed: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Where a rule jumps or goes to.
-fn target(rule: &str) -> Option<&str> {
+pub(super) fn target(rule: &str) -> Option<&str> {
     let at = rule.rfind("-j ").or_else(|| rule.rfind("-g "))?;
     rule[at + 3..].split(' ').next()
 }

@@ -119,7 +119,7 @@ pub fn path(hit: &Hit<'_>) -> PacketPath {
 
 /// Destinations are translated to virtual services, if they are none.
 #[derive(Debug)]
-struct ToVirtualServices;
+pub(super) struct ToVirtualServices;
 
 /// The table that the mode writes into an empty kernel.
 pub fn ruleset(table: &ForwardingTable) -> Ruleset {

@@ -20,7 +20,7 @@ pub(super) struct DesiredService {
 }
 
 /// The virtual services of one plan.
-fn services_of(plan: &ServicePlan, scheduler: &Arc<str>) -> Vec<DesiredService> {
+pub(super) fn services_of(plan: &ServicePlan, scheduler: &Arc<str>) -> Vec<DesiredService> {
     let services = virtual_services(plan).into_iter().map(|it| {
         let key = Key::Address { ip: it.ip, protocol: it.protocol, port: it.at };
         let whole = u8::try_from(Family::of(it.ip).address_len() * 8).unwrap_or(u8::MAX);

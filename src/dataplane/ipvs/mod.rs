@@ -19,6 +19,7 @@ mod data_path;
 mod desired;
 mod diff;
 mod drain;
+mod inspect;
 mod kernel;
 #[cfg(test)]
 mod strict_kernel;
@@ -38,6 +39,7 @@ pub use self::desired::virtual_services_of;
 use self::diff::Diff;
 use self::drain::Drains;
 pub use self::drain::Leaving;
+pub use self::inspect::Inspector;
 pub use self::kernel::{Kernel, KernelError, Live, Options, settings};
 use crate::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use sluice_core::model::ServiceName;

@@ -3,6 +3,9 @@
 //! All of it is in the [service table](crate::service_table): the userspace mode uses the same rules for
 //! drawing. See `docs/modes/nftables.md`.
 
+mod inspect;
+
+pub use self::inspect::inspect;
 use crate::packet_path::PacketPath;
 use crate::service_table::packet_path;
 use crate::service_table::{

@@ -287,7 +287,7 @@ fn same_port(a: &PortPlan, b: &PortPlan) -> bool {
 
 /// The plan with its pools in slot order, given what was in the slots before: the same plan, where it
 /// is in that order already, or where its endpoints have no slots.
-fn arranged(
+pub(super) fn arranged(
     plan: &Arc<ServicePlan>,
     desired: &Desired<'_>,
     before: impl Fn(&PortPlan, PoolKind) -> Slots,

@@ -37,6 +37,7 @@ mod diff;
 mod elements;
 mod endpoints;
 mod frontends;
+mod inspect;
 mod observed;
 mod packet_path;
 mod rules;
@@ -66,7 +67,7 @@ use self::diff::Diff;
 pub(crate) use self::elements::Elements;
 pub(crate) use self::endpoints::slot_elements;
 pub(crate) use self::frontends::{FrontendClass, frontend_key, lookups, pools_of};
-#[cfg(test)]
+pub(crate) use self::inspect::inspect;
 pub(crate) use self::observed::endpoint_of;
 use self::observed::{ObservedTable, Repair};
 pub(crate) use self::packet_path::packet_path;

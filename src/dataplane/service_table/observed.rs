@@ -42,6 +42,11 @@ impl ObservedTable {
         observed
     }
 
+    /// The table as it was read.
+    pub(super) fn table(&self) -> Option<&Observed> {
+        self.table.as_ref()
+    }
+
     /// Whether there is a table at all.
     pub(super) fn exists(&self) -> bool {
         self.table.is_some()

@@ -16,8 +16,7 @@ pub(crate) fn packet_path(
     last: impl FnOnce(FrontendClass, Option<SetId>) -> Vec<String>,
 ) -> PacketPath {
     let whole = FrontendClass::of(&hit.frontend.at);
-    let outside = is_split(hit.frontend) && hit.route.from == SourceClass::Anyone;
-    let class = if outside { whole.local() } else { whole };
+    let class = class_of(hit);
     let mut elements = Elements::new();
     frontend_elements(hit.frontend, &mut elements);
     if let Some(own) = own {
@@ -44,8 +43,15 @@ pub(crate) fn packet_path(
     PacketPath { steps, objects }
 }
 
+/// Where the packet's frontend is looked up.
+pub(super) fn class_of(hit: &Hit<'_>) -> FrontendClass {
+    let whole = FrontendClass::of(&hit.frontend.at);
+    let outside = is_split(hit.frontend) && hit.route.from == SourceClass::Anyone;
+    if outside { whole.local() } else { whole }
+}
+
 /// Whether the packet is looked up in a set.
-fn is_met(hit: &Hit<'_>, set: SetId, class: FrontendClass) -> bool {
+pub(super) fn is_met(hit: &Hit<'_>, set: SetId, class: FrontendClass) -> bool {
     let restricted = matches!(hit.frontend.admit, Admit::Only(_));
     match set {
         SetId::Restricted | SetId::Sources => restricted,

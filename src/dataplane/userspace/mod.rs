@@ -13,6 +13,7 @@ mod client_lru;
 mod counters;
 mod data_path;
 mod descriptors;
+mod inspect;
 mod listeners;
 mod path_probe;
 mod pipes;
@@ -38,6 +39,7 @@ use tokio::sync::watch;
 
 pub use self::counters::{Count, Counters};
 pub use self::data_path::{path, table, try_sockets};
+pub use self::inspect::inspect;
 use self::listeners::{ListenAddress, Listener, Listeners, TakenPorts};
 use self::path_probe::PathProbe;
 use self::redirected::{RelayKey, needed, redirected, sources};

@@ -130,6 +130,21 @@ impl Ipvs {
         listed.map_err(failed("list virtual services"))
     }
 
+    /// Reads one virtual service; none if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn service(&mut self, key: &Key) -> Result<Option<Service>, IpvsError> {
+        let question = wire::message(self.id, wire::service_of(key));
+        let mut found = None;
+        let asked = self.client.ask(question, |content| found = wire::read_service(content));
+        match asked {
+            Ok(()) => Ok(found),
+            Err(NetlinkError::Refused(Refusal { errno: libc::ESRCH, .. })) => Ok(None),
+            Err(error) => Err(failed("read a virtual service")(error)),
+        }
+    }
+
     /// Reads the destinations of a virtual service; none if it is not there.
     ///
     /// # Errors

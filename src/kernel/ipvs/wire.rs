@@ -92,6 +92,11 @@ pub(super) fn destinations_of(key: &Key) -> Payload {
     Payload { command: command::GET_DEST, attributes: vec![named_service(key)] }
 }
 
+/// The request for one virtual service.
+pub(super) fn service_of(key: &Key) -> Payload {
+    Payload { command: command::GET_SERVICE, attributes: vec![named_service(key)] }
+}
+
 /// The request for other timeouts.
 pub(super) fn set_timeouts(timeouts: Timeouts) -> Payload {
     let attributes = [

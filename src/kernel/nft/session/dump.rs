@@ -44,6 +44,14 @@ impl Nft {
     }
 
     fn read_table(&mut self, table: &TableName) -> Result<Option<Observed>, NftError> {
+        let Some(mut observed) = self.read_frame(table)? else { return Ok(None) };
+        self.read_sets(table, &mut observed)?;
+        self.read_foreign(table, &mut observed)?;
+        Ok(Some(observed))
+    }
+
+    /// Reads a table without its sets; `None` if there is none of this name.
+    pub(super) fn read_frame(&mut self, table: &TableName) -> Result<Option<Observed>, NftError> {
         let mut observed = Observed::default();
         let fill = |writer: &mut Writer| writer.put_name(uapi::table::NAME, &table.name);
         let what = format!("table {table}");
@@ -62,8 +70,6 @@ impl Nft {
         }
         self.read_chains(table, &mut observed)?;
         self.read_rules(table, &mut observed)?;
-        self.read_sets(table, &mut observed)?;
-        self.read_foreign(table, &mut observed)?;
         Ok(Some(observed))
     }
 

@@ -8,6 +8,7 @@ mod element_counters;
 mod error;
 mod events;
 mod object_count;
+mod part;
 mod transaction;
 
 pub use batch::encoded;
