@@ -30,11 +30,11 @@ impl KernelView for NoKernel {
         Looked::default()
     }
 
-    fn way(&self, _: &Packet, _: &[PoolEndpoint]) -> Looked<Way> {
+    fn way(&self, _: &Hit<'_>, _: &[PoolEndpoint]) -> Looked<Way> {
         Looked::default()
     }
 
-    fn others(&self, _: &Packet) -> Looked<Vec<String>> {
+    fn others(&self, _: &Hit<'_>) -> Looked<Vec<String>> {
         Looked::default()
     }
 }

@@ -127,6 +127,7 @@ fn answer_once(socket: &Path, status: &str, body: &str) -> std::thread::JoinHand
 }
 
 pub(crate) fn age() -> Outcome {
+    links();
     let mut world = World::new("nftables", "");
     drop(world.api.take());
     let told = eventually("a daemon that hears nothing", || {

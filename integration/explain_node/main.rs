@@ -5,6 +5,7 @@ mod support;
 
 mod asked;
 mod taken_away;
+mod way;
 mod world;
 
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
         trial("what_is_taken_from_nftables_is_named", taken_away::nftables),
         trial("what_is_taken_from_iptables_is_named", taken_away::iptables),
         trial("what_is_taken_from_the_userspace_mode_is_named", taken_away::userspace),
+        trial("what_keeps_packets_from_endpoints_is_named", way::obstacles),
+        trial("chains_of_other_programs_are_named_if_they_do_anything", way::others),
         trial("a_daemon_says_how_old_its_knowledge_is", asked::age),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

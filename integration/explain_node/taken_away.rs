@@ -38,6 +38,8 @@ fn healthy(world: &World, (from, to): (&str, &str)) -> Objects {
     assert_eq!(kernel["ok"], true, "{from} {to}: {kernel}");
     let extra = objects(kernel, "extra");
     assert!(extra.is_empty(), "{from} {to}: {extra:?}");
+    let stopped = ["svc/empty", "198.51.100.1:80"].contains(&to) && from != "203.0.113.9";
+    assert_eq!(answer["result"] == "reachable", !stopped, "{from} {to}: {answer}");
     let present = objects(kernel, "objects");
     assert!(!present.is_empty(), "{from} {to}: {kernel}");
     present

@@ -154,4 +154,14 @@ pub(crate) fn links() {
     ] {
         run("ip", &arguments.split(' ').collect::<Vec<_>>());
     }
+    for setting in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        set(setting, "1");
+    }
+}
+
+/// A setting of the kernel.
+#[track_caller]
+pub(crate) fn set(setting: &str, value: &str) {
+    let file = format!("/proc/sys/{}", setting.replace('.', "/"));
+    std::fs::write(&file, value).unwrap_or_else(|error| panic!("{file}: {error}"));
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sluice_config::Mode;
 use sluice_core::model::Snapshot;
 use sluice_core::net::Family;
-use sluice_core::plan::{ForwardingTable, Hit, Packet, PoolEndpoint};
+use sluice_core::plan::{ForwardingTable, Hit, PoolEndpoint};
 
 /// What is known when a question is asked.
 #[derive(Clone, Copy)]
@@ -222,10 +222,12 @@ pub struct Observed {
 /// How the kernel routes packets to an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Way {
-    /// A line for each endpoint: `10.244.1.2 dev veth-web-1`.
+    /// How endpoints are reached: `10.244.1.2 dev veth-web-1`.
     pub routes: Vec<String>,
-    /// What is wrong on the way.
+    /// What is wrong on the way, each once.
     pub problems: Vec<Problem>,
+    /// Whether nothing reaches any endpoint.
+    pub blocked: bool,
 }
 
 /// Something on the way that stops packets.
@@ -248,9 +250,9 @@ pub trait KernelView {
     /// What the kernel has for this frontend, compared with what is desired.
     fn observed(&self, hit: &Hit<'_>) -> Looked<Observed>;
 
-    /// How packets get to endpoints.
-    fn way(&self, packet: &Packet, endpoints: &[PoolEndpoint]) -> Looked<Way>;
+    /// How packets get to endpoints, and their answers back.
+    fn way(&self, hit: &Hit<'_>, endpoints: &[PoolEndpoint]) -> Looked<Way>;
 
     /// Base chains of other programs on the way, in words.
-    fn others(&self, packet: &Packet) -> Looked<Vec<String>>;
+    fn others(&self, hit: &Hit<'_>) -> Looked<Vec<String>>;
 }

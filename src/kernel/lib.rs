@@ -9,6 +9,7 @@ pub mod dummy;
 pub mod files;
 pub mod ipset;
 pub mod ipvs;
+pub mod links;
 pub mod listen;
 mod netlink;
 pub mod nft;

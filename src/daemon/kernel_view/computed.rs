@@ -1,7 +1,7 @@
 //! The path through the kernel's objects, as the mode would write them. Nothing is read.
 
 use sluice_config::Mode;
-use sluice_core::plan::{Hit, Packet, PoolEndpoint};
+use sluice_core::plan::{Hit, PoolEndpoint};
 use sluice_dataplane::packet_path::PacketPath;
 use sluice_dataplane::{iptables, ipvs, nftables, userspace};
 use sluice_explain::Looked;
@@ -34,11 +34,11 @@ impl KernelView for Computed {
         Looked::Not(self.why.to_owned())
     }
 
-    fn way(&self, _: &Packet, _: &[PoolEndpoint]) -> Looked<Way> {
+    fn way(&self, _: &Hit<'_>, _: &[PoolEndpoint]) -> Looked<Way> {
         Looked::Not(self.why.to_owned())
     }
 
-    fn others(&self, _: &Packet) -> Looked<Vec<String>> {
+    fn others(&self, _: &Hit<'_>) -> Looked<Vec<String>> {
         Looked::Not(self.why.to_owned())
     }
 }

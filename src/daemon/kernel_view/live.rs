@@ -4,7 +4,7 @@ use super::computed::path;
 use super::reader::Kernel;
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
-use sluice_core::plan::{Hit, Packet, PoolEndpoint, ServicePlan};
+use sluice_core::plan::{Hit, PoolEndpoint, ServicePlan};
 use sluice_explain::Looked;
 use sluice_explain::truth::{KernelView, Observed, Path, Way};
 
@@ -53,11 +53,11 @@ impl KernelView for Live<'_> {
         Looked::Not(format!("{} changes while it is looked at; ask again", hit.service))
     }
 
-    fn way(&self, _: &Packet, _: &[PoolEndpoint]) -> Looked<Way> {
-        Looked::Not("routes are not read".to_owned())
+    fn way(&self, hit: &Hit<'_>, endpoints: &[PoolEndpoint]) -> Looked<Way> {
+        self.kernel.way(hit, endpoints).map_or_else(Looked::Not, Looked::At)
     }
 
-    fn others(&self, _: &Packet) -> Looked<Vec<String>> {
-        Looked::Not("tables of others are not read".to_owned())
+    fn others(&self, hit: &Hit<'_>) -> Looked<Vec<String>> {
+        self.kernel.others(hit).map_or_else(Looked::Not, Looked::At)
     }
 }

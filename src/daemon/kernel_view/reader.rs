@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sluice_config::{Config, Mode};
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;
-use sluice_core::plan::{ForwardingTable, Hit};
+use sluice_core::plan::{ForwardingTable, Hit, PoolEndpoint};
 use sluice_dataplane::inspection::{Found, Inspection, What};
 use sluice_dataplane::iptables::{Layout, LocalhostNodePorts, OutOfWindow};
 use sluice_dataplane::userspace::VisibleSource;
 use sluice_dataplane::{iptables, ipvs, nftables, userspace};
-use sluice_explain::truth::{Object, Observed};
+use sluice_explain::truth::{Object, Observed, Way};
 use sluice_kernel::nft::Nft;
 use sluice_kernel::xtables::{self, Xtables, XtablesError};
 
+use super::others;
+use super::way::Routes;
 use crate::rules::rule_text;
 
 /// What a mode writes its rules with.
@@ -87,12 +89,39 @@ pub(crate) struct Kernel {
 struct Sockets {
     nft: Option<Nft>,
     ipvs: Option<ipvs::Inspector>,
+    routes: Option<Routes>,
 }
 
 impl Kernel {
     /// Nothing is opened.
     pub(crate) fn new(mechanism: Mechanism) -> Kernel {
         Kernel { mechanism, sockets: Mutex::default() }
+    }
+
+    /// How packets get to endpoints, and their answers back.
+    pub(super) fn way(&self, hit: &Hit<'_>, endpoints: &[PoolEndpoint]) -> Result<Way, String> {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let routes = match &mut sockets.routes {
+            Some(routes) => routes,
+            none => none.insert(Routes::open().map_err(|error| error.to_string())?),
+        };
+        let way = routes.way(hit, self.mode(), endpoints);
+        if way.is_err() {
+            sockets.routes = None;
+        }
+        way.map_err(|error| error.to_string())
+    }
+
+    /// Chains of other programs on the way of a packet.
+    pub(super) fn others(&self, hit: &Hit<'_>) -> Result<Vec<String>, String> {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let nft = opened(&mut sockets.nft)?;
+        let chains = nft.base_chains(hit.table.family).map_err(|error| error.to_string());
+        if chains.is_err() {
+            sockets.nft = None;
+        }
+        drop(sockets);
+        Ok(others::on_the_way(hit, self.mode(), &chains?))
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -152,10 +181,7 @@ impl Sockets {
         name: &ServiceName,
         hit: Option<&Hit<'_>>,
     ) -> Result<Inspection, String> {
-        let nft = match &mut self.nft {
-            Some(nft) => nft,
-            none => none.insert(Nft::open().map_err(|error| error.to_string())?),
-        };
+        let nft = opened(&mut self.nft)?;
         match mechanism {
             Mechanism::Ipvs(scheduler) => {
                 let ipvs = match &mut self.ipvs {
@@ -175,6 +201,13 @@ impl Sockets {
                 nftables::inspect(nft, table, name, hit).map_err(|error| error.to_string())
             }
         }
+    }
+}
+
+fn opened(nft: &mut Option<Nft>) -> Result<&mut Nft, String> {
+    match nft {
+        Some(nft) => Ok(nft),
+        none => Ok(none.insert(Nft::open().map_err(|error| error.to_string())?)),
     }
 }
 

@@ -45,7 +45,7 @@ pub use self::form::{Layout, LocalhostNodePorts, Options, OutOfWindow};
 pub use self::inspect::Inspector;
 use self::isolation::{Attempt, isolate};
 use self::names::ChainId;
-pub(super) use self::names::is_of_proxy;
+pub use self::names::is_of_proxy;
 use self::observed::Observed;
 pub use self::packet_path::path;
 pub use self::programs::Programs;

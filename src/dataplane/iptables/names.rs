@@ -62,7 +62,7 @@ pub(super) fn is_perishable(chain: &str) -> bool {
 }
 
 /// Whether a chain is this mode's or that of the Go kube-proxy. `KUBE-FIREWALL` is the kubelet's too.
-pub(crate) fn is_of_proxy(chain: &str) -> bool {
+pub fn is_of_proxy(chain: &str) -> bool {
     let always =
         [SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQ, FORWARD, EXTERNAL, FIREWALL, CANARY];
     always.contains(&chain) || is_perishable(chain)

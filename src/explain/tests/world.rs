@@ -30,11 +30,11 @@ impl KernelView for Kernel {
         self.observed.clone()
     }
 
-    fn way(&self, _: &Packet, _: &[PoolEndpoint]) -> Looked<Way> {
+    fn way(&self, _: &Hit<'_>, _: &[PoolEndpoint]) -> Looked<Way> {
         self.way.clone()
     }
 
-    fn others(&self, _: &Packet) -> Looked<Vec<String>> {
+    fn others(&self, _: &Hit<'_>) -> Looked<Vec<String>> {
         Looked::Not("this is a test".to_owned())
     }
 }

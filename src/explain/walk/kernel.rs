@@ -64,25 +64,23 @@ fn sentence(seen: &Observed) -> String {
 }
 
 /// What comes of a connection if something in the kernel or on the way is wrong.
-pub(super) fn outcome(stages: &[Stage], endpoints: usize) -> Outcome {
+pub(super) fn outcome(stages: &[Stage], blocked: bool) -> Outcome {
     let of = |name| stages.iter().find(|stage: &&Stage| stage.stage == name);
     let kernel = of(StageName::Kernel).filter(|stage| stage.ok == Some(false));
     let nothing_left = kernel.is_some_and(|stage| stage.objects.is_empty());
-    let way = of(StageName::Way).filter(|stage| stage.ok == Some(false));
-    let all_blocked = way.is_some_and(|stage| stage.notes.len() >= endpoints);
-    if nothing_left || all_blocked { Outcome::Unreachable } else { Outcome::Mixed }
+    if nothing_left || blocked { Outcome::Unreachable } else { Outcome::Mixed }
 }
 
-/// The routes to the endpoints. Its notes are the problems, one for each endpoint that has one.
+/// The routes to the endpoints, with the problems as notes; and whether they are all there is.
 pub(super) fn way(
     truth: &Truth<'_>,
     hit: &Hit<'_>,
     pool: &[PoolEndpoint],
     findings: &mut Vec<Finding>,
-) -> Stage {
-    let way = match truth.kernel.way(hit.packet, pool) {
+) -> (Stage, bool) {
+    let way = match truth.kernel.way(hit, pool) {
         Looked::Not(why) => {
-            return Stage::new(StageName::Way, None, format!("not looked at: {why}"));
+            return (Stage::new(StageName::Way, None, format!("not looked at: {why}")), false);
         }
         Looked::At(way) => way,
     };
@@ -108,12 +106,12 @@ pub(super) fn way(
         stage.notes.push(text.clone());
         findings.push(code.finding(text, Some(fix.to_owned())));
     }
-    stage
+    (stage, way.blocked)
 }
 
 /// Base chains of other programs: named, not judged.
 pub(super) fn others(truth: &Truth<'_>, hit: &Hit<'_>) -> Stage {
-    match truth.kernel.others(hit.packet) {
+    match truth.kernel.others(hit) {
         Looked::Not(why) => Stage::new(StageName::Others, None, format!("not looked at: {why}")),
         Looked::At(others) if others.is_empty() => {
             Stage::new(StageName::Others, Some(true), "no other program has a chain on the way")

@@ -253,15 +253,13 @@ fn reached(truth: &Truth<'_>, hit: &Hit<'_>, mut walked: Walked) -> Walked {
     walked.findings.extend(policy::hidden_source(truth, hit, masquerade));
     let before = walked.findings.len();
     walked.stages.extend(kernel::kernel(truth, hit, &mut walked.findings));
-    walked.stages.push(kernel::way(truth, hit, &chosen.pool, &mut walked.findings));
+    let (way, blocked) = kernel::way(truth, hit, &chosen.pool, &mut walked.findings);
+    walked.stages.push(way);
     walked.stages.push(kernel::others(truth, hit));
     let broken = walked.findings[before..].iter().any(|f| f.severity == Severity::Error);
     let names: Vec<String> = chosen.pool.iter().map(|e| endpoints::name(truth, hit, e)).collect();
-    let outcome = if broken {
-        kernel::outcome(&walked.stages, chosen.pool.len())
-    } else {
-        Outcome::Reachable
-    };
+    let outcome =
+        if broken { kernel::outcome(&walked.stages, blocked) } else { Outcome::Reachable };
     let service = hit.service.clone();
     walked.decision = Some(Decision::Forward { service, pool: chosen.pool, masquerade });
     let summary = match outcome {

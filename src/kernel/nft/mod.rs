@@ -27,6 +27,6 @@ pub use model::{
     address_type, ct_state, ct_status,
 };
 pub use session::{
-    ApplyError, ChainGraph, Jump, Listening, Nft, NftError, NftEvent, NftEvents, ObjectCount,
-    Refused, encoded,
+    ApplyError, ChainGraph, HookedChain, Jump, Listening, Nft, NftError, NftEvent, NftEvents,
+    ObjectCount, Place, Refused, encoded,
 };

@@ -136,13 +136,26 @@ impl Nft {
         fill: impl FnOnce(&mut Writer),
         each: impl FnMut(&Message<'_>),
     ) -> Result<(), NftError> {
+        self.request_of(request, kind, nfproto(family), what, fill, each)
+    }
+
+    /// The same for a family by its number, or for all of them.
+    pub(super) fn request_of(
+        &mut self,
+        request: Request,
+        kind: u8,
+        family: u8,
+        what: &str,
+        fill: impl FnOnce(&mut Writer),
+        each: impl FnMut(&Message<'_>),
+    ) -> Result<(), NftError> {
         let sequence = self.client.take_sequence(1);
         let (flags, answer) = match request {
             Request::One => (0, Answer::One),
             Request::All => (NLM_F_DUMP, Answer::Whole),
         };
         let mut writer = Writer::default();
-        let message = writer.begin_nft(kind, flags, family, sequence);
+        let message = writer.begin_nft_of(kind, flags, family, sequence);
         fill(&mut writer);
         writer.end_message(message);
         if writer.take_overfull() {

@@ -1,5 +1,6 @@
 //! Communication with the kernel: transactions, reads, events.
 
+mod base_chains;
 pub(crate) mod batch;
 mod chain_graph;
 mod connection;
@@ -11,6 +12,7 @@ mod object_count;
 mod part;
 mod transaction;
 
+pub use base_chains::{HookedChain, Place};
 pub use batch::encoded;
 pub use chain_graph::{ChainGraph, Jump};
 pub use connection::Nft;

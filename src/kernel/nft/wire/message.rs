@@ -17,8 +17,13 @@ impl Writer {
         family: Family,
         sequence: u32,
     ) -> Open {
+        self.begin_nft_of(kind, flags, nfproto(family), sequence)
+    }
+
+    /// The same for a family by its number.
+    pub(crate) fn begin_nft_of(&mut self, kind: u8, flags: u16, family: u8, sequence: u32) -> Open {
         let kind = u16::from(SUBSYS_NFTABLES) << 8 | u16::from(kind);
-        self.begin_netfilter(kind, flags, nfproto(family), 0, sequence)
+        self.begin_netfilter(kind, flags, family, 0, sequence)
     }
 
     /// Writes the name of an object.
