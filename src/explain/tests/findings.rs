@@ -192,14 +192,15 @@ fn kernel_and_truth() -> Vec<Row> {
         };
         world(|w| w.kernel.observed = Looked::At(seen))
     };
-    let way = |problem: Problem| {
+    let asked = |problem: Problem, blocked| {
         world(|w| {
-            w.kernel.way =
-                Looked::At(Way { routes: vec!["dev eth0".into()], problems: vec![problem] })
+            let (routes, problems) = (vec!["dev eth0".into()], vec![problem]);
+            w.kernel.way = Looked::At(Way { routes, problems, blocked })
         })
     };
+    let way = |problem| asked(problem, false);
     let one = |problem| {
-        let mut one = way(problem);
+        let mut one = asked(problem, true);
         endpoints(&mut one, &[("10.244.1.2", Condition::Ready, true)]);
         one
     };

@@ -12,7 +12,7 @@ use sluice_config::Mode;
 use sluice_core::model::{Condition, Node, Service, Snapshot};
 use sluice_core::net::Family;
 use sluice_core::plan::fixtures::{NODE_IP, endpoint, host, ip, service, slice, snapshot};
-use sluice_core::plan::{Hit, Host, Packet, PoolEndpoint, build};
+use sluice_core::plan::{Hit, Host, PoolEndpoint, build};
 
 /// What the kernel is said to have.
 #[derive(Default)]
