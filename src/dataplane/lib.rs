@@ -11,6 +11,7 @@ pub mod iptables;
 pub mod ipvs;
 pub mod leftovers;
 pub mod nftables;
+pub mod operations;
 pub mod packet_path;
 pub mod service_table;
 pub mod userspace;

@@ -9,7 +9,7 @@ use sluice_kernel::dummy::DummyOp;
 use sluice_kernel::ipvs::{Destination, Key, Op};
 
 /// The weight of every destination that takes new connections.
-const WEIGHT: u32 = 1;
+pub(super) const WEIGHT: u32 = 1;
 
 /// Operations of a sync, by when they are due.
 #[derive(Debug, Default)]

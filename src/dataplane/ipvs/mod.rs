@@ -21,6 +21,7 @@ mod diff;
 mod drain;
 mod inspect;
 mod kernel;
+mod operations;
 #[cfg(test)]
 mod strict_kernel;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use self::drain::Drains;
 pub use self::drain::Leaving;
 pub use self::inspect::Inspector;
 pub use self::kernel::{Kernel, KernelError, Live, Options, settings};
+pub use self::operations::operations;
 use crate::{Backend, Count, Observation, RefusedService, Report, Scope, SyncError};
 use sluice_core::model::ServiceName;
 use sluice_core::net::Family;

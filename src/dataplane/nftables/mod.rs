@@ -6,6 +6,7 @@
 mod inspect;
 
 pub use self::inspect::inspect;
+use crate::operations::Operations;
 use crate::packet_path::PacketPath;
 use crate::service_table::packet_path;
 use crate::service_table::{
@@ -44,6 +45,11 @@ pub(crate) fn drawn(class: FrontendClass, slots: Option<SetId>) -> Vec<String> {
 /// What the mode writes into an empty kernel.
 pub fn ruleset(table: &ForwardingTable) -> Ruleset {
     service_table::ruleset(table, &ToEndpoints)
+}
+
+/// What a change would write.
+pub fn operations(before: &ForwardingTable, after: &ForwardingTable) -> Operations {
+    service_table::operations(before, after, &ToEndpoints)
 }
 
 /// Destinations are translated to endpoints.

@@ -39,6 +39,7 @@ mod endpoints;
 mod frontends;
 mod inspect;
 mod observed;
+mod operations;
 mod packet_path;
 mod rules;
 mod ruleset;
@@ -70,6 +71,7 @@ pub(crate) use self::frontends::{FrontendClass, frontend_key, lookups, pools_of}
 pub(crate) use self::inspect::inspect;
 pub(crate) use self::observed::endpoint_of;
 use self::observed::{ObservedTable, Repair};
+pub(crate) use self::operations::operations;
 pub(crate) use self::packet_path::packet_path;
 pub(crate) use self::rules::{Conditions, DSTNAT, Hooks, MANGLE, Rules, all};
 pub use self::ruleset::Ruleset;
