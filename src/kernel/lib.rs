@@ -18,6 +18,7 @@ pub mod process;
 pub mod route_lookup;
 pub mod sockets;
 pub mod sysctl;
+pub mod terminal;
 pub mod xtables;
 
 use std::path::Path;
