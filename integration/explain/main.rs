@@ -1,6 +1,10 @@
 //! `sluice explain` as people use it: the outputs of docs/explain.md and README.md are what the program prints, and what it
 //! is given may be wrong in every way.
 
+mod changes;
+mod schema;
+mod shown;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

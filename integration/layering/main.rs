@@ -247,7 +247,7 @@ fn the_daemon_is_built_from_nothing_of_the_laboratory() {
         "sluice-telemetry",
     ];
     assert_eq!(ours, BTreeSet::from(expected));
-    for other in ["maud", "json-patch", "proptest", "libtest-mimic", "plotters"] {
+    for other in ["json-patch", "proptest", "libtest-mimic", "plotters"] {
         assert!(!packages.contains(other), "the daemon is built with {other}");
     }
 }

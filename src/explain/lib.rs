@@ -11,11 +11,13 @@
 //! - [`walk`]: from the packet to the stages
 //! - [`findings`]: the closed list of what can be wrong
 //! - [`what_if`]: the same with one thing changed
-//! - [`render`]: an explanation as text
+//! - [`compared`]: the answers before and after, and what the change costs
+//! - [`render`]: an explanation as text, and as a page
 
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod compared;
 pub mod explanation;
 pub mod findings;
 mod nearest;

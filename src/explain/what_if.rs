@@ -3,9 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
-use crate::explanation::{Explanation, Stage, StageName};
 use crate::refusal::Refusal;
 use crate::truth::Known;
 use sluice_core::model::{
@@ -183,62 +180,6 @@ fn with(mut service: Service, field: &Field) -> Service {
         Field::SourceRanges(ranges) => service.source_ranges = ranges.clone(),
     }
     service
-}
-
-/// An explanation before and after a change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Comparison {
-    /// `Comparison`.
-    pub kind: String,
-    /// The change, as it was asked.
-    pub what_if: String,
-    /// Before.
-    pub before: Explanation,
-    /// After.
-    pub after: Explanation,
-    /// The stages that differ.
-    pub changes: Vec<StageChange>,
-    /// The operations that the kernel would get, in words.
-    pub kernel: String,
-}
-
-/// A stage that differs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StageChange {
-    /// Which.
-    pub stage: StageName,
-    /// Before.
-    pub before: String,
-    /// After.
-    pub after: String,
-}
-
-/// Compares two explanations of one question.
-pub fn compare(
-    what_if: &str,
-    before: Explanation,
-    after: Explanation,
-    kernel: String,
-) -> Comparison {
-    let pairs = before.stages.iter().zip(&after.stages);
-    let differing = pairs.filter(|(a, b)| brief(a) != brief(b));
-    let changes =
-        differing.map(|(a, b)| StageChange { stage: a.stage, before: brief(a), after: brief(b) });
-    let changes = changes.collect();
-    let (kind, what_if) = ("Comparison".to_owned(), what_if.to_owned());
-    Comparison { kind, what_if, before, after, changes, kernel }
-}
-
-/// A stage in one line.
-fn brief(stage: &Stage) -> String {
-    let used: Vec<&str> =
-        stage.used.iter().map(|used| used.pod.as_deref().unwrap_or(&used.endpoint)).collect();
-    if used.is_empty() {
-        stage.text.clone()
-    } else {
-        format!("{}: {}", stage.text, used.join(", "))
-    }
 }
 
 #[cfg(test)]

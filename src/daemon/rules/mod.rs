@@ -26,7 +26,7 @@ use sluice_dataplane::{ipvs, nftables, userspace};
 use sluice_kernel::ipvs::{Key, Service};
 
 /// Every mode, in the order in which they are shown.
-const MODES: [Mode; 4] = [Mode::Nftables, Mode::Iptables, Mode::Ipvs, Mode::Userspace];
+pub(crate) const MODES: [Mode; 4] = [Mode::Nftables, Mode::Iptables, Mode::Ipvs, Mode::Userspace];
 
 /// The rules of a Service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,24 +108,15 @@ fn of_mode(
             vec![one("nft list", nft::text(&ruleset))]
         }
         Mode::Iptables => {
-            let open = config.is_none_or(|config| config.localhost_node_ports);
-            let options = iptables::Options {
-                layout: Layout::Compact,
-                localhost_node_ports: match open {
-                    true => LocalhostNodePorts::Open,
-                    false => LocalhostNodePorts::Closed,
-                },
-                out_of_window: OutOfWindow::Drop,
-            };
+            let options = iptables_options(config);
             vec![one("iptables-save", iptables::saved(table, options))]
         }
         Mode::Ipvs => {
             let ruleset = ipvs::ruleset(table);
             objects.extend(nft::objects(&ruleset));
-            let scheduler = config.map(|config| &*config.ipvs.scheduler).unwrap_or_default();
-            let scheduler = if scheduler.is_empty() { "rr" } else { scheduler };
+            let scheduler = ipvs_scheduler(config);
             let plans = table.services.values();
-            let services = plans.map(|plan| virtual_services(plan, &scheduler.into()));
+            let services = plans.map(|plan| virtual_services(plan, &scheduler));
             vec![one("ipvsadm -Sn", services.collect()), one("nft list", nft::text(&ruleset))]
         }
         Mode::Userspace => {
@@ -133,6 +124,25 @@ fn of_mode(
             vec![one("relays", plans.map(|plan| relays(plan)).collect())]
         }
     }
+}
+
+/// The form of rules that a configuration asks for.
+pub(crate) fn iptables_options(config: Option<&Config>) -> iptables::Options {
+    let open = config.is_none_or(|config| config.localhost_node_ports);
+    iptables::Options {
+        layout: Layout::Compact,
+        localhost_node_ports: match open {
+            true => LocalhostNodePorts::Open,
+            false => LocalhostNodePorts::Closed,
+        },
+        out_of_window: OutOfWindow::Drop,
+    }
+}
+
+/// The scheduler of virtual services that a configuration asks for.
+pub(crate) fn ipvs_scheduler(config: Option<&Config>) -> Arc<str> {
+    let scheduler = config.map(|config| &*config.ipvs.scheduler).unwrap_or_default();
+    if scheduler.is_empty() { "rr" } else { scheduler }.into()
 }
 
 /// As `ipvsadm -Sn` prints them.

@@ -3,11 +3,13 @@
 //! - [`objects`]: what people want to know of objects, and the plan does not need
 //! - [`files`]: objects from files, also those of a dump
 //! - [`api`]: the same objects from an API server
+//! - [`operations`]: what a change would have the node write
 //! - [`settings`]: the node's settings, also those of another kube-proxy
 
 pub(crate) mod api;
 pub(crate) mod files;
 pub(crate) mod objects;
+mod operations;
 pub(crate) mod settings;
 
 use std::collections::BTreeSet;
@@ -15,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 
+pub(crate) use self::operations::operations;
 use crate::kernel_view::Computed;
 use crate::sync::host::host;
 use sluice_config::Config;
@@ -99,16 +102,5 @@ impl Gathered {
             kernel: &Computed { mode: self.config.mode, why: WHY },
         };
         explain(&truth, question)
-    }
-
-    /// The Services whose plan differs from that of another state.
-    pub(crate) fn differing(&self, other: &Gathered) -> BTreeSet<String> {
-        let mut names = BTreeSet::new();
-        for (a, b) in self.tables.iter().zip(&other.tables) {
-            let all = a.services.keys().chain(b.services.keys());
-            let differ = all.filter(|name| a.plan(name) != b.plan(name));
-            names.extend(differ.map(ToString::to_string));
-        }
-        names
     }
 }

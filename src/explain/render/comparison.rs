@@ -3,12 +3,13 @@
 use super::Style;
 use super::lines::{Colour, Lines};
 use super::text::colour_of;
-use crate::what_if::Comparison;
+use super::words;
+use crate::compared::Comparison;
 
 /// What a change would change, as text.
 pub fn comparison(compared: &Comparison, style: Style) -> String {
     let mut lines = Lines::new(style);
-    let asked = format!("{}  →  {}", compared.before.from.text, compared.before.to.text);
+    let asked = words::asked(&compared.before);
     lines.put(Colour::Plain, "", 0, &format!("{asked}, if {}", compared.what_if), "");
     lines.blank();
     for change in &compared.changes {
@@ -22,5 +23,8 @@ pub fn comparison(compared: &Comparison, style: Style) -> String {
     lines.put(colour_of(compared.before.result), "before", 8, &compared.before.summary, "");
     lines.put(colour_of(compared.after.result), "after", 8, &compared.after.summary, "");
     lines.put(Colour::Plain, "kernel", 8, &compared.kernel, "");
+    for line in compared.in_other_modes() {
+        lines.put(Colour::Faint, "", 8, &line, "");
+    }
     lines.finish()
 }

@@ -1,10 +1,13 @@
-//! An explanation as text for a terminal, or for a file.
+//! An explanation as text for a terminal or a file, and as a page of HTML: the same words of the same values.
 
 mod comparison;
+mod html;
 mod lines;
 mod text;
+mod words;
 
 pub use comparison::comparison;
+pub use html::{comparison_page, page};
 pub use text::text;
 
 /// How text is written.

@@ -2,22 +2,22 @@
 
 use super::Style;
 use super::lines::{Colour, Lines};
+use super::words::{self, MOST, place};
 use crate::explanation::{Explanation, Outcome, Reason, Stage, Unused, Used};
 use crate::findings::{Finding, Severity};
 
 /// Where the sentence of a stage begins.
 const INDENT: usize = 14;
 
-/// How many endpoints are listed of each kind.
-const MOST: usize = 20;
-
 /// An explanation as text.
 pub fn text(explanation: &Explanation, style: Style) -> String {
     let mut lines = Lines::new(style);
-    head(&mut lines, explanation);
+    lines.put(Colour::Plain, "", 0, &words::asked(explanation), "");
+    lines.put(Colour::Faint, "", 0, &words::truth(explanation), "");
     lines.blank();
-    for (number, stage) in (1..).zip(&explanation.stages) {
-        one(&mut lines, number, stage);
+    for (index, stage) in explanation.stages.iter().enumerate() {
+        let sentence = words::sentence(&explanation.stages[..index], stage);
+        one(&mut lines, index + 1, stage, sentence);
     }
     lines.blank();
     lines.put(colour_of(explanation.result), "", 0, &explanation.summary, "");
@@ -27,39 +27,14 @@ pub fn text(explanation: &Explanation, style: Style) -> String {
     lines.finish()
 }
 
-fn head(lines: &mut Lines, explanation: &Explanation) {
-    let from = &explanation.from;
-    let mut who = match &from.pod {
-        Some(pod) => format!("pod {pod}"),
-        None => from.text.clone(),
-    };
-    if let Some(ip) = from.ip.as_ref().filter(|ip| !who.contains(ip.as_str())) {
-        who = format!("{who} {ip}");
-    }
-    if let Some(node) = from.node.as_ref().filter(|node| !who.contains(node.as_str())) {
-        who = format!("{who} on {node}");
-    }
-    let mut to = explanation.to.text.clone();
-    if let Some(address) =
-        explanation.to.address.as_ref().filter(|address| !address.starts_with(&to))
-    {
-        to = format!("{to} ({address})");
-    }
-    lines.put(Colour::Plain, "", 0, &format!("{who}  →  {to}"), "");
-    let truth = &explanation.truth;
-    let at = truth.at.as_ref().map(|at| format!(", {at}")).unwrap_or_default();
-    let text = format!("truth: {}{at}; decided by node {}", truth.text, explanation.node);
-    lines.put(Colour::Faint, "", 0, &text, "");
-}
-
-fn one(lines: &mut Lines, number: usize, stage: &Stage) {
+fn one(lines: &mut Lines, number: usize, stage: &Stage, sentence: &str) {
     let (mark, colour) = match stage.ok {
         Some(true) => (" ", Colour::Plain),
         Some(false) => ("✗", Colour::Bad),
         None => (" ", Colour::Faint),
     };
     let lead = format!("{number:>2}{mark}{}", stage.stage);
-    lines.put(colour, &lead, INDENT, &stage.text, &stage.rules.join(" "));
+    lines.put(colour, &lead, INDENT, sentence, &stage.rules.join(" "));
     endpoints(lines, &stage.used, &stage.unused);
     if !stage.path.is_empty() {
         lines.put(Colour::Plain, "", INDENT, &stage.path.join(" → "), "");
@@ -91,9 +66,7 @@ fn endpoints(lines: &mut Lines, used: &[Used], unused: &[Unused]) {
     }
     more(lines, used.len(), "used");
     for one in unused.iter().take(MOST) {
-        let since = one.since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
-        let detail = one.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
-        let why = format!("{}{since}{detail}", one.reason);
+        let why = words::why_not(one);
         let text = match &one.endpoint {
             Some(endpoint) => {
                 format!("✗ {endpoint:widest$}  {}   {why}", place(&one.pod, &one.node))
@@ -107,14 +80,9 @@ fn endpoints(lines: &mut Lines, used: &[Used], unused: &[Unused]) {
 }
 
 fn more(lines: &mut Lines, all: usize, what: &str) {
-    if let Some(left) = all.checked_sub(MOST).filter(|left| *left > 0) {
-        lines.put(Colour::Faint, "", INDENT, &format!("and {left} more that are {what}"), "");
+    if let Some(text) = words::more(all, what) {
+        lines.put(Colour::Faint, "", INDENT, &text, "");
     }
-}
-
-fn place(pod: &Option<String>, node: &Option<String>) -> String {
-    let parts: Vec<&str> = [pod, node].into_iter().flatten().map(String::as_str).collect();
-    parts.join(" ")
 }
 
 fn found(lines: &mut Lines, finding: &Finding) {

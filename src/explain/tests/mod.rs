@@ -2,4 +2,4 @@
 
 mod agreement;
 mod findings;
-mod world;
+pub(crate) mod world;

@@ -16,9 +16,9 @@ use sluice_core::plan::{Hit, Host, PoolEndpoint, build};
 
 /// What the kernel is said to have.
 #[derive(Default)]
-pub(super) struct Kernel {
-    pub(super) observed: Looked<Observed>,
-    pub(super) way: Looked<Way>,
+pub(crate) struct Kernel {
+    pub(crate) observed: Looked<Observed>,
+    pub(crate) way: Looked<Way>,
 }
 
 impl KernelView for Kernel {
@@ -40,20 +40,20 @@ impl KernelView for Kernel {
 }
 
 /// Everything that a truth is made of.
-pub(super) struct World {
-    pub(super) snapshot: Snapshot,
-    pub(super) host: Host,
-    pub(super) local: BTreeSet<IpAddr>,
-    pub(super) known: Known,
-    pub(super) origin: Origin,
-    pub(super) kernel: Kernel,
-    pub(super) families: Vec<Family>,
+pub(crate) struct World {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) host: Host,
+    pub(crate) local: BTreeSet<IpAddr>,
+    pub(crate) known: Known,
+    pub(crate) origin: Origin,
+    pub(crate) kernel: Kernel,
+    pub(crate) families: Vec<Family>,
 }
 
 impl World {
     /// Service `default/web` with node port 30080, two pods on `node-a`, one of them not ready, and one on
     /// `node-b`; a pod `shell`.
-    pub(super) fn usual() -> World {
+    pub(crate) fn usual() -> World {
         let mut web = service("web", "10.96.0.80");
         web.load_balancer_ips = vec![ip("198.51.100.1")];
         let endpoints = vec![
@@ -64,7 +64,7 @@ impl World {
         World::of(vec![web], vec![slice("web", "1", endpoints)])
     }
 
-    pub(super) fn of(
+    pub(crate) fn of(
         services: Vec<Service>,
         slices: Vec<sluice_core::model::EndpointSlice>,
     ) -> World {
@@ -108,7 +108,7 @@ impl World {
     }
 
     /// Asks.
-    pub(super) fn ask(&self, from: &str, to: &str) -> Result<Explanation, Refusal> {
+    pub(crate) fn ask(&self, from: &str, to: &str) -> Result<Explanation, Refusal> {
         let build = |family: &Family| build(*family, "node-a", self.host.clone(), &self.snapshot).0;
         let tables: Vec<_> = self.families.iter().map(build).collect();
         let tables: Vec<_> = tables.iter().collect();
@@ -126,17 +126,17 @@ impl World {
     }
 
     /// Asks, and expects an answer.
-    pub(super) fn answer(&self, from: &str, to: &str) -> Explanation {
+    pub(crate) fn answer(&self, from: &str, to: &str) -> Explanation {
         self.ask(from, to).unwrap_or_else(|refusal| panic!("{from} → {to}: {refusal}"))
     }
 
     /// The codes of an answer.
-    pub(super) fn codes(&self, from: &str, to: &str) -> Vec<Code> {
+    pub(crate) fn codes(&self, from: &str, to: &str) -> Vec<Code> {
         self.answer(from, to).findings.iter().map(|finding| finding.code).collect()
     }
 }
 
-pub(super) fn pod(name: &str, labels: &[(&str, &str)], address: &str, node: &str) -> Pod {
+pub(crate) fn pod(name: &str, labels: &[(&str, &str)], address: &str, node: &str) -> Pod {
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     Pod {
         namespace: "default".to_owned(),
@@ -149,7 +149,7 @@ pub(super) fn pod(name: &str, labels: &[(&str, &str)], address: &str, node: &str
     }
 }
 
-pub(super) fn facts(app: &str, target: &str) -> ServiceFacts {
+pub(crate) fn facts(app: &str, target: &str) -> ServiceFacts {
     ServiceFacts {
         selector: [("app".to_owned(), app.to_owned())].into(),
         ports: vec![PortFacts {

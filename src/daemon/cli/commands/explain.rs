@@ -1,20 +1,20 @@
 //! `sluice explain FROM TO`: why a connection goes where it goes.
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use serde_json::Value;
 
-use super::{Ask, client as daemon};
+use super::{Ask, client as daemon, what_if};
 use crate::truth::files::{self, Files};
 use crate::truth::{Gathered, api, objects, settings};
 use sluice_config::Config;
-use sluice_explain::render::{Style, comparison, text};
-use sluice_explain::{Explanation, Known, Looked, Origin, Question, client, question, what_if};
-use sluice_kubernetes::watch::manifests;
+use sluice_explain::render::{Style, comparison, comparison_page, page, text};
+use sluice_explain::{Explanation, Known, Looked, Origin, Question, client, question};
+use sluice_kernel::terminal;
 
 /// Why a connection to a Service goes where it goes, or does not. It computes with the code that programs the
 /// kernel. Exit codes: 0 reachable, 10 unreachable, 11 mixed, 12 undetermined, 1 could not run, 2 usage.
@@ -66,8 +66,10 @@ enum Proxy {
 enum Output {
     /// For people.
     Text,
-    /// For programs.
+    /// For programs: docs/schemas/explain.v1alpha1.json.
     Json,
+    /// For a browser: one page without scripts.
+    Html,
 }
 
 impl Explain {
@@ -79,7 +81,7 @@ impl Explain {
         let to = question::to(&question.to)?;
         if self.asks_daemon() && self.what_if.is_empty() {
             let answer = self.told()?;
-            self.print(&answer, |style| text(&answer, style))?;
+            self.print(&answer, |style| text(&answer, style), page)?;
             return Ok(ExitCode::from(answer.result.exit_code()));
         }
         let Gained { known, origin, files } = self.objects()?;
@@ -93,18 +95,12 @@ impl Explain {
         let answer = gathered.explain(&question)?;
         if self.what_if.is_empty() {
             let code = answer.result.exit_code();
-            self.print(&answer, |style| text(&answer, style))?;
+            self.print(&answer, |style| text(&answer, style), page)?;
             return Ok(ExitCode::from(code));
         }
-        let after = self.changed(&gathered, &files.objects)?;
-        let differing: Vec<String> = gathered.differing(&after).into_iter().collect();
-        let kernel = match differing.as_slice() {
-            [] => "nothing would be written".to_owned(),
-            names => format!("the objects of {} would be written", names.join(", ")),
-        };
-        let after = after.explain(&question)?;
-        let compared = what_if::compare(&self.what_if.join(", "), answer, after, kernel);
-        self.print(&compared, |style| comparison(&compared, style))?;
+        let after = what_if::changed(&self.what_if, &gathered, &files.objects)?;
+        let compared = what_if::compared(&self.what_if, (&gathered, answer), &after, &question)?;
+        self.print(&compared, |style| comparison(&compared, style), comparison_page)?;
         Ok(ExitCode::from(compared.after.result.exit_code()))
     }
 
@@ -209,28 +205,11 @@ impl Explain {
             .context("there is no Node among the objects: name the node that decides with --on")
     }
 
-    /// The state after the changes.
-    fn changed(&self, before: &Gathered, objects: &[Value]) -> Result<Gathered> {
-        let mut snapshot = before.snapshot.clone();
-        for change in &self.what_if {
-            if files::is_file(change) {
-                let mut all = objects.to_vec();
-                all.extend(
-                    files::read_objects(Path::new(change))?.into_iter().map(|it| kept(it, objects)),
-                );
-                snapshot = manifests::snapshot(&all, &before.node).0;
-                continue;
-            }
-            let what_if = what_if::parse(change)?;
-            snapshot = what_if::apply(&snapshot, &before.known, &what_if, change)?.0;
-        }
-        Ok(before.with(snapshot))
-    }
-
-    fn print(
+    fn print<A: serde::Serialize>(
         &self,
-        answer: &impl serde::Serialize,
+        answer: &A,
         text: impl FnOnce(Style) -> String,
+        page: impl FnOnce(&A) -> String,
     ) -> Result<()> {
         let mut out = std::io::stdout().lock();
         let printed = match self.output {
@@ -239,6 +218,7 @@ impl Explain {
                 json.push('\n');
                 json
             }
+            Output::Html => page(answer),
             Output::Text => text(style(&out)),
         };
         // A reader that has seen enough, such as `head`, is no failure.
@@ -254,11 +234,12 @@ struct Gained {
     origin: Origin,
 }
 
-fn style(out: &impl IsTerminal) -> Style {
+fn style(out: &(impl IsTerminal + AsFd)) -> Style {
     let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let dumb = set("TERM").is_none_or(|term| term == "dumb");
     let colour = out.is_terminal() && !dumb && set("NO_COLOR").is_none();
     let columns = set("COLUMNS").and_then(|columns| columns.parse().ok());
+    let columns = columns.or_else(|| terminal::columns(out));
     Style::new(columns, colour)
 }
 
@@ -266,42 +247,4 @@ fn escaped(text: &str) -> String {
     text.chars()
         .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
         .collect()
-}
-
-/// A changed object with what the API server allocated to the one before it.
-fn kept(mut object: Value, before: &[Value]) -> Value {
-    let same = |other: &&Value| {
-        ["kind", "apiVersion"].iter().all(|field| other[*field] == object[*field])
-            && ["namespace", "name"]
-                .iter()
-                .all(|field| other["metadata"][*field] == object["metadata"][*field])
-    };
-    let Some(old) = before.iter().find(same) else { return object };
-    if object["kind"] == "Service" {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "healthCheckNodePort"] {
-            if object["spec"][field].is_null() && !old["spec"][field].is_null() {
-                object["spec"][field] = old["spec"][field].clone();
-            }
-        }
-        if object["status"].is_null() {
-            object["status"] = old["status"].clone();
-        }
-    }
-    object
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_applied_object_keeps_its_addresses() {
-        let old = serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-            "spec": {"clusterIP": "10.96.0.80", "clusterIPs": ["10.96.0.80"]}});
-        let new = serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-            "spec": {"externalTrafficPolicy": "Local"}});
-        let kept = kept(new, &[old]);
-        assert_eq!(kept["spec"]["clusterIP"], "10.96.0.80");
-        assert_eq!(kept["spec"]["externalTrafficPolicy"], "Local");
-    }
 }

@@ -7,6 +7,7 @@ mod dump;
 mod explain;
 mod rules;
 mod status;
+mod what_if;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
