@@ -1,11 +1,13 @@
 //! IPVS of the real kernel: our messages against `ipvsadm`, and the daemon in IPVS mode. On a kernel
 //! without IPVS, what the daemon says about that; `integration/guest/run` has a kernel with it.
 
+mod ipvs_explained;
 mod support;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         with(Trial::test("what_is_excluded_stays_and_settings_are_made", settings)),
         with(Trial::test("the_scheduler_of_the_configuration_chooses", scheduler)),
         with(Trial::test("a_connection_outlives_the_removal_of_its_pod", graceful)),
+        with(Trial::test("what_is_taken_away_is_named", ipvs_explained::taken_away)),
         with(Trial::test("a_host_port_takes_nothing_from_a_service", host_port)),
         trial("without_ip_vs_the_daemon_says_so_in_one_sentence", without).with_ignored_flag(there),
     ];
@@ -225,9 +228,17 @@ fn cluster() -> Result<(Cluster, Vec<Pod>), libtest_mimic::Failed> {
 
 /// The same before the daemon is started.
 fn unserved(configuration: &str) -> Result<(Cluster, Vec<Pod>), libtest_mimic::Failed> {
+    unserved_by(program(), configuration)
+}
+
+/// The same with a program of its own.
+fn unserved_by(
+    program: &Path,
+    configuration: &str,
+) -> Result<(Cluster, Vec<Pod>), libtest_mimic::Failed> {
     let cluster = Cluster::new(ClusterSpec {
         nodes: 2,
-        program: program().to_owned(),
+        program: program.to_owned(),
         configuration: configuration.to_owned(),
     })?;
     let ports = [("tcp", "TCP", 80), ("udp", "UDP", 53), ("sctp", "SCTP", 132)];

@@ -63,11 +63,7 @@ pub(crate) fn agrees(case: &Case, family: Family) -> super::Outcome {
 fn compare(oracle: &Oracle, snapshot: &Snapshot, mode: Mode, shot: &Shot) -> Result<(), String> {
     let packet = oracle.packet(shot);
     let decided = plan::decide(&oracle.table, &packet);
-    let from = match &packet.source {
-        PacketSource::ThisNode(ip) => ip.to_string(),
-        PacketSource::Interface { ip, name } => format!("{ip}@{name}"),
-    };
-    let to = format!("{}/{}", shot.to, shot.protocol);
+    let (from, to) = question(&packet, shot);
     let truth = Truth {
         node: "node-a",
         mode: Setting::from_name(mode.setting()).ok_or("a mode")?,
@@ -100,6 +96,15 @@ fn compare(oracle: &Oracle, snapshot: &Snapshot, mode: Mode, shot: &Shot) -> Res
         return wrong("a false warning");
     }
     Ok(())
+}
+
+/// FROM and TO of a packet.
+pub(crate) fn question(packet: &Packet, shot: &Shot) -> (String, String) {
+    let from = match &packet.source {
+        PacketSource::ThisNode(ip) => ip.to_string(),
+        PacketSource::Interface { ip, name } => format!("{ip}@{name}"),
+    };
+    (from, format!("{}/{}", shot.to, shot.protocol))
 }
 
 /// What people read is what is decided.

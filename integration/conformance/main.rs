@@ -6,6 +6,7 @@
 //! `integration/cases/README.md`.
 
 mod affinity;
+mod asked;
 mod case;
 mod explained;
 mod flows;
@@ -223,6 +224,7 @@ fn played(stage: &mut Stage, case: &Case, family: Family) -> Outcome {
         stage.settle()?;
         let checks = shots::checks(Extent::All, &step.packets, &oracle, family)?;
         problems.extend(stage.shoot(&world, checks, patience(case, step)));
+        problems.extend(asked::problems(stage, &step.packets, &oracle, family)?);
     }
     stage.write(&World::default(), family)?;
     stage.settle()?;

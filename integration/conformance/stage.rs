@@ -1,8 +1,10 @@
 //! The one cluster that all cases are played on: real namespaces, the real daemon on node-a.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -156,7 +158,7 @@ impl Stage {
             if self.settings.take().is_some() {
                 self.cluster.stop_proxy("node-a")?;
             }
-            write_program(self.mode, settings, self.folder.path())?;
+            write_program(self.mode, settings, &self.folder)?;
             self.cluster.start_proxy_with("node-a", &settings.yaml(self.mode)?)?;
             self.settings = Some(settings.clone());
         }
@@ -295,6 +297,22 @@ impl Stage {
         failures.into_iter().map(|(check, why)| format!("{}: {why}", check.label)).collect()
     }
 
+    /// The daemon's answer at a path of its admin socket: whether it is one, and what it says.
+    pub(crate) fn ask(&self, path: &str) -> Result<(bool, Value), Failed> {
+        let mut stream = UnixStream::connect(socket(&self.folder))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: sluice\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+        Ok((head.starts_with("HTTP/1.1 200 "), serde_json::from_str(body)?))
+    }
+
+    /// The names of the Services that were written.
+    pub(crate) fn services(&self) -> Vec<&str> {
+        let services = self.objects.keys().filter(|(kind, _)| kind == "Service");
+        services.map(|(_, name)| name.as_str()).collect()
+    }
+
     /// What the kernel of node-a has of our rules, in a form that can be compared.
     pub(crate) fn rules(&self, family: Family) -> Result<String, Failed> {
         let node = self.host("node").ok_or("no node")?;
@@ -341,6 +359,11 @@ impl Stage {
     }
 }
 
+/// Where the daemon of node-a answers.
+fn socket(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("asked/admin.sock")
+}
+
 /// Where [`write_program`] writes.
 fn program(folder: &Path) -> PathBuf {
     folder.join("sluice")
@@ -348,10 +371,16 @@ fn program(folder: &Path) -> PathBuf {
 
 /// Writes a program that starts the daemon with the flags of a mode and of a case. The lab's own are
 /// its configuration.
-fn write_program(mode: Mode, settings: &Settings, folder: &Path) -> Result<(), Failed> {
+fn write_program(
+    mode: Mode,
+    settings: &Settings,
+    folder: &tempfile::TempDir,
+) -> Result<(), Failed> {
     let daemon = env!("CARGO_BIN_EXE_sluice-under-test");
-    let flags: Vec<&str> = mode.flags().into_iter().chain(settings.flags()).collect();
-    let script = program(folder);
+    let mut flags: Vec<&str> = mode.flags().into_iter().chain(settings.flags()).collect();
+    let socket = format!("--admin-socket={}", socket(folder).display());
+    flags.push(&socket);
+    let script = program(folder.path());
     std::fs::write(&script, format!("#!/bin/sh\nexec '{daemon}' {} \"$@\"\n", flags.join(" ")))?;
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
     Ok(())
