@@ -7,6 +7,7 @@ use super::Walked;
 use crate::explanation::{Outcome, Stage, StageName};
 use crate::findings::{Code, Finding};
 use crate::truth::Truth;
+use sluice_config::Mode;
 use sluice_core::model::ServiceName;
 use sluice_core::net::Protocol;
 use sluice_core::plan::{Address, Decision, ForwardingTable, NodePortAddresses, Packet};
@@ -150,6 +151,15 @@ fn to_this_node(
         let finding = other_port(first.service, node_ports, "its node port", port, protocol);
         return (finding.text.clone(), Some(finding));
     };
+    if opens_loopback(truth, table, ip) {
+        return (
+            format!(
+                "node port {port}/{protocol} of {} is open on {ip} in mode {}, unless localhostNodePorts is false",
+                same.service, truth.mode
+            ),
+            None,
+        );
+    }
     let open = match &table.host.node_ports {
         NodePortAddresses::AnyLocal => format!("all addresses of {} but loopback", truth.node),
         NodePortAddresses::Only(ips) => {
@@ -163,6 +173,20 @@ fn to_this_node(
     );
     let fix = "use such an address, or add the other one's prefix to nodePortAddresses".to_owned();
     (text.clone(), Some(Code::NodePortNotHere.finding(text, Some(fix))))
+}
+
+/// Whether the mode by itself opens node ports on loopback addresses, which the plan does not (S-83).
+fn opens_loopback(truth: &Truth<'_>, table: &ForwardingTable, ip: IpAddr) -> bool {
+    let selected = match &table.host.node_ports {
+        NodePortAddresses::AnyLocal => true,
+        NodePortAddresses::Only(ips) => ips.contains(&ip),
+    };
+    let opens = match truth.mode {
+        Mode::Iptables => ip.is_ipv4(),
+        Mode::Userspace => true,
+        Mode::Nftables | Mode::Ipvs => false,
+    };
+    ip.is_loopback() && selected && opens
 }
 
 /// Frontends whose address is almost right.
