@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod json;
 mod kube_proxy;
 mod nat;
 mod rules;
@@ -64,6 +65,7 @@ fn trials() -> Vec<Trial> {
     once("foreign changes are heard, own and other tables' are not", transactions::events);
     once("a flood of foreign changes is an overflow", transactions::overflow);
     once("without privilege the error says so", transactions::unprivileged);
+    once("rules of a Service load from JSON as from text", json::rules_of_a_service);
     trials.extend(saved::trials());
     trials
 }

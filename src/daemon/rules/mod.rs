@@ -39,7 +39,15 @@ pub(crate) struct Rules {
     /// The tables of the nftables mode, or else of the IPVS mode: `nft -j -f` loads this file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) nftables: Vec<Value>,
+    /// Which `nft` loads them, and why no older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) nftables_needs: Option<String>,
 }
+
+/// `nft` 1.0.6 reads a map's data from one name of a type only, and knows no `typeof` in JSON (`json_parse_cmd_add_set` in
+/// its `src/parser_json.c`).
+const NEEDS: &str = "an nft that reads typeof in JSON, newer than 1.0.6: there, maps to an address and port, and keys \
+     without a named type, can only be written as text";
 
 /// The rules of one mode in one family.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,6 +84,7 @@ pub(crate) fn of(
         service: name.to_string(),
         modes: Vec::new(),
         nftables: Vec::new(),
+        nftables_needs: None,
     };
     for mode in modes {
         let mut objects = Vec::new();
@@ -83,6 +92,7 @@ pub(crate) fn of(
             rules.modes.extend(of_mode(*mode, table, config, &mut objects));
         }
         if rules.nftables.is_empty() {
+            rules.nftables_needs = (!objects.is_empty()).then(|| NEEDS.to_owned());
             rules.nftables = objects;
         }
     }
