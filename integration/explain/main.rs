@@ -2,6 +2,7 @@
 //! is given may be wrong in every way.
 
 mod changes;
+mod inputs;
 mod recorded;
 mod schema;
 mod shown;
