@@ -92,6 +92,8 @@ fn node_proxier(resource: Resource) -> &'static [Verb] {
         }
         Resource::Nodes => &[Verb::Get, Verb::List, Verb::Watch],
         Resource::Events | Resource::NewEvents => &[Verb::Create, Verb::Patch, Verb::Update],
-        Resource::Namespaces | Resource::Pods => &[],
+        Resource::Namespaces | Resource::Pods | Resource::Deployments | Resource::ReplicaSets => {
+            &[]
+        }
     }
 }

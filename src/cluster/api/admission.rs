@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::apps;
 use super::identity;
 use super::resources::Resource;
 use super::service;
@@ -30,6 +31,12 @@ pub(super) fn admit(
         }
         Resource::Pods => {
             admit_pod(new);
+            Ok(())
+        }
+        Resource::Deployments | Resource::ReplicaSets => {
+            if let Some(spec) = apps::admit(resource, new, old)? {
+                default_pod_spec(spec);
+            }
             Ok(())
         }
         Resource::ServiceCidrs => admit_service_cidr(new, old),
@@ -115,7 +122,15 @@ fn admit_pod(new: &mut Value) {
     if !new["spec"].is_object() {
         new["spec"] = json!({});
     }
-    let Some(spec) = new["spec"].as_object_mut() else { return };
+    default_pod_spec(&mut new["spec"]);
+    if new["status"]["phase"].is_null() {
+        new["status"]["phase"] = json!("Pending");
+    }
+}
+
+/// Defaults of a Pod, or of a template of Pods (`pkg/apis/core/v1/defaults.go`).
+fn default_pod_spec(spec: &mut Value) {
+    let Some(spec) = spec.as_object_mut() else { return };
     for (field, value) in [
         ("restartPolicy", json!("Always")),
         ("dnsPolicy", json!("ClusterFirst")),
@@ -129,9 +144,23 @@ fn admit_pod(new: &mut Value) {
         for port in ports.filter_map(Value::as_object_mut) {
             port.entry("protocol").or_insert_with(|| json!("TCP"));
         }
+        default_probe(container.get_mut("readinessProbe"));
     }
-    if new["status"]["phase"].is_null() {
-        new["status"]["phase"] = json!("Pending");
+}
+
+fn default_probe(probe: Option<&mut Value>) {
+    let Some(probe) = probe.and_then(Value::as_object_mut) else { return };
+    for (field, value) in [
+        ("timeoutSeconds", 1),
+        ("periodSeconds", 10),
+        ("successThreshold", 1),
+        ("failureThreshold", 3),
+    ] {
+        probe.entry(field).or_insert_with(|| json!(value));
+    }
+    if let Some(get) = probe.get_mut("httpGet").and_then(Value::as_object_mut) {
+        get.entry("path").or_insert_with(|| json!("/"));
+        get.entry("scheme").or_insert_with(|| json!("HTTP"));
     }
 }
 

@@ -93,13 +93,19 @@ pub(super) fn resource_list(group: &str) -> Option<Value> {
         }
         resources.push(entry);
         for subresource in info.subresources {
-            resources.push(json!({
+            let mut entry = json!({
                 "name": format!("{}/{subresource}", info.plural),
                 "singularName": "",
                 "namespaced": info.scope == Scope::Namespaced,
                 "kind": info.kind,
                 "verbs": STATUS_VERBS,
-            }));
+            });
+            if *subresource == "scale" {
+                entry["group"] = json!("autoscaling");
+                entry["version"] = json!("v1");
+                entry["kind"] = json!("Scale");
+            }
+            resources.push(entry);
         }
     }
     let group_version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
@@ -161,7 +167,11 @@ fn aggregated_resource(resource: Resource) -> Value {
     let subresources: Vec<Value> = info
         .subresources
         .iter()
-        .map(|name| json!({"subresource": name, "responseKind": kind, "verbs": STATUS_VERBS}))
+        .map(|name| {
+            let scale = json!({"group": "autoscaling", "version": "v1", "kind": "Scale"});
+            let kind = if *name == "scale" { &scale } else { &kind };
+            json!({"subresource": name, "responseKind": kind, "verbs": STATUS_VERBS})
+        })
         .collect();
     json!({
         "resource": info.plural,

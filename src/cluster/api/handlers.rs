@@ -28,8 +28,8 @@ use super::status::ApiError;
 use super::store::{Key, Object};
 use super::table::{self, Header};
 use super::watch::Watcher;
-use super::write::{self, Outcome, Part, Persist, Target};
-use super::{Shared, discovery, openapi, protobuf, requests, strict};
+use super::write::{self, Cascade, Deletion, Outcome, Part, Persist, Target};
+use super::{Shared, discovery, openapi, protobuf, requests, scale, strict};
 
 /// Whole or streamed; an error breaks the connection.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -193,6 +193,9 @@ impl Call {
         stop: CancellationToken,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, ApiError> {
+        if self.place.subresource == "scale" {
+            return self.scale(request).await;
+        }
         match self.verb {
             Verb::Get => {
                 let key = self.key();
@@ -303,10 +306,31 @@ impl Call {
         Ok(warned(self.written(&object, outcome), &warnings))
     }
 
-    async fn patch(self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    /// Reads or sets the number of replicas (`…/scale`).
+    async fn scale(self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+        let target = self.target();
+        let shown = {
+            let state = self.shared.store.read();
+            scale::shown(&state.get(target.resource, &target.key)?.value())
+        };
+        let new = match self.verb {
+            Verb::Update => read_value(request).await?,
+            Verb::Patch => self.read_patch(request).await?.apply_to(&shown, "Scale", None)?,
+            _ => return Ok(json_response(&shown)),
+        };
+        let scaled = self.shared.store.write(|state| {
+            let object = state.get(target.resource, &target.key)?.value();
+            let object = scale::scaled(object, &new)?;
+            write::update(state, &target, object, self.persist())
+        })?;
+        Ok(json_response(&scale::shown(&scaled.0.value())))
+    }
+
+    /// The patch in a request's body.
+    async fn read_patch(&self, request: Request<Incoming>) -> Result<Patch, ApiError> {
         let media = media_type(&request);
         let value = read_value(request).await?;
-        let patch = match media.as_str() {
+        Ok(match media.as_str() {
             "application/json-patch+json" => Patch::Json(value),
             "application/merge-patch+json" => Patch::Merge(value),
             "application/strategic-merge-patch+json" => Patch::Strategic(value),
@@ -323,7 +347,11 @@ impl Call {
                     "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
                 ));
             }
-        };
+        })
+    }
+
+    async fn patch(self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+        let patch = self.read_patch(request).await?;
         let target = self.target();
         let mut warnings = Vec::new();
         let (object, outcome) = self.shared.store.write(|state| {
@@ -362,10 +390,24 @@ impl Call {
         }
     }
 
-    async fn delete(self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
-        let options = read_value(request).await?;
+    /// The options of a deletion, from the body or the query.
+    fn deletion(&self, options: &Value) -> Result<Deletion, ApiError> {
         let text = |name: &str| options["preconditions"][name].as_str().map(str::to_owned);
         let preconditions = Preconditions { uid: text("uid"), version: text("resourceVersion") };
+        let asked = self.query.number("gracePeriodSeconds")?;
+        let grace_seconds = options["gracePeriodSeconds"].as_u64().or(asked);
+        let policy = options["propagationPolicy"].as_str();
+        let cascade = match policy.unwrap_or_else(|| self.query.text("propagationPolicy")) {
+            "Foreground" => Cascade::Foreground,
+            "Orphan" => Cascade::Orphan,
+            _ => Cascade::Background,
+        };
+        Ok(Deletion { preconditions, grace_seconds, cascade })
+    }
+
+    async fn delete(self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+        let options = read_value(request).await?;
+        let deletion = self.deletion(&options)?;
         let dry = options["dryRun"].as_array().is_some_and(|d| !d.is_empty());
         let persist = if dry { Persist::DryRun } else { self.persist() };
         if self.verb == Verb::Delete {
@@ -373,15 +415,14 @@ impl Call {
             let object = self
                 .shared
                 .store
-                .write(|state| write::delete(state, &target, &preconditions, persist))?;
+                .write(|state| write::delete(state, &target, &deletion, persist))?;
             return Ok(self.object(&object));
         }
         let selector = self.selector()?;
         let resource = self.place.resource;
-        let deleted = self
-            .shared
-            .store
-            .write(|state| write::delete_collection(state, resource, &selector, persist))?;
+        let deleted = self.shared.store.write(|state| {
+            write::delete_collection(state, resource, &selector, &deletion, persist)
+        })?;
         let items: Vec<Value> = deleted.iter().map(|o| o.value()).collect();
         Ok(json_response(&json!({
             "kind": format!("{}List", resource.info().kind),

@@ -45,6 +45,13 @@ pub(super) fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// The time so many seconds ahead, in the same form.
+pub(super) fn in_seconds(seconds: u64) -> String {
+    let ahead = std::time::Duration::from_secs(seconds);
+    let then = jiff::Timestamp::now().checked_add(ahead).unwrap_or(jiff::Timestamp::MAX);
+    then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// The version in an object's metadata.
 pub(super) fn version_of(value: &Value) -> Option<u64> {
     value["metadata"]["resourceVersion"].as_str()?.parse().ok()
@@ -232,9 +239,11 @@ fn keep(metadata: &mut Value, old: &Value, names: &[&str]) {
 
 /// What must hold for an update or a deletion (`DeleteOptions.preconditions`).
 #[derive(Debug, Clone, Default)]
-pub(super) struct Preconditions {
-    pub(super) uid: Option<String>,
-    pub(super) version: Option<String>,
+pub struct Preconditions {
+    /// The object's uid.
+    pub uid: Option<String>,
+    /// Its `resourceVersion`.
+    pub version: Option<String>,
 }
 
 /// Whether an object is still the one that the client saw.

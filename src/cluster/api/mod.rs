@@ -5,7 +5,7 @@
 //! bookmarks, all kinds of patch, allocation of cluster IPs and node ports). What is simpler than
 //! in Kubernetes:
 //!
-//! - nothing is stored on disk, and there are no controllers (the lab has its own);
+//! - nothing is stored on disk, and there are no controllers (the lab has its own, see [`ApiServer::feed`]);
 //! - server-side apply does not track who owns a field, so there are no conflicts;
 //! - objects other than Services are hardly validated beyond the types of their fields;
 //! - what a proxy lists and watches is answered in protobuf as well; other answers are JSON (all clients
@@ -31,9 +31,11 @@
 mod access;
 mod admission;
 mod alloc;
+mod apps;
 mod discovery;
 mod events;
 mod faults;
+mod feed;
 mod handlers;
 mod identity;
 mod list;
@@ -44,6 +46,7 @@ pub mod protobuf;
 mod query;
 mod requests;
 mod resources;
+mod scale;
 mod selector;
 mod server;
 mod service;
@@ -69,16 +72,17 @@ pub use access::{Access, Identity, Token};
 pub use faults::{
     FailureCode, Faults, GoneForm, Outage, ProtobufSupport, StreamingLists, WatchEnd,
 };
-pub use options::{KubernetesService, Options};
+pub use feed::{Feed, Notice};
+pub use identity::Preconditions;
+pub use options::{KubernetesService, Options, PodsEnd};
 pub use patch::Patch;
 pub use requests::{Request, Requests};
 pub use resources::{Info, Resource, Scope, Verb};
 pub use status::{ApiError, Cause, CauseReason};
 pub use store::{Key, Object};
-pub use write::Part;
+pub use write::{Cascade, Deletion, Part};
 
 use alloc::Allocator;
-use identity::Preconditions;
 use selector::Selector;
 use store::Store;
 use write::{Persist, Target};
@@ -119,11 +123,23 @@ impl ApiServer {
     /// Serves on `listener`, which may be bound in another network namespace: accepted connections
     /// belong to the listener's. The server has threads of its own and needs no async runtime.
     pub fn start(listener: TcpListener, options: Options) -> Result<ApiServer, StartError> {
-        let address = listener.local_addr().map_err(StartError::Listener)?;
-        listener.set_nonblocking(true).map_err(StartError::Listener)?;
+        ApiServer::start_on(vec![listener], options)
+    }
+
+    /// The same on several listeners, of which the first is the one that [`ApiServer::address`] tells.
+    pub fn start_on(
+        listeners: Vec<TcpListener>,
+        options: Options,
+    ) -> Result<ApiServer, StartError> {
+        let none = || io::Error::other("there is none");
+        let first = listeners.first().ok_or_else(|| StartError::Listener(none()))?;
+        let address = first.local_addr().map_err(StartError::Listener)?;
+        for listener in &listeners {
+            listener.set_nonblocking(true).map_err(StartError::Listener)?;
+        }
         let allocator = Allocator::new(options.node_ports.clone());
         let shared = Arc::new(Shared {
-            store: Store::new(options.history, allocator),
+            store: Store::new(options.history, options.pods_end, allocator),
             faults: Faults::default(),
             requests: Requests::default(),
             options,
@@ -132,7 +148,7 @@ impl ApiServer {
         let mut server = ApiServer { shared, address, stop, thread: None };
         server.create_first_objects().map_err(StartError::Objects)?;
         let shared = Arc::clone(&server.shared);
-        let thread = server::spawn(shared, listener, server.stop.clone());
+        let thread = server::spawn(shared, listeners, server.stop.clone());
         server.thread = Some(thread.map_err(StartError::Thread)?);
         Ok(server)
     }
@@ -231,7 +247,7 @@ impl ApiServer {
         let target = Target { resource, key: Key::new(namespace, name), part: Part::Whole };
         self.shared
             .store
-            .write(|state| write::delete(state, &target, &Preconditions::default(), Persist::Yes))
+            .write(|state| write::delete(state, &target, &Deletion::default(), Persist::Yes))
     }
 
     /// Deletes what a label selector selects in a namespace (empty: in all), and returns how many.
@@ -244,8 +260,33 @@ impl ApiServer {
         let selector = Selector::parse(resource, namespace, labels, "")?;
         self.shared
             .store
-            .write(|state| write::delete_collection(state, resource, &selector, Persist::Yes))
+            .write(|state| {
+                write::delete_collection(
+                    state,
+                    resource,
+                    &selector,
+                    &Deletion::default(),
+                    Persist::Yes,
+                )
+            })
             .map(|deleted| deleted.len())
+    }
+
+    /// Deletes an object that is still the one with this uid.
+    pub fn delete_if(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+        deletion: &Deletion,
+    ) -> Result<Arc<Object>, ApiError> {
+        let target = Target { resource, key: Key::new(namespace, name), part: Part::Whole };
+        self.shared.store.write(|state| write::delete(state, &target, deletion, Persist::Yes))
+    }
+
+    /// What is there of some resources, and what happens to them from now on.
+    pub fn feed(&self, resources: &[Resource]) -> Feed {
+        Feed::new(Arc::clone(&self.shared), resources)
     }
 
     /// One object.

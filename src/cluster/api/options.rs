@@ -22,8 +22,19 @@ pub struct Options {
     pub bookmark_interval: Duration,
     /// Access control.
     pub access: Access,
+    /// Whether Pods that are on a node stay until its kubelet has ended them.
+    pub pods_end: PodsEnd,
     /// Whether the Service `default/kubernetes` is there.
     pub kubernetes_service: KubernetesService,
+}
+
+/// When a deleted Pod is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodsEnd {
+    /// At once: nothing runs behind the objects.
+    AtOnce,
+    /// When its kubelet deletes it without grace, as in a cluster.
+    WhenTheirKubeletSays,
 }
 
 /// The Service that stands for the API server itself.
@@ -50,6 +61,7 @@ impl Default for Options {
             history: 100_000,
             bookmark_interval: Duration::from_secs(30),
             access: Access::Open,
+            pods_end: PodsEnd::AtOnce,
             kubernetes_service: KubernetesService::Absent,
         }
     }

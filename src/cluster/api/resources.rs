@@ -20,6 +20,10 @@ pub enum Resource {
     EndpointSlices,
     /// `networking.k8s.io/v1/servicecidrs`.
     ServiceCidrs,
+    /// `apps/v1/deployments`.
+    Deployments,
+    /// `apps/v1/replicasets`.
+    ReplicaSets,
     /// `events.k8s.io/v1/events`: the same objects as [`Resource::Events`], with other field names.
     NewEvents,
 }
@@ -103,17 +107,35 @@ static SERVICE_CIDRS: Info = info(
     &[],
     &["status"],
 );
+static DEPLOYMENTS: Info = info(
+    "apps",
+    ["deployments", "deployment", "Deployment"],
+    Scope::Namespaced,
+    &["deploy"],
+    &["all"],
+    &["scale", "status"],
+);
+static REPLICA_SETS: Info = info(
+    "apps",
+    ["replicasets", "replicaset", "ReplicaSet"],
+    Scope::Namespaced,
+    &["rs"],
+    &["all"],
+    &["scale", "status"],
+);
 static NEW_EVENTS: Info =
     info("events.k8s.io", ["events", "event", "Event"], Scope::Namespaced, &["ev"], &[], &[]);
 
 impl Resource {
     /// Every resource, in the order in which discovery names them.
-    pub const ALL: [Resource; 8] = [
+    pub const ALL: [Resource; 10] = [
         Resource::Events,
         Resource::Namespaces,
         Resource::Nodes,
         Resource::Pods,
         Resource::Services,
+        Resource::Deployments,
+        Resource::ReplicaSets,
         Resource::NewEvents,
         Resource::EndpointSlices,
         Resource::ServiceCidrs,
@@ -129,6 +151,8 @@ impl Resource {
             Resource::Events => &EVENTS,
             Resource::EndpointSlices => &ENDPOINT_SLICES,
             Resource::ServiceCidrs => &SERVICE_CIDRS,
+            Resource::Deployments => &DEPLOYMENTS,
+            Resource::ReplicaSets => &REPLICA_SETS,
             Resource::NewEvents => &NEW_EVENTS,
         }
     }

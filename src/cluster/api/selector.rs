@@ -180,7 +180,10 @@ fn selectable(resource: Resource) -> &'static [&'static str] {
         ],
         Resource::Nodes => &["metadata.name", "spec.unschedulable"],
         Resource::Namespaces => &["metadata.name", "status.phase"],
-        Resource::EndpointSlices => &["metadata.name", "metadata.namespace"],
+        Resource::EndpointSlices | Resource::Deployments => {
+            &["metadata.name", "metadata.namespace"]
+        }
+        Resource::ReplicaSets => &["metadata.name", "metadata.namespace", "status.replicas"],
         Resource::ServiceCidrs => &["metadata.name"],
         Resource::Events => &[
             "involvedObject.apiVersion",

@@ -26,7 +26,7 @@ const STOP_DEADLINE: Duration = Duration::from_millis(500);
 /// Starts the server on threads of its own.
 pub(super) fn spawn(
     shared: Arc<Shared>,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     stop: CancellationToken,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -34,18 +34,31 @@ pub(super) fn spawn(
         .thread_name("lab-api-worker")
         .enable_all()
         .build()?;
-    let listener = {
+    let listeners: Vec<tokio::net::TcpListener> = {
         let _context = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
+        let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
+        listeners.collect::<io::Result<_>>()?
     };
     std::thread::Builder::new()
         .name("lab-api".to_owned())
-        .spawn(move || run(runtime, serve(shared, listener, stop)))
+        .spawn(move || run(runtime, serve_all(shared, listeners, stop)))
 }
 
 fn run(runtime: Runtime, serving: impl Future<Output = ()>) {
     runtime.block_on(serving);
     runtime.shutdown_timeout(STOP_DEADLINE);
+}
+
+async fn serve_all(
+    shared: Arc<Shared>,
+    listeners: Vec<tokio::net::TcpListener>,
+    stop: CancellationToken,
+) {
+    let mut all = JoinSet::new();
+    for listener in listeners {
+        all.spawn(serve(Arc::clone(&shared), listener, stop.clone()));
+    }
+    while all.join_next().await.is_some() {}
 }
 
 async fn serve(shared: Arc<Shared>, listener: tokio::net::TcpListener, stop: CancellationToken) {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::alloc::Allocator;
+use super::options::PodsEnd;
 use super::protobuf;
 use super::resources::Resource;
 use super::status::ApiError;
@@ -137,6 +138,8 @@ pub(super) struct State {
     history_limit: usize,
     /// Addresses and node ports that Services hold.
     pub(super) allocator: Allocator,
+    /// When a deleted Pod is gone.
+    pub(super) pods_end: PodsEnd,
     /// What each field manager last applied to an object, so that a field which it leaves out of
     /// its next apply is removed.
     pub(super) applied: HashMap<(Resource, Key, String), Value>,
@@ -262,12 +265,13 @@ pub(super) struct Store {
 
 impl Store {
     /// An empty store that keeps `history_limit` events per resource.
-    pub(super) fn new(history_limit: usize, allocator: Allocator) -> Store {
+    pub(super) fn new(history_limit: usize, pods_end: PodsEnd, allocator: Allocator) -> Store {
         let state = State {
             version: 0,
             collections: HashMap::new(),
             history_limit,
             allocator,
+            pods_end,
             applied: HashMap::new(),
         };
         Store { state: Mutex::new(state), newest: watch::Sender::new(0) }

@@ -1,6 +1,7 @@
 //! Whether a written object has the shape that the API documents: the types of `k8s-openapi` are
 //! the schema, so that a typing mistake in a manifest is reported as a real server reports it.
 
+use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
@@ -23,6 +24,8 @@ pub(super) fn drop_unknown(resource: Resource, value: &mut Value) -> Result<Vec<
         Resource::Events => round_trip::<core::Event>(value),
         Resource::EndpointSlices => round_trip::<EndpointSlice>(value),
         Resource::ServiceCidrs => round_trip::<ServiceCIDR>(value),
+        Resource::Deployments => round_trip::<apps::Deployment>(value),
+        Resource::ReplicaSets => round_trip::<apps::ReplicaSet>(value),
         Resource::NewEvents => round_trip::<Event>(value),
     };
     let decoded = decoded.map_err(|e| {

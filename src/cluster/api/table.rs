@@ -99,6 +99,26 @@ fn columns(resource: Resource) -> &'static [Column] {
             ("Nominated Node", 1),
             ("Readiness Gates", 1),
         ],
+        Resource::Deployments => &[
+            ("Name", 0),
+            ("Ready", 0),
+            ("Up-to-date", 0),
+            ("Available", 0),
+            ("Age", 0),
+            ("Containers", 1),
+            ("Images", 1),
+            ("Selector", 1),
+        ],
+        Resource::ReplicaSets => &[
+            ("Name", 0),
+            ("Desired", 0),
+            ("Current", 0),
+            ("Ready", 0),
+            ("Age", 0),
+            ("Containers", 1),
+            ("Images", 1),
+            ("Selector", 1),
+        ],
         Resource::Namespaces => &[("Name", 0), ("Status", 0), ("Age", 0)],
         Resource::ServiceCidrs => &[("Name", 0), ("CIDRs", 0), ("Age", 0)],
         Resource::Events | Resource::NewEvents => &[
@@ -148,6 +168,15 @@ fn cells(resource: Resource, object: &Value, now: jiff::Timestamp) -> Value {
             json!([name, object["addressType"], slice_ports(object), slice_endpoints(object), age])
         }
         Resource::Pods => pod(object, &age),
+        Resource::Deployments => replicas(object, &age, |status, wanted| {
+            let ready = format!("{}/{wanted}", count(&status["readyReplicas"]));
+            let numbers = [&status["updatedReplicas"], &status["availableReplicas"]].map(count);
+            [json!(ready), json!(numbers[0]), json!(numbers[1])]
+        }),
+        Resource::ReplicaSets => replicas(object, &age, |status, wanted| {
+            let numbers = [&status["replicas"], &status["readyReplicas"]].map(count);
+            [json!(wanted), json!(numbers[0]), json!(numbers[1])]
+        }),
         Resource::Namespaces => {
             json!([name, text(&object["status"]["phase"], "Active"), age])
         }
@@ -291,6 +320,21 @@ fn pod(pod: &Value, age: &str) -> Value {
         text(&status["nominatedNodeName"], "<none>"),
         "<none>",
     ])
+}
+
+fn count(number: &Value) -> u64 {
+    number.as_u64().unwrap_or_default()
+}
+
+/// The row of an object that keeps a number of Pods, with the three cells that differ.
+fn replicas(object: &Value, age: &str, middle: impl Fn(&Value, u64) -> [Value; 3]) -> Value {
+    let spec = &object["spec"];
+    let [a, b, c] = middle(&object["status"], count(&spec["replicas"]));
+    let containers = &spec["template"]["spec"]["containers"];
+    let names = join(containers, |container| &container["name"]);
+    let images = join(containers, |container| &container["image"]);
+    let labels = selector(&spec["selector"]["matchLabels"]);
+    json!([object["metadata"]["name"], a, b, c, age, names, images, labels])
 }
 
 fn event(event: &Value, now: jiff::Timestamp) -> Value {

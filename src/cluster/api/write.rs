@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::admission::{admit, release};
 use super::events::{to_shown, to_stored};
 use super::identity::{self, Preconditions};
+use super::options::PodsEnd;
 use super::patch::Patch;
 use super::resources::Resource;
 use super::selector::Selector;
@@ -206,39 +207,104 @@ fn applied_by_client(old: &Value, patch: &Patch) -> Option<Value> {
     }
 }
 
+/// Whether a deleted object may go: nothing holds it, and no kubelet still ends it.
 fn is_finished(value: &Value) -> bool {
     let metadata = &value["metadata"];
-    !metadata["deletionTimestamp"].is_null() && !has_finalizers(value)
+    let ending = metadata["deletionGracePeriodSeconds"].as_u64().is_some_and(|grace| grace > 0);
+    !metadata["deletionTimestamp"].is_null() && !has_finalizers(value) && !ending
 }
 
 fn has_finalizers(value: &Value) -> bool {
     value["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty())
 }
 
-/// Deletes an object, or marks it as being deleted while it has finalizers. The grace period of
-/// a Pod is not waited for: nothing runs behind the object.
+/// What becomes of the objects that an object owns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Cascade {
+    /// They are deleted after it.
+    #[default]
+    Background,
+    /// They are deleted before it.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+/// Options of a deletion (`DeleteOptions`).
+#[derive(Debug, Clone, Default)]
+pub struct Deletion {
+    /// What must hold.
+    pub preconditions: Preconditions,
+    /// How long a Pod has to end; its own period if unset.
+    pub grace_seconds: Option<u64>,
+    /// What becomes of its dependents.
+    pub cascade: Cascade,
+}
+
+impl Deletion {
+    /// At once, and only if the object is still this one.
+    pub fn now(uid: &str) -> Deletion {
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), version: None };
+        Deletion { preconditions, grace_seconds: Some(0), cascade: Cascade::Background }
+    }
+
+    /// Adds the finalizer by which the garbage collector learns of the kind of deletion.
+    fn leave_to_collector(&self, value: &mut Value) {
+        let name = match self.cascade {
+            Cascade::Background => return,
+            Cascade::Foreground => "foregroundDeletion",
+            Cascade::Orphan => "orphan",
+        };
+        if !value["metadata"]["finalizers"].is_array() {
+            value["metadata"]["finalizers"] = json!([]);
+        }
+        if let Some(list) = value["metadata"]["finalizers"].as_array_mut()
+            && !list.contains(&json!(name))
+        {
+            list.push(json!(name));
+        }
+    }
+
+    /// How many seconds a kubelet has to end a Pod; 0 if there is nothing to end
+    /// (`pkg/registry/core/pod/strategy.go`, `CheckGracefulDelete`).
+    fn grace(&self, state: &State, resource: Resource, value: &Value) -> u64 {
+        let on_node = value["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty());
+        let over = matches!(value["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+        if resource != Resource::Pods || state.pods_end == PodsEnd::AtOnce || !on_node || over {
+            return 0;
+        }
+        let own = || value["spec"]["terminationGracePeriodSeconds"].as_u64();
+        self.grace_seconds.or_else(own).unwrap_or(30)
+    }
+}
+
+/// Deletes an object, or marks it as being deleted while it has finalizers or a Pod has to end.
 pub(super) fn delete(
     state: &mut State,
     target: &Target,
-    preconditions: &Preconditions,
+    deletion: &Deletion,
     persist: Persist,
 ) -> Result<Arc<Object>, ApiError> {
     let Target { resource, key, .. } = target;
     let current = Arc::clone(state.get(*resource, key)?);
     let mut value = current.value();
-    identity::check_preconditions(*resource, key, &value, preconditions)?;
+    identity::check_preconditions(*resource, key, &value, &deletion.preconditions)?;
     if *resource == Resource::Namespaces && matches!(key.name.as_str(), "default" | "kube-system") {
         let why = "this namespace may not be deleted".to_owned();
         return Err(ApiError::Refused { resource: *resource, name: key.name.clone(), why });
     }
-    if !has_finalizers(&value) {
+    deletion.leave_to_collector(&mut value);
+    let grace = deletion.grace(state, *resource, &value);
+    if !has_finalizers(&value) && grace == 0 {
         return Ok(finish_deletion(state, *resource, key, persist).unwrap_or(current));
     }
-    if persist == Persist::DryRun || !value["metadata"]["deletionTimestamp"].is_null() {
+    let before = value["metadata"]["deletionGracePeriodSeconds"].as_u64();
+    let marked = !value["metadata"]["deletionTimestamp"].is_null();
+    if persist == Persist::DryRun || (marked && before.is_none_or(|before| before <= grace)) {
         return Ok(current);
     }
-    value["metadata"]["deletionTimestamp"] = json!(identity::now());
-    value["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+    value["metadata"]["deletionTimestamp"] = json!(identity::in_seconds(grace));
+    value["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
     Ok(state.put(*resource, value))
 }
 
@@ -272,13 +338,14 @@ pub(super) fn delete_collection(
     state: &mut State,
     resource: Resource,
     selector: &Selector,
+    deletion: &Deletion,
     persist: Persist,
 ) -> Result<Vec<Arc<Object>>, ApiError> {
     let selected: Vec<Arc<Object>> =
         state.objects(resource).values().filter(|o| selector.matches(o)).map(Arc::clone).collect();
     for object in &selected {
         let target = Target { resource, key: object.key.clone(), part: Part::Whole };
-        delete(state, &target, &Preconditions::default(), persist)?;
+        delete(state, &target, deletion, persist)?;
     }
     Ok(selected)
 }

@@ -18,9 +18,12 @@ fn table(resource: Resource) -> Option<&'static [Field]> {
         Resource::EndpointSlices => ENDPOINT_SLICE,
         Resource::Nodes => NODE,
         Resource::ServiceCidrs => SERVICE_CIDR,
-        Resource::Namespaces | Resource::Pods | Resource::Events | Resource::NewEvents => {
-            return None;
-        }
+        Resource::Namespaces
+        | Resource::Pods
+        | Resource::Deployments
+        | Resource::ReplicaSets
+        | Resource::Events
+        | Resource::NewEvents => return None,
     })
 }
 
