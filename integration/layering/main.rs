@@ -54,7 +54,8 @@ impl Source {
 const ROOMS: [&str; 1] = ["http"];
 
 /// Crates that are one module.
-const WHOLE: [&str; 6] = ["config", "kernel", "dataplane", "explain", "cluster", "lab"];
+const WHOLE: [&str; 8] =
+    ["config", "kernel", "dataplane", "explain", "cluster", "controllers", "dns", "lab"];
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -247,7 +248,7 @@ fn the_daemon_is_built_from_nothing_of_the_laboratory() {
         "sluice-telemetry",
     ];
     assert_eq!(ours, BTreeSet::from(expected));
-    for other in ["json-patch", "proptest", "libtest-mimic", "plotters"] {
+    for other in ["json-patch", "proptest", "libtest-mimic", "plotters", "hickory-server"] {
         assert!(!packages.contains(other), "the daemon is built with {other}");
     }
 }
