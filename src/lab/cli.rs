@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{demo, measure};
+use crate::{demo, measure, up};
+use sluice_cluster::cluster::daemon_program;
 
 /// A laboratory for Kubernetes Services: clusters out of network namespaces, with the real daemon.
 #[derive(Debug, Parser)]
@@ -20,6 +21,23 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Starts a cluster in the background: nodes, pods, DNS, an API server. See docs/lab.md.
+    Up(up::UpFlags),
+    /// Ends it, or removes what a killed one left.
+    Down(up::Which),
+    /// Prints what is there.
+    Status(up::Which),
+    /// Prints the path of a kubeconfig for it.
+    Kubeconfig(up::Which),
+    /// Runs a program on a node, in a pod, or on the client.
+    Exec(up::ExecFlags),
+    /// Prints the log of a node's daemon or of a pod.
+    Logs(up::LogsFlags),
+    /// Runs the daemons in another proxy mode.
+    Mode(up::ModeFlags),
+    /// Holds a cluster; `up` starts it.
+    #[command(hide = true)]
+    Supervise(up::UpFlags),
     /// Shows what a Service does.
     Demo,
     /// Measures the proxy modes side by side. See docs/benchmarks.md.
@@ -39,6 +57,16 @@ pub fn main() -> ExitCode {
     };
     let daemon = arguments.daemon.as_deref();
     let result = match arguments.command {
+        Command::Up(flags) => up::up(&flags, daemon),
+        Command::Down(which) => up::down(&which),
+        Command::Status(which) => up::status(&which),
+        Command::Kubeconfig(which) => up::kubeconfig(&which),
+        Command::Exec(flags) => up::exec(flags),
+        Command::Logs(flags) => up::logs(flags),
+        Command::Mode(flags) => up::mode(flags),
+        Command::Supervise(flags) => daemon_program(daemon)
+            .map_err(anyhow::Error::from)
+            .and_then(|program| up::supervise(&flags, program)),
         Command::Demo => demo::run(daemon),
         Command::Bench(flags) => measure::run(&flags, daemon),
     };

@@ -2,6 +2,7 @@
 //! `sluice-lab` is [`cli::main`].
 //!
 //! - [`cli`]: the command line
+//! - `up`: a cluster in the background, and the commands for it; `kubelet` runs its pods
 //! - `demo`: a Service on a terminal
 //! - [`bench`](mod@bench): the proxy modes side by side, and fleets of nodes
 
@@ -12,4 +13,6 @@ pub mod cli;
 mod demo;
 mod duration;
 mod fleet;
+mod kubelet;
 mod measure;
+mod up;
