@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
+use tokio::signal::unix::{SignalKind, signal};
 
 use sluice_cluster::api::{ApiServer, KubernetesService, Options, PodsEnd, Resource};
 use sluice_cluster::{Host, Isolation, Lab, LabSpec, prepare};
@@ -44,11 +45,6 @@ struct Running {
 /// Runs a lab until it is told to end. What it prints first is for who started it.
 pub(crate) fn run(flags: &UpFlags, program: PathBuf) -> Result<()> {
     let started = Instant::now();
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
     // It leads its session already if it was started by hand.
     let _ = setsid();
     let place = Place::of(&flags.name)?;
@@ -56,6 +52,12 @@ pub(crate) fn run(flags: &UpFlags, program: PathBuf) -> Result<()> {
     // Before the network namespace is left, if it is.
     let outside = TcpListener::bind("127.0.0.1:0").context("listen for kubectl on 127.0.0.1")?;
     prepare(Isolation::Shared)?;
+    // Handled, not blocked: what is started inherits a blocked signal.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminated, mut interrupted) = {
+        let _context = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
     let running = Arc::new(Running::build(flags, place, outside, program)?);
     let control = UnixListener::bind(running.place.file("control"))?;
     // It must not keep the lab from ending.
@@ -69,7 +71,12 @@ pub(crate) fn run(flags: &UpFlags, program: PathBuf) -> Result<()> {
         }
     });
     announce(&running, started.elapsed())?;
-    signals.wait()?;
+    runtime.block_on(async {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    });
     // Whoever is being answered ends first.
     while Arc::strong_count(&running) > 1 {
         std::thread::sleep(Duration::from_millis(1));
