@@ -88,7 +88,7 @@ pub(crate) fn taken_away() -> Outcome {
         for gone in &destinations {
             let words = gone.1.replacen("-a ", "-d ", 1);
             ipvsadm(&node, words.split(" -m ").next().ok_or("words")?)?;
-            assert_eq!(world.kernel(to)?[1], [gone.clone()]);
+            assert_eq!(world.kernel(to)?[1], std::slice::from_ref(gone));
             ipvsadm(&node, &gone.1)?;
         }
         let words = services[0].1.replacen("-A ", "-D ", 1);

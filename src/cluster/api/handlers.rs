@@ -1,15 +1,11 @@
 //! From a request to its response.
 
 use std::convert::Infallible;
-use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
@@ -23,6 +19,7 @@ use super::list::{self, shown_json};
 use super::patch::Patch;
 use super::query::{Form, ListOptions, Place, Query, WatchOptions};
 use super::resources::{Resource, Verb};
+use super::responses::{Body, json_response, maybe_packed, text_response, warned};
 use super::selector::Selector;
 use super::status::ApiError;
 use super::store::{Key, Object};
@@ -31,11 +28,6 @@ use super::watch::Watcher;
 use super::write::{self, Cascade, Deletion, Outcome, Part, Persist, Target};
 use super::{Shared, discovery, openapi, protobuf, requests, scale, strict};
 
-/// Whole or streamed; an error breaks the connection.
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
-
-/// kube-apiserver packs larger answers to lists, and at its lowest level (`responsewriters/writers.go`).
-const PACKED_ABOVE: usize = 128 * 1024;
 /// kube-apiserver's limit of a request's body.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
@@ -274,7 +266,7 @@ impl Call {
         let selector = self.selector()?;
         let (resource, media) = (self.place.resource, self.media());
         let watcher = Watcher::begin(&self.shared, resource, selector, self.form, &options, stop)?;
-        let body = UnsyncBoxBody::new(StreamBody::new(watcher.into_stream()));
+        let body = Body::new(StreamBody::new(watcher.into_stream()));
         let mut response = Response::new(body);
         let media = if media == protobuf::MEDIA_TYPE { protobuf::STREAM_TYPE } else { media };
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
@@ -468,41 +460,4 @@ async fn read_value(request: Request<Incoming>) -> Result<Value, ApiError> {
     let text = String::from_utf8_lossy(&body);
     serde_saphyr::from_str(&text)
         .map_err(|e| ApiError::BadRequest(format!("error decoding the body as YAML: {e}")))
-}
-
-/// Adds a `Warning` header for each message; clients print them.
-fn warned(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
-    for warning in warnings {
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {
-            response.headers_mut().append(header::WARNING, value);
-        }
-    }
-    response
-}
-
-fn json_response(value: &Value) -> Response<Body> {
-    text_response("application/json", format!("{value}\n").into())
-}
-
-/// A list, packed if it is large and the client takes that, as by kube-apiserver.
-fn maybe_packed(media: &'static str, body: Vec<u8>, accepted: &str) -> Response<Body> {
-    let taken = accepted.split(',').any(|encoding| encoding.trim() == "gzip");
-    if !taken || body.len() <= PACKED_ABOVE {
-        return text_response(media, body.into());
-    }
-    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
-    // A vector takes everything.
-    let packed = packer.write_all(&body).and_then(|()| packer.finish()).unwrap_or_default();
-    let mut response = text_response(media, packed.into());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    response
-}
-
-fn text_response(media: &'static str, text: Bytes) -> Response<Body> {
-    let body = Full::new(text).map_err(|never| match never {});
-    let mut response = Response::new(UnsyncBoxBody::new(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    response
 }

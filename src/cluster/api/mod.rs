@@ -46,6 +46,7 @@ pub mod protobuf;
 mod query;
 mod requests;
 mod resources;
+mod responses;
 mod scale;
 mod selector;
 mod server;

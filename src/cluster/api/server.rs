@@ -120,8 +120,8 @@ fn handle_request(
     shared: &Arc<Shared>,
     stop: &CancellationToken,
     request: hyper::Request<hyper::body::Incoming>,
-) -> impl Future<Output = Result<hyper::Response<super::handlers::Body>, std::convert::Infallible>> + use<>
-{
+) -> impl Future<Output = Result<hyper::Response<super::responses::Body>, std::convert::Infallible>>
++ use<> {
     handle(Arc::clone(shared), stop.clone(), request)
 }
 
