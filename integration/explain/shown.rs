@@ -17,6 +17,7 @@ const QUESTIONS: [(&str, &str, &[&str]); 4] = [
 ];
 
 /// Runs the program on a terminal of so many columns; none if there is no program that makes terminals.
+#[allow(clippy::print_stderr)] // says why nothing was tested
 fn on_terminal(columns: u16, set: &str, arguments: &[&str]) -> Option<String> {
     let quoted: Vec<String> = arguments.iter().map(|word| format!("'{word}'")).collect();
     let command = format!("stty cols {columns}; {set} {PROGRAM} {}", quoted.join(" "));
@@ -31,7 +32,7 @@ fn on_terminal(columns: u16, set: &str, arguments: &[&str]) -> Option<String> {
     match script {
         Ok(output) => Some(text(&output).replace('\r', "")),
         Err(error) => {
-            println!("not run: script(1) cannot be started: {error}");
+            eprintln!("not run: script(1) cannot be started: {error}");
             None
         }
     }
