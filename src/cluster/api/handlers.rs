@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{authorize, denied};
 use super::faults::{FailureCode, Outage, ProtobufSupport};
-use super::identity::Preconditions;
 use super::list::{self, shown_json};
 use super::patch::Patch;
 use super::query::{Form, ListOptions, Place, Query, WatchOptions};
@@ -25,8 +24,8 @@ use super::status::ApiError;
 use super::store::{Key, Object};
 use super::table::{self, Header};
 use super::watch::Watcher;
-use super::write::{self, Cascade, Deletion, Outcome, Part, Persist, Target};
-use super::{Shared, discovery, openapi, protobuf, requests, scale, strict};
+use super::write::{self, Outcome, Part, Persist, Target};
+use super::{Shared, deletion, discovery, openapi, protobuf, requests, scale, strict};
 
 /// kube-apiserver's limit of a request's body.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -382,24 +381,9 @@ impl Call {
         }
     }
 
-    /// The options of a deletion, from the body or the query.
-    fn deletion(&self, options: &Value) -> Result<Deletion, ApiError> {
-        let text = |name: &str| options["preconditions"][name].as_str().map(str::to_owned);
-        let preconditions = Preconditions { uid: text("uid"), version: text("resourceVersion") };
-        let asked = self.query.number("gracePeriodSeconds")?;
-        let grace_seconds = options["gracePeriodSeconds"].as_u64().or(asked);
-        let policy = options["propagationPolicy"].as_str();
-        let cascade = match policy.unwrap_or_else(|| self.query.text("propagationPolicy")) {
-            "Foreground" => Cascade::Foreground,
-            "Orphan" => Cascade::Orphan,
-            _ => Cascade::Background,
-        };
-        Ok(Deletion { preconditions, grace_seconds, cascade })
-    }
-
     async fn delete(self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
         let options = read_value(request).await?;
-        let deletion = self.deletion(&options)?;
+        let deletion = deletion::read(&options, &self.query)?;
         let dry = options["dryRun"].as_array().is_some_and(|d| !d.is_empty());
         let persist = if dry { Persist::DryRun } else { self.persist() };
         if self.verb == Verb::Delete {

@@ -32,6 +32,7 @@ mod access;
 mod admission;
 mod alloc;
 mod apps;
+mod deletion;
 mod discovery;
 mod events;
 mod faults;
