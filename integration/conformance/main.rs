@@ -19,6 +19,7 @@ mod oracle;
 mod orders;
 mod packets;
 mod parse;
+mod parts;
 mod plan;
 mod semantics;
 mod settings;
@@ -41,6 +42,7 @@ use sluice_kernel::ipvs::Ipvs;
 use case::{Case, Step, World, Write};
 use mode::Mode;
 use oracle::Oracle;
+use parts::Part;
 use shots::Extent;
 use stage::Stage;
 
@@ -71,9 +73,11 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
             trials.push(trial(case, "explain", family, agrees));
         }
     }
+    let part = Part::wanted()?;
+    let cases = part.of(cases);
     let modes: Vec<(Mode, SharedStage)> =
         modes().into_iter().map(|mode| (mode, SharedStage::default())).collect();
-    let played = modes.iter().map(|(mode, stage)| trials_in(*mode, stage, &cases)).collect();
+    let played = modes.iter().map(|(mode, stage)| trials_in(*mode, stage, &cases, part)).collect();
     trials.extend(in_turns(played));
     // Each mode has a stage of its own; the trials of one mode follow one another.
     arguments.test_threads = Some(modes.len());
@@ -102,9 +106,10 @@ fn modes() -> Vec<Mode> {
 }
 
 /// All trials in a mode.
-fn trials_in(mode: Mode, stage: &SharedStage, cases: &[Arc<Case>]) -> VecDeque<Trial> {
+fn trials_in(mode: Mode, stage: &SharedStage, cases: &[Arc<Case>], part: Part) -> VecDeque<Trial> {
     let played = cases.iter().filter(|case| mode.plays(case));
-    let many = Family::BOTH.into_iter().flat_map(|family| trials_over_many(family, mode, stage));
+    let many = Family::BOTH.into_iter().filter(|_| part.is_first());
+    let many = many.flat_map(|family| trials_over_many(family, mode, stage));
     played.flat_map(|case| trials_of(case, mode, stage)).chain(many).collect()
 }
 
