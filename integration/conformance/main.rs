@@ -22,6 +22,7 @@ mod parse;
 mod parts;
 mod plan;
 mod semantics;
+mod sentinel;
 mod settings;
 mod shots;
 mod spread;
