@@ -15,6 +15,7 @@ pub(crate) struct Lab {
 }
 
 /// The proxy modes that this machine has.
+#[allow(clippy::print_stderr)] // says why nothing was tested
 pub(crate) fn modes() -> Vec<&'static str> {
     let mut modes = vec!["nftables", "userspace"];
     if Command::new("iptables").arg("--version").output().is_ok() {
@@ -23,7 +24,7 @@ pub(crate) fn modes() -> Vec<&'static str> {
     if Path::new("/proc/net/ip_vs").exists() {
         modes.push("ipvs");
     } else {
-        println!("no mode ipvs: this kernel has no IPVS");
+        eprintln!("no mode ipvs: this kernel has no IPVS");
     }
     modes
 }

@@ -3,7 +3,7 @@
 //! - [`objects`]: what people want to know of objects, and the plan does not need
 //! - [`files`]: objects from files, also those of a dump
 //! - [`api`]: the same objects from an API server
-//! - [`operations`]: what a change would have the node write
+//! - [`mod@operations`]: what a change would have the node write
 //! - [`settings`]: the node's settings, also those of another kube-proxy
 
 pub(crate) mod api;
