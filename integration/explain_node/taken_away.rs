@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
 use sluice_core::net::Family;
@@ -125,8 +126,8 @@ fn elements(world: &World, nft: &mut Nft, question: (&str, &str), there: &Object
                 continue;
             }
             count += 1;
-            let (set, element) = (name.clone(), element);
-            let delete = Op::DeleteElement { set: set.clone(), element: element.clone() };
+            let (set, element) = (Arc::clone(name), element);
+            let delete = Op::DeleteElement { set: Arc::clone(&set), element: element.clone() };
             nft.apply(&table, &[delete][..]).expect("it is deleted");
             named(world, question, &[object].into());
             nft.apply(&table, &[Op::AddElement { set, element }][..]).expect("it is back");
@@ -146,7 +147,7 @@ fn rules(world: &World, nft: &mut Nft, question: (&str, &str)) {
         let Some(chain) = observed.chains.get(step) else { continue };
         let all: Vec<Op> = chain.rules.iter().map(|rule| Op::AddRule(rule.rule.clone())).collect();
         for index in 0..all.len() {
-            let flush = || vec![Op::FlushChain(chain.chain.name.clone())];
+            let flush = || vec![Op::FlushChain(Arc::clone(&chain.chain.name))];
             let mut without = all.clone();
             let taken = without.remove(index);
             nft.apply(&table, &[flush(), without].concat()[..]).expect("it is deleted");
@@ -211,8 +212,8 @@ pub(crate) fn userspace() -> Outcome {
                 if !there.contains(&(name.to_string(), text.clone())) {
                     continue;
                 }
-                let (set, element) = (name.clone(), element);
-                let delete = Op::DeleteElement { set: set.clone(), element: element.clone() };
+                let (set, element) = (Arc::clone(name), element);
+                let delete = Op::DeleteElement { set: Arc::clone(&set), element: element.clone() };
                 nft.apply(&table, &[delete][..]).expect("it is deleted");
                 // The relay's port is known from another frontend.
                 named(&world, question, &[(name.to_string(), text)].into());

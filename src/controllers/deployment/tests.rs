@@ -53,10 +53,13 @@ fn a_new_deployment_gets_a_set_named_after_its_template() {
     assert_ne!(name(set), name(other));
 }
 
+/// What it is, replicas wanted and ready of the old and the new set, and the sets to scale.
+type Row = (&'static str, (i64, i64), (i64, i64), &'static [(&'static str, i64)]);
+
 #[test]
 fn a_rollout_goes_on_as_far_as_surge_and_availability_allow() {
     // Of 4, with 25 %: 5 at most, 3 available at least.
-    let table: [(&str, (i64, i64), (i64, i64), &[(&str, i64)]); 6] = [
+    let table: [Row; 6] = [
         ("one more", (4, 4), (0, 0), &[("new", 1)]),
         ("one fewer of the old", (4, 4), (1, 0), &[("old", 3)]),
         ("the new one serves", (3, 3), (1, 1), &[("new", 2)]),
