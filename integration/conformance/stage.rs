@@ -287,8 +287,20 @@ impl Stage {
         failures.into_iter().map(|(check, why)| format!("{}: {why}", check.label)).collect()
     }
 
-    /// The daemon's answer at a path of its admin socket: whether it is one, and what it says.
+    /// The daemon's answer at a path of its admin socket: whether it is one, and what it says. Packets go where rules
+    /// lead them before the daemon knows that its change has been written; until it does, it is asked again.
     pub(crate) fn ask(&self, path: &str) -> Result<(bool, Value), Failed> {
+        let wait = Wait::new(PATIENCE);
+        loop {
+            let (known, answer) = self.answer(path)?;
+            let is_early = answer.to_string().contains("is being written");
+            if !is_early || !wait.again() {
+                return Ok((known, answer));
+            }
+        }
+    }
+
+    fn answer(&self, path: &str) -> Result<(bool, Value), Failed> {
         let mut stream = UnixStream::connect(socket(&self.folder))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: sluice\r\n\r\n")?;
         let mut answer = String::new();
