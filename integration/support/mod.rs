@@ -48,8 +48,7 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
 
 /// How long what must happen may take: other programs may have the processors, or the guest's is emulated.
 pub(crate) fn patience() -> Duration {
-    let in_guest = std::path::Path::new("/run/guest").exists();
-    Duration::from_secs(if in_guest { 300 } else { 60 })
+    Duration::from_secs(300)
 }
 
 /// Waits until `probe` gives something, with [`patience`].

@@ -6,8 +6,8 @@ const MOST: usize = 3;
 /// Names that are almost this one, the nearest first.
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut near: Vec<(usize, &str)> = known
-        .filter(|other| *other != name)
-        .map(|other| (strsim::damerau_levenshtein(name, other), other))
+        .filter(|other| *other != name && may_be_near(name, other))
+        .map(|other| (strsim::osa_distance(name, other), other))
         .filter(|(distance, other)| is_near(*distance, name, other))
         .collect();
     near.sort_unstable();
@@ -15,11 +15,25 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> V
     near.into_iter().take(MOST).map(|(_, other)| other).collect()
 }
 
+/// Whether their lengths permit it: a distance is at least the difference of the lengths. In a large cluster, most names
+/// are told apart by this alone.
+fn may_be_near(name: &str, other: &str) -> bool {
+    let (length, others) = (name.chars().count(), other.chars().count());
+    length.abs_diff(others) <= most_differences(name) || begins(name, other)
+}
+
 /// A letter in four may differ, one in short names; or one name begins like the other.
 fn is_near(distance: usize, name: &str, other: &str) -> bool {
+    distance <= most_differences(name) || begins(name, other)
+}
+
+fn most_differences(name: &str) -> usize {
+    (name.chars().count() / 4).max(1)
+}
+
+fn begins(name: &str, other: &str) -> bool {
     let shorter = name.len().min(other.len());
-    let begins = shorter >= 3 && (other.starts_with(name) || name.starts_with(other));
-    distance <= (name.chars().count() / 4).max(1) || begins
+    shorter >= 3 && (other.starts_with(name) || name.starts_with(other))
 }
 
 /// `; do you mean a, b or c?`, or nothing.
