@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// `nft`'s list with sorted elements: without what clients left in it, without the sentinel, and with the
+/// `nft`'s list with sorted elements: without what clients left in it, without sentinels, and with the
 /// endpoints of a frontend as a set (which slot one is in depends on the order in which they came).
 pub(crate) fn normalized(ruleset: &str) -> Result<String, String> {
     let mut out = String::new();
@@ -77,7 +77,7 @@ pub(crate) fn without_relay_ports(ruleset: &str) -> Result<String, String> {
     }
 }
 
-/// The sentinel's address is 10.96.200.1 or its twin, and `b1` its endpoint.
+/// Sentinels have the third octets from 200 up, and the endpoint `b1`.
 fn is_sentinel(element: &str) -> bool {
     let first = element.split(" . ").next().unwrap_or(element);
     let v4 = first.strip_prefix("10.96.2").is_some_and(|rest| rest.len() >= 3);
@@ -108,9 +108,9 @@ fn slots(name: &str, elements: &[&str]) -> Result<String, String> {
     Ok(out)
 }
 
-/// What `iptables-save` prints, chain by chain in the order of their names, without the sentinel.
+/// What `iptables-save` prints, chain by chain in the order of their names, without sentinels.
 pub(crate) fn normalized_chains(saved: &str) -> String {
-    let of_sentinel = |rule: &str| rule.contains("default/sentinel:");
+    let of_sentinel = |rule: &str| rule.contains("default/sentinel-");
     // Rules of endpoints do not name the Service; the rule that leads to their chain does.
     let own = saved.lines().filter(|line| of_sentinel(line)).filter_map(|line| {
         let target = line.rsplit_once("-j ")?.1;
@@ -124,7 +124,7 @@ pub(crate) fn normalized_chains(saved: &str) -> String {
             table = name;
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let chain = rule.split(' ').next().unwrap_or(rule);
-            // The canary has a digest of all rules, the sentinel's included.
+            // The canary has a digest of all rules, those of sentinels included.
             if !of_sentinel(rule) && !own.contains(chain) && chain != "KUBE-PROXY-CANARY" {
                 chains.entry((table, chain)).or_default().push(rule);
             }
@@ -135,7 +135,7 @@ pub(crate) fn normalized_chains(saved: &str) -> String {
     chains.collect::<Vec<_>>().join("\n")
 }
 
-/// What `ipvsadm -Sn` prints of one family, sorted, without the sentinel, without destinations that are
+/// What `ipvsadm -Sn` prints of one family, sorted, without sentinels, without destinations that are
 /// only waiting for their connections to end, and without virtual services that have none but these.
 pub(crate) fn normalized_services(saved: &str, v4: bool) -> String {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -162,7 +162,7 @@ pub(crate) fn normalized_services(saved: &str, v4: bool) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The addresses that `ip -o address` prints, sorted, without the sentinel.
+/// The addresses that `ip -o address` prints, sorted, without sentinels.
 pub(crate) fn normalized_addresses(listed: &str) -> String {
     let ips = listed.lines().filter_map(|line| line.split_whitespace().nth(3));
     let mut ips: Vec<&str> = ips.filter(|ip| !is_sentinel(ip)).collect();

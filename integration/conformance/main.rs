@@ -22,7 +22,6 @@ mod parse;
 mod parts;
 mod plan;
 mod semantics;
-mod sentinel;
 mod settings;
 mod shots;
 mod spread;

@@ -17,7 +17,7 @@ use super::wait::Wait;
 
 type Outcome = Result<(), Failed>;
 
-/// How long changes that the sentinel does not show may take to arrive.
+/// How long changes without a sentinel may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What happens between two states.

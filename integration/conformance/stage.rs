@@ -2,23 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_cluster::api::{ApiServer, Resource};
-use sluice_cluster::{Cluster, ClusterSpec, Host, Probe, Proxy};
-use sluice_core::net::Family;
+use sluice_cluster::{Answer, Cluster, ClusterSpec, Host, Probe, Proxy};
+use sluice_core::net::{Family, Protocol};
 
 use super::case::{NodeState, Settings, World};
 use super::mode::Mode;
 use super::oracle::local_addresses;
 use super::packets::{self, Check, Scene};
-use super::sentinel::Sentinel;
 use super::settings::memory;
 use super::wait::Wait;
 use super::{flows, kernel, objects, plan};
@@ -26,9 +24,11 @@ use super::{flows, kernel, objects, plan};
 /// How long the daemon may take to follow.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// More than an answer takes, on an emulated processor too. What is asked before the rules are there is refused or
-/// answered at once.
-const ROUND_TRIP: Duration = Duration::from_secs(1);
+/// More than an answer takes, on an emulated processor too: a shorter question is lost in any case.
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// The first address that sentinels use; cases stay below.
+const SENTINELS: [u8; 2] = [10, 96];
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -41,9 +41,7 @@ pub(crate) struct Stage {
     /// Objects by kind and name.
     objects: BTreeMap<(String, String), Value>,
     node: NodeState,
-    sentinel: Sentinel,
-    /// Nothing has changed since the daemon caught up.
-    settled: bool,
+    sentinel: u32,
     /// Where its program is.
     folder: tempfile::TempDir,
 }
@@ -65,8 +63,7 @@ impl Stage {
             }
         }
         let (objects, node) = (BTreeMap::new(), NodeState::default());
-        let (sentinel, settled, settings) = (Sentinel::default(), false, None);
-        let stage = Stage { mode, cluster, settings, objects, node, sentinel, settled, folder };
+        let stage = Stage { mode, cluster, settings: None, objects, node, sentinel: 0, folder };
         stage.lay_ways()?;
         if mode == Mode::IptablesLegacy {
             let node = stage.host("node").ok_or("no node")?;
@@ -86,7 +83,6 @@ impl Stage {
         let node = |name: &str| lab.node(name).ok().map(|node| (*node).clone());
         match name {
             "client" => Some(lab.client()),
-            "gateway" => Some(lab.fabric()),
             "node" => node("node-a"),
             "node-b" => node("node-b"),
             "remote-node" => node("node-c"),
@@ -97,33 +93,39 @@ impl Stage {
     /// Makes node-a the way of all traffic that cases look at, in both directions, so that what it
     /// translates comes back through it; and lets the gateway behind it say that it got a packet.
     fn lay_ways(&self) -> Result<(), Failed> {
-        let mut by_host: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for family in Family::BOTH {
             let ip = |host: &str| plan::address_of(host, family).ok_or("nobody");
             let (node, client, remote) = (ip("node")?, ip("client")?, ip("remote-node")?);
             let range = plan::twin_net(plan::CLIENT_RANGE, family)?;
             let remote_pods = self.cluster.lab().node("node-c")?.pod_cidr(family);
-            let mut add = |host, words: String| by_host.entry(host).or_default().push(words);
+            let fabric = self.cluster.lab().fabric();
+            let host = |name: &str| self.host(name).ok_or("nobody");
+            let range = range.to_string();
             // The gateway's word must find its way back.
             for host in self.cluster.lab().nodes() {
-                let (pods, at) = (host.pod_cidr(family), host.ip(family));
-                add("gateway", format!("replace {pods} via {at}"));
+                let (pods, at) = (host.pod_cidr(family).to_string(), host.ip(family).to_string());
+                routes(&fabric, family, &["replace", &pods, "via", &at])?;
             }
-            add("gateway", format!("replace {range} via {client}"));
-            add("client", format!("add local {range} dev lo"));
-            add("node", format!("replace {range} via {client}"));
-            for to in ["default".to_owned(), client.to_string(), remote.to_string()] {
-                add("node-b", format!("replace {to} via {node}"));
+            routes(&fabric, family, &["replace", &range, "via", &client.to_string()])?;
+            let via = |to: &str, via: IpAddr| -> Vec<String> {
+                ["replace", to, "via", &via.to_string()].map(str::to_owned).to_vec()
+            };
+            routes(&host("client")?, family, &["add", "local", &range, "dev", "lo"])?;
+            for (name, to, by) in [
+                ("node", range.clone(), client),
+                ("node-b", "default".to_owned(), node),
+                ("node-b", client.to_string(), node),
+                ("node-b", remote.to_string(), node),
+                ("node-b", remote_pods.to_string(), node),
+                ("remote-node", "default".to_owned(), node),
+            ] {
+                routes(&host(name)?, family, &via(&to, by))?;
             }
-            add("node-b", format!("replace {remote_pods} via {node}"));
-            add("remote-node", format!("replace default via {node}"));
-        }
-        for (name, all) in by_host {
-            routes(&self.host(name).ok_or("nobody")?, &all)?;
         }
         // Not a prohibiting route: IPv4 limits how often one speaks.
+        let fabric = self.cluster.lab().fabric();
         run(
-            &self.cluster.lab().fabric(),
+            &fabric,
             "nft",
             &["add table inet gateway; add chain inet gateway arrived \
                { type filter hook prerouting priority 0; }; add rule inet gateway arrived \
@@ -159,7 +161,6 @@ impl Stage {
             write_program(self.mode, settings, &self.folder)?;
             self.cluster.start_proxy_with("node-a", &settings.yaml(self.mode)?)?;
             self.settings = Some(settings.clone());
-            self.settled = false;
         }
         Ok(())
     }
@@ -182,12 +183,10 @@ impl Stage {
         let gone: Vec<_> =
             self.objects.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         for key in gone {
-            self.settled = false;
             self.delete(&key)?;
         }
         for (key, object) in wanted {
             if self.objects.get(&key) != Some(&object) {
-                self.settled = false;
                 self.api().write_unchecked(&object)?;
                 self.objects.insert(key, object);
             }
@@ -213,7 +212,6 @@ impl Stage {
         if self.node == *state {
             return Ok(());
         }
-        self.settled = false;
         let node = self.host("node").ok_or("no node")?;
         let change = |verb: &str, list: &[Ipv4Addr]| -> Result<(), Failed> {
             for family in Family::BOTH {
@@ -233,29 +231,41 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until the daemon has caught up with all writes of Services and EndpointSlices: in both families,
-    /// the sentinel answers as its Service and its slices say, which are written after them. Where nothing was
-    /// written since the last time, it has.
+    /// Waits until the daemon has caught up with all writes of Services and EndpointSlices: a new
+    /// Service, written after them, answers in both families. It is there until the next one comes.
     pub(crate) fn settle(&mut self) -> Result<(), Failed> {
-        if self.settled {
-            return Ok(());
-        }
-        self.sentinel = self.sentinel.next();
-        for object in self.sentinel.objects()? {
+        self.sentinel += 1;
+        let (new, old) = (self.sentinel, self.sentinel - 1);
+        for object in sentinel(new)? {
             self.api().write_unchecked(&object)?;
+        }
+        if old > 0 {
+            for object in sentinel(old)? {
+                let (kind, name) = key(&object);
+                let resource = match kind.as_str() {
+                    "Service" => Resource::Services,
+                    _ => Resource::EndpointSlices,
+                };
+                self.api().delete(resource, "default", &name)?;
+            }
         }
         let from = self.host("pod").ok_or("no pod")?;
         let wait = Wait::new(PATIENCE);
         for family in Family::BOTH {
-            let probe = Probe::tcp(Sentinel::at(family)).timeout(ROUND_TRIP);
-            while !self.sentinel.is_shown_by(&from.probe(&probe)?) {
-                if !wait.again() {
+            let to = SocketAddr::new(plan::twin(sentinel_ip(new), family), 9);
+            loop {
+                let probe = Probe::new(Protocol::Udp, to).timeout(wait.pause().max(ROUND_TRIP));
+                match from.probe(&probe)? {
+                    Answer::Answered { .. } => break,
+                    Answer::Silent => {}
+                    _ => std::thread::sleep(wait.pause()),
+                }
+                if wait.is_over() {
                     let log = self.log();
                     return Err(format!("the daemon does not follow; its log:\n{log}").into());
                 }
             }
         }
-        self.settled = true;
         Ok(())
     }
 
@@ -393,23 +403,42 @@ fn key(object: &Value) -> (String, String) {
     (text(&object["kind"]), text(&object["metadata"]["name"]))
 }
 
-/// Changes routes of both families by one start of `ip`.
-fn routes(host: &Host, all: &[String]) -> Result<(), Failed> {
-    let lines: String = all.iter().map(|words| format!("route {words}\n")).collect();
-    let mut command = host.command("ip")?;
-    command
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    child.stdin.take().ok_or("no input")?.write_all(lines.as_bytes())?;
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(());
+/// An address of its own for each sentinel, in the upper part of the service prefix.
+pub(crate) fn sentinel_ip(number: u32) -> Ipv4Addr {
+    let [a, b] = SENTINELS;
+    let (c, d) = (200 + number / 250 % 50, 1 + number % 250);
+    let octet = |n: u32| u8::try_from(n).unwrap_or(u8::MAX);
+    Ipv4Addr::new(a, b, octet(c), octet(d))
+}
+
+/// A Service with one endpoint, and its slices.
+fn sentinel(number: u32) -> Result<Vec<Value>, Failed> {
+    let name = format!("sentinel-{number}");
+    let ips = Family::BOTH.map(|family| plan::twin(sentinel_ip(number), family));
+    let port = json!([{"name": "", "port": 9090, "protocol": "UDP"}]);
+    let mut all = vec![json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"type": "ClusterIP", "clusterIP": ips[0], "clusterIPs": ips,
+                 "ports": [{"port": 9, "protocol": "UDP"}]},
+    })];
+    for family in Family::BOTH {
+        let endpoint = plan::address_of("b1", family).ok_or("no b1")?;
+        all.push(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": format!("{name}-{family}"), "namespace": "default",
+                         "labels": {"kubernetes.io/service-name": name}},
+            "addressType": family.to_string(), "ports": port,
+            "endpoints": [{"addresses": [endpoint], "conditions": {"ready": true}}],
+        }));
     }
-    let error = String::from_utf8_lossy(&output.stderr);
-    Err(format!("ip -batch on {}: {error}; it was told:\n{lines}", host.name()).into())
+    Ok(all)
+}
+
+fn routes<S: AsRef<str>>(host: &Host, family: Family, words: &[S]) -> Result<(), Failed> {
+    let flag = if family == Family::V4 { "-4" } else { "-6" };
+    let mut all = vec![flag, "route"];
+    all.extend(words.iter().map(AsRef::as_ref));
+    run(host, "ip", &all).map(drop)
 }
 
 fn sysctl(host: &Host, settings: &[&str]) -> Result<(), Failed> {
