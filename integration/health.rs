@@ -6,7 +6,6 @@ mod support;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{ChildStdin, ExitCode, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_cluster::api::{Outage, Part, Patch, Resource};
@@ -15,12 +14,11 @@ use sluice_cluster::{Cluster, ClusterSpec, Host, Isolation, Proxy, prepare};
 use sluice_core::net::{Family, Protocol};
 
 use support::daemon::program;
-use support::{Outcome, eventually};
+use support::{Outcome, PATIENCE, eventually};
 
 const HEALTHZ: u16 = 10256;
 const WEB: u16 = 31001;
 const SHOP: u16 = 31002;
-const PATIENCE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     prepare(Isolation::Private).expect("namespaces of our own");

@@ -16,12 +16,11 @@ use sluice_cluster::{
 use sluice_core::net::{Family, Protocol};
 use sluice_kernel::ipvs::Ipvs;
 
-use support::Outcome;
 use support::daemon::program;
 use support::netlink::Request;
+use support::{Outcome, PATIENCE};
 
 const NODE: &str = "node-a";
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The daemon's log line when everything is removed.
 const DONE: &str = "nothing is left of other modes";

@@ -4,21 +4,16 @@
 //! waiting in between, and with the daemon killed on the way; then the last one is entered. The kernel
 //! must then have what a daemon writes that starts with nothing. Packets are checked on the way.
 
-use std::time::Duration;
-
 use libtest_mimic::Failed;
 use sluice_core::net::Family;
 
 use super::case::{Case, PacketLine, World};
 use super::oracle::Oracle;
 use super::shots::{self, Extent};
-use super::stage::Stage;
+use super::stage::{PATIENCE, Stage};
 use super::wait::Wait;
 
 type Outcome = Result<(), Failed>;
-
-/// How long changes without a sentinel may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What happens between two states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use super::wait::Wait;
 use super::{flows, kernel, objects, plan};
 
 /// How long the daemon may take to follow.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// More than an answer takes, on an emulated processor too: a shorter question is lost in any case.
 const ROUND_TRIP: Duration = Duration::from_millis(20);

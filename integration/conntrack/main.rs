@@ -26,7 +26,7 @@ use sluice_kernel::conntrack::{self, Flow};
 
 use support::daemon::program;
 use support::objects::{NODE_PORT, web};
-use support::{Outcome, eventually};
+use support::{Outcome, PATIENCE, eventually};
 
 const PORTS: [(Protocol, u16); 3] =
     [(Protocol::Tcp, 8080), (Protocol::Udp, 8080), (Protocol::Sctp, 8080)];
@@ -34,9 +34,6 @@ const PORTS: [(Protocol, u16); 3] =
 const LAST_READING: Duration = Duration::from_secs(10);
 /// The port that every client sends from, all the time.
 const FROM: u16 = 5000;
-/// How long what must happen may take where other programs want all processors: flows that are stale for ever are
-/// told apart from slow ones by minutes.
-const PATIENCE: Duration = Duration::from_secs(300);
 /// The daemon's log line for each family.
 const REMOVED: &str = "removed stale flows family=";
 /// What it says when there are none.

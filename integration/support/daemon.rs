@@ -3,11 +3,10 @@
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use sluice_cluster::proxy::{Place, Proxy};
 
-const PATIENCE: Duration = Duration::from_secs(300);
+use super::PATIENCE;
 
 /// A daemon that shows its log when a test fails.
 pub(crate) struct Daemon(Proxy);

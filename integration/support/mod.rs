@@ -47,19 +47,17 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// How long what must happen may take: other programs may have the processors, or the guest's is emulated.
-pub(crate) fn patience() -> Duration {
-    Duration::from_secs(300)
-}
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Waits until `probe` gives something, with [`patience`].
+/// Waits until `probe` gives something, within [`PATIENCE`].
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = probe() {
             return found;
         }
-        assert!(Instant::now() < deadline, "{:?} have passed without: {what}", patience());
+        assert!(Instant::now() < deadline, "{PATIENCE:?} have passed without: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
